@@ -1,0 +1,285 @@
+"""Click files: ours, and those of autoPET IV, Grand Challenge and 3D Slicer.
+
+Forms, by the names that `write_clicks` takes:
+
+- `world-ras`, `world-lps`, `voxel`: ours, JSON. `{"version": 1, "coordinate_system": "world", "orientation":
+  "RAS", "units": "mm", "points": [{"position": [x, y, z], "label": 1, "lesion": 3}]}`; `orientation` and
+  `units` only for `world`, `lesion` (whole number or text) only where known. World positions are written
+  unrounded and read back bit for bit.
+- `autopet`: `{"tumor": [[i, j, k], ...], "background": [...]}`, the challenge's clicks as it publishes them.
+- `grand-challenge`: "Multiple points", each point with the name `tumor` or `background`, as the challenge
+  hands them out.
+- `slicer-json`, `slicer-fcsv`: point lists of 3D Slicer (`.mrk.json`, `.fcsv`); see `slicer_files`.
+
+The two autoPET forms and `voxel` hold voxel indices in the image file's own axis order (not reoriented;
+checked on the challenge's example), so they need that file's affine. The autoPET forms hold whole voxels and
+no lesions: positions are rounded to the nearest voxel and lesion ids are dropped on writing.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prompts import slicer_files
+from prompts.clicks import Click, check_inside, clicks_to_vox, to_world_mm
+from prompts.errors import InputError
+from prompts.parsing import Point, label_of_name, mapping, points_of, read_label, read_lesion, read_position
+
+FORMS = ("world-ras", "world-lps", "voxel", "autopet", "grand-challenge", "slicer-json", "slicer-fcsv")
+VOXEL_FORMS = ("voxel", "autopet", "grand-challenge")
+
+_VERSION = 1
+_KNOWN = "ours, autoPET IV, Grand Challenge 'Multiple points', or 3D Slicer .mrk.json or .fcsv"
+
+
+def read_clicks(
+    path: str | PathLike[str],
+    *,
+    affine: np.ndarray | None = None,
+    shape: Sequence[int] | None = None,
+) -> list[Click]:
+    """Read a click file of any form; the form is recognised by its content.
+
+    Args:
+        path: the file.
+        affine: (4, 4), voxel index to RAS mm of the image file as it is stored (`Volume.source.affine`, not
+            the canonical one). Forms in voxels need it.
+        shape: (X, Y, Z) of that image as stored. With both, every click is checked to lie inside.
+
+    Returns:
+        The clicks, at least one, in the file's order (tumour before background for `autopet`).
+
+    Raises:
+        InputError: a missing, empty, malformed or unknown file, no clicks, wrong units, voxels without an
+            affine, or a point that is malformed or outside the volume; one line that names the file and the
+            point.
+    """
+    path = Path(path)
+    frame, points = _parse(path, _text(path))
+    if not points:
+        raise InputError(f"{path}: holds no clicks; at least one is needed")
+    positions = np.array([point.position for point in points], np.float64)
+    if frame == "LPS":
+        positions = positions * (-1.0, -1.0, 1.0)
+    elif frame == "voxel":
+        if affine is None:
+            raise InputError(
+                f"{path}: its clicks are voxel indices, which mean nothing without their image; "
+                "give the image (--image, or the affine and shape of the file as stored)"
+            )
+        positions = to_world_mm(positions, affine)
+    clicks = [
+        Click((float(x), float(y), float(z)), point.label, point.lesion)
+        for (x, y, z), point in zip(positions, points, strict=True)
+    ]
+    if affine is not None and shape is not None:
+        check_inside(clicks, affine, shape, path)
+    return clicks
+
+
+def write_clicks(
+    path: str | PathLike[str],
+    clicks: Sequence[Click],
+    *,
+    form: str | None = None,
+    affine: np.ndarray | None = None,
+    shape: Sequence[int] | None = None,
+) -> None:
+    """Write a click file; it appears whole or not at all.
+
+    Args:
+        path: where to; an existing file is replaced.
+        clicks: at least one.
+        form: one of `FORMS`; None goes by the name: `.fcsv`, `.mrk.json`, else `world-ras`.
+        affine: (4, 4), voxel index to RAS mm of the image file as stored; forms in voxels need it.
+        shape: (X, Y, Z) of that image as stored. With both, every click is checked to lie inside.
+
+    Raises:
+        InputError: no clicks, an unknown form, a form in voxels without an affine, a click outside the
+            volume, or a file that cannot be written.
+    """
+    path = Path(path)
+    form = form or _form_by_name(path)
+    if form not in FORMS:
+        raise InputError(f"unknown form of click file {form!r}; choose one of {', '.join(FORMS)}")
+    if not clicks:
+        raise InputError(f"{path}: there are no clicks to write")
+    if affine is not None and shape is not None:
+        check_inside(clicks, affine, shape, path)
+    if form == "slicer-fcsv":
+        text = slicer_files.format_fcsv(clicks)
+    elif form == "slicer-json":
+        text = _dumps(slicer_files.format_json(clicks))
+    elif form in VOXEL_FORMS:
+        if affine is None:
+            raise InputError(
+                f"{path}: the form {form!r} holds voxel indices; give their image (--image, or its affine)"
+            )
+        text = _dumps(_format_voxels(form, clicks, clicks_to_vox(clicks, affine)))
+    else:
+        text = _dumps(_format_world(clicks, orientation=form.removeprefix("world-").upper()))
+    _write_whole(path, text)
+
+
+def _form_by_name(path: Path) -> str:
+    name = path.name.lower()
+    if name.endswith(".fcsv"):
+        return "slicer-fcsv"
+    return "slicer-json" if name.endswith(".mrk.json") else "world-ras"
+
+
+def _text(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such click file") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not a text file; a click file is {_KNOWN}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if not text.strip():
+        raise InputError(f"{path}: the click file is empty")
+    return text
+
+
+def _parse(path: Path, text: str) -> tuple[str, list[Point]]:
+    """The frame ("RAS" or "LPS" in mm, or "voxel") and the points of a click file."""
+    if path.suffix.lower() == ".fcsv" or text.startswith("# Markups fiducial file"):
+        return slicer_files.parse_fcsv(path, text)
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}"
+        ) from None
+    except (ValueError, RecursionError) as error:  # endless digits or brackets
+        raise InputError(f"{path}: malformed JSON: {error}") from None
+    if isinstance(content, dict):
+        if "markups" in content:
+            return slicer_files.parse_json(path, content)
+        if "tumor" in content or "background" in content:
+            return "voxel", _parse_autopet(path, content)
+        if content.get("type") == "Multiple points":
+            return "voxel", _parse_grand_challenge(path, content)
+        if "coordinate_system" in content:
+            return _parse_ours(path, content)
+    raise InputError(f"{path}: is no click file of a known form: {_KNOWN}")
+
+
+def _parse_ours(path: Path, content: dict[str, Any]) -> tuple[str, list[Point]]:
+    if content.get("version") != _VERSION:
+        raise InputError(
+            f"{path}: version is {content.get('version')!r}; this program reads version {_VERSION}"
+        )
+    frame = content["coordinate_system"]
+    if frame == "world":
+        frame = content.get("orientation")
+        if frame not in ("RAS", "LPS"):
+            raise InputError(f'{path}: orientation is {frame!r}; world coordinates need "RAS" or "LPS"')
+        if content.get("units") != "mm":
+            raise InputError(f'{path}: units is {content.get("units")!r}; world coordinates must be in "mm"')
+    elif frame != "voxel":
+        raise InputError(f'{path}: coordinate_system is {frame!r}; it must be "voxel" or "world"')
+    points = []
+    for number, entry in points_of(path, content, "points"):
+        entry = mapping(path, number, entry)
+        points.append(
+            Point(
+                read_position(path, number, entry.get("position")),
+                read_label(path, number, entry.get("label")),
+                read_lesion(path, number, entry.get("lesion")),
+            )
+        )
+    return frame, points
+
+
+def _parse_autopet(path: Path, content: dict[str, Any]) -> list[Point]:
+    unknown = sorted(content.keys() - {"tumor", "background"})
+    if unknown:
+        raise InputError(f'{path}: unknown key {unknown[0]!r}; the autoPET form has "tumor" and "background"')
+    points = []
+    for kind, label in (("tumor", 1), ("background", 0)):
+        for number, position in points_of(path, content, kind):
+            points.append(Point(read_position(path, f"{number} of {kind!r}", position), label, None))
+    return points
+
+
+def _parse_grand_challenge(path: Path, content: dict[str, Any]) -> list[Point]:
+    points = []
+    for number, entry in points_of(path, content, "points"):
+        entry = mapping(path, number, entry)
+        name = entry.get("name", "")
+        if not isinstance(name, str):
+            raise InputError(f'{path}: point {number}: name is {name!r}; it must be text such as "tumor"')
+        # Task 2 of the challenge names each point by its lesion's number.
+        lesion = int(name) if name.isdecimal() else None
+        points.append(Point(read_position(path, number, entry.get("point")), label_of_name(name), lesion))
+    return points
+
+
+def _format_world(clicks: Sequence[Click], orientation: str) -> dict[str, Any]:
+    sign = -1.0 if orientation == "LPS" else 1.0
+    return {
+        "version": _VERSION,
+        "coordinate_system": "world",
+        "orientation": orientation,
+        "units": "mm",
+        "points": [
+            _entry(click, [sign * c for c in click.position_mm[:2]] + [click.position_mm[2]])
+            for click in clicks
+        ],
+    }
+
+
+def _format_voxels(form: str, clicks: Sequence[Click], coords_vox: np.ndarray) -> dict[str, Any]:
+    if form == "voxel":
+        entries = [_entry(click, vox) for click, vox in zip(clicks, coords_vox.tolist(), strict=True)]
+        return {"version": _VERSION, "coordinate_system": "voxel", "points": entries}
+    indices = np.floor(coords_vox + 0.5).astype(int).tolist()
+    if form == "autopet":
+        return {
+            kind: [index for click, index in zip(clicks, indices, strict=True) if click.label == label]
+            for kind, label in (("tumor", 1), ("background", 0))
+        }
+    return {
+        "version": {"major": 1, "minor": 0},
+        "type": "Multiple points",
+        "points": [
+            {"point": index, "name": "tumor" if click.label else "background"}
+            for click, index in zip(clicks, indices, strict=True)
+        ],
+    }
+
+
+def _entry(click: Click, position: list[float]) -> dict[str, Any]:
+    entry: dict[str, Any] = {"position": position, "label": click.label}
+    return entry if click.lesion is None else {**entry, "lesion": click.lesion}
+
+
+def _dumps(content: dict[str, Any]) -> str:
+    """JSON with one point a line, so that people can read and compare files."""
+    parts = []
+    for key, value in content.items():
+        if isinstance(value, list) and value:
+            value_text = "[\n" + ",\n".join(f"    {json.dumps(item)}" for item in value) + "\n  ]"
+        else:
+            value_text = json.dumps(value)
+        parts.append(f"  {json.dumps(key)}: {value_text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,108 @@
+"""The next click: where the prediction is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from prompts.batch import (
+    Clicks,
+    Spacing,
+    as_masks,
+    bounding_box_of,
+    clicks_at,
+    require_strategy,
+    spacing_per_sample,
+)
+from prompts.depth import deepest_point
+from prompts.lesions import lesions_from_mask
+from prompts.randomness import Key
+from prompts.selection import random_voxel
+
+CORRECTION_STRATEGIES = ("error_random", "error_deepest", "error_largest")
+
+_MISSED, _FALSE = 1, 2
+
+
+def next_click(
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    strategy: str = "error_random",
+    keys: Sequence[Key],
+    spacing_mm: Spacing = None,
+) -> Clicks:
+    """One click per sample where the prediction is wrong: 1 where truth was missed, 0 where it was exceeded.
+
+    - `error_random`: a voxel drawn uniformly from the error region. Stays on the device; a sample's draw
+      depends on its masks and its key alone, never on the rest of the batch.
+    - `error_deepest`: the deepest voxel of the missed or of the falsely predicted region, whichever is deeper
+      (as the evaluation clicks of RITM, Sofiiuk et al., ICIP 2022); equally deep: the missed one.
+    - `error_largest`: the deepest voxel of the error component with the most voxels (18-connected, missed and
+      falsely predicted parts kept apart); equally large: a missed one, then the first in (x, y, z) order.
+
+    The last two copy each sample's error region, cut to its bounding box, to the CPU. Ties of depth as
+    `deepest_point`.
+
+    A perfect prediction (both empty included) has label -1. An empty prediction misses the whole target, so
+    every click is 1; with an empty target every click is 0; a prediction that fills the volume is wrong
+    outside the target: 0.
+
+    Args:
+        pred: (B, 1, X, Y, Z) or (B, X, Y, Z), boolean or integer. Logits are refused: pass `logits > 0`.
+        target: the same shape; floating point is read as > 0.5.
+        strategy: one of `CORRECTION_STRATEGIES`.
+        keys: one key per sample, e.g. (seed, epoch, sample, round).
+        spacing_mm: voxel size along x, y, z, (3,) or (B, 3); None for 1 mm. Only depths use it.
+
+    Raises:
+        InputError: unknown strategy.
+        ValueError: floating-point `pred`, or shapes that do not fit.
+    """
+    require_strategy(strategy, CORRECTION_STRATEGIES)
+    if pred.is_floating_point():
+        raise ValueError(f"pred is a mask, got {pred.dtype}: pass logits > 0 or probabilities > 0.5")
+    truth, predicted = as_masks(target), as_masks(pred)
+    if truth.shape != predicted.shape:
+        raise ValueError(
+            f"pred has shape {tuple(pred.shape)} and target {tuple(target.shape)}; they must be equal"
+        )
+    error = truth ^ predicted
+    if strategy == "error_random":
+        voxel, found = random_voxel(error, keys)
+        sample = torch.arange(len(truth), device=truth.device)
+        missed = truth[sample, voxel[:, 0], voxel[:, 1], voxel[:, 2]]
+        return clicks_at(voxel, torch.where(found, missed.long(), -1))
+
+    worst = _deepest_error if strategy == "error_deepest" else _largest_error
+    spacings_mm = spacing_per_sample(spacing_mm, len(truth))
+    voxels, labels = np.zeros((len(truth), 3), np.int64), np.full(len(truth), -1)
+    for i in range(len(truth)):
+        box = bounding_box_of(error[i])
+        if box is None:
+            continue
+        # One small array carries both masks to the CPU.
+        kind = torch.where(truth[i][box], _MISSED, _FALSE).to(torch.uint8) * error[i][box]
+        in_box, labels[i] = worst(kind.cpu().numpy(), spacings_mm[i])
+        voxels[i] = in_box + [side.start for side in box]
+    return clicks_at(torch.from_numpy(voxels).to(truth.device), torch.from_numpy(labels).to(truth.device))
+
+
+def _deepest_error(kind: np.ndarray, spacing_mm: np.ndarray) -> tuple[np.ndarray, int]:
+    missed = deepest_point(kind == _MISSED, spacing_mm)
+    false = deepest_point(kind == _FALSE, spacing_mm)
+    if missed is not None and (false is None or missed[1] >= false[1]):
+        return missed[0], 1
+    assert false is not None, "the error region is not empty"
+    return false[0], 0
+
+
+def _largest_error(kind: np.ndarray, spacing_mm: np.ndarray) -> tuple[np.ndarray, int]:
+    # Components are numbered by value, so the missed ones come first; argmax takes the first of equals.
+    parts, n = lesions_from_mask(kind)
+    largest = parts == 1 + int(np.argmax(np.bincount(parts.ravel(), minlength=n + 1)[1:]))
+    deepest = deepest_point(largest, spacing_mm)
+    assert deepest is not None, "the error region is not empty"
+    return deepest[0], int(kind[tuple(deepest[0])] == _MISSED)

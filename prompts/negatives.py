@@ -1,0 +1,100 @@
+"""Negative clicks: background points that a model is likely to mistake for lesion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from prompts.batch import (
+    Clicks,
+    Spacing,
+    as_masks,
+    as_pet,
+    bounding_box_of,
+    labelled,
+    require_strategy,
+    spacing_per_sample,
+)
+from prompts.randomness import Key
+from prompts.selection import random_voxel
+
+NEGATIVE_STRATEGIES = ("near_miss", "hot_background")
+
+HOT_PERCENTILE = 99.75
+"""Background above this percentile of the background's PET values is hot: the bar of the autoPET IV click
+protocol."""
+
+
+def negative_click(
+    target: torch.Tensor,
+    *,
+    strategy: str = "near_miss",
+    keys: Sequence[Key],
+    spacing_mm: Spacing = None,
+    pet: torch.Tensor | None = None,
+    shell_mm: tuple[float, float] = (2.0, 10.0),
+) -> Clicks:
+    """One background click per sample, never inside the mask; label -1 where there is no voxel to choose.
+
+    - `near_miss`: drawn from the shell whose distance to the nearest mask voxel lies in `shell_mm` (both ends
+      included). Empty mask: no click. The distance transform runs on the CPU on the mask's bounding box plus
+      the shell.
+    - `hot_background`: drawn from the voxels outside the mask whose PET exceeds the 99.75th percentile of the
+      PET outside the mask (linear interpolation, as `numpy.percentile`). Works on empty masks. Stays on the
+      device.
+
+    Args:
+        target: (B, 1, X, Y, Z) or (B, X, Y, Z), everything that is lesion: a click lands in none of it.
+        strategy: one of `NEGATIVE_STRATEGIES`.
+        keys: one key per sample.
+        spacing_mm: voxel size along x, y, z, (3,) or (B, 3); None for 1 mm.
+        pet: the same shape as `target`; only `hot_background` needs it.
+        shell_mm: nearest and farthest distance of `near_miss`.
+
+    Raises:
+        InputError: unknown strategy, or `hot_background` without PET.
+        ValueError: shapes that do not fit.
+    """
+    require_strategy(strategy, NEGATIVE_STRATEGIES)
+    masks = as_masks(target)
+    if strategy == "hot_background":
+        return labelled(*random_voxel(hot_background(masks, as_pet(pet, masks, strategy)), keys), label=0)
+
+    spacings_mm = spacing_per_sample(spacing_mm, len(masks))
+    shells = torch.zeros_like(masks)
+    for i in range(len(masks)):
+        box = bounding_box_of(masks[i], margin_vox=np.ceil(shell_mm[1] / spacings_mm[i]).astype(int))
+        if box is not None:
+            shell = near_miss_shell(masks[i][box].cpu().numpy(), spacings_mm[i], shell_mm)
+            shells[i][box] = torch.from_numpy(shell).to(masks.device)
+    return labelled(*random_voxel(shells, keys), label=0)
+
+
+def hot_background(masks: torch.Tensor, pet: torch.Tensor) -> torch.Tensor:
+    """Voxels of (B, X, Y, Z) outside boolean masks whose PET exceeds the 99.75th percentile of the PET
+    outside the mask."""
+    bars = torch.stack([_hot_bar(uptake[~mask]) for uptake, mask in zip(pet, masks, strict=True)])
+    return ~masks & (pet > bars[:, None, None, None])
+
+
+def near_miss_shell(mask: np.ndarray, spacing_mm: np.ndarray, shell_mm: tuple[float, float]) -> np.ndarray:
+    """Voxels of a (X, Y, Z) array whose distance to the nearest mask voxel lies in `shell_mm`, both ends
+    included."""
+    distance_mm = ndimage.distance_transform_edt(~mask, sampling=spacing_mm)
+    return ~mask & (distance_mm >= shell_mm[0]) & (distance_mm <= shell_mm[1])
+
+
+def _hot_bar(background: torch.Tensor) -> torch.Tensor:
+    """The 99.75th percentile of (N,) values, linearly interpolated; infinity for none."""
+    n = background.numel()
+    if n == 0:
+        return background.new_tensor(torch.inf)
+    position = HOT_PERCENTILE / 100 * (n - 1)
+    below = int(position)
+    # Only the hottest 0.25 % need sorting.
+    hottest = background.topk(n - below).values
+    lower, upper = hottest[-1], hottest[max(n - below - 2, 0)]
+    return lower + (upper - lower) * (position - below)

@@ -1,0 +1,153 @@
+"""Clicks for all lesions of one scan, as a person would place them before looking at any prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from prompts.autopet import autopet_clicks
+from prompts.batch import require_strategy
+from prompts.clicks import ScanClicks
+from prompts.errors import InputError
+from prompts.first_clicks import FIRST_STRATEGIES, first_click
+from prompts.lesions import lesions_from_mask
+from prompts.negatives import NEGATIVE_STRATEGIES, hot_background, near_miss_shell
+from prompts.randomness import Key, uniforms
+
+SCAN_STRATEGIES = (*FIRST_STRATEGIES, "autopet")
+
+
+def clicks_from_mask(
+    mask: np.ndarray,
+    *,
+    strategy: str = "deepest",
+    key: Key = (42,),
+    spacing_mm: Sequence[float] | np.ndarray | None = None,
+    pet: np.ndarray | None = None,
+    connectivity: int | None = None,
+    clicks_per_lesion: int = 1,
+    negatives: int = 0,
+    negative_strategy: str = "near_miss",
+    jitter_mm: float = 6.0,
+    shell_mm: tuple[float, float] = (2.0, 10.0),
+) -> ScanClicks:
+    """Foreground clicks in every lesion of a mask, and background clicks.
+
+    Each lesion gets `clicks_per_lesion` clicks by one of the strategies of `first_click`; the second and
+    later ones repeat the strategy on the lesion without the voxels already clicked (for depth, a clicked
+    voxel counts as outside, so clicks spread). A lesion with fewer voxels gets as many clicks as it has
+    voxels. No lesion is left out for its size.
+
+    Background clicks never lie in any lesion and are all different:
+    - `near_miss`: `negatives` per lesion, from the shell around it, carrying its number; fewer if the shell
+      is smaller.
+    - `hot_background`: `negatives` for the scan, from PET above its 99.75th percentile outside the lesions.
+
+    `strategy="autopet"` is the autoPET IV protocol (`autopet_clicks`): 10 + 10 clicks; the key is then one
+    whole number, its seed, and connectivity, numbers and kinds of click are the protocol's.
+
+    Args:
+        mask: (X, Y, Z), boolean or whole numbers as `lesions_from_mask` takes them.
+        strategy: one of `FIRST_STRATEGIES`, or `autopet`.
+        key: what random draws depend on.
+        spacing_mm: voxel size along the three axes; None for 1 mm.
+        pet: (X, Y, Z), for `suvmax`, `hot_background` and `autopet`.
+        connectivity: 6, 18 or 26; None for 18.
+        clicks_per_lesion: foreground clicks per lesion.
+        negatives: background clicks, see above.
+        negative_strategy: one of `NEGATIVE_STRATEGIES`.
+        jitter_mm: radius of `jittered`.
+        shell_mm: nearest and farthest distance of `near_miss`.
+
+    Returns:
+        Foreground clicks in order of lesion, then background clicks. An empty mask has no foreground clicks.
+
+    Raises:
+        InputError: unknown names, missing PET, shapes that differ, or settings that `autopet` fixes.
+    """
+    require_strategy(strategy, SCAN_STRATEGIES)
+    require_strategy(negative_strategy, NEGATIVE_STRATEGIES)
+    mask = np.asarray(mask)
+    if pet is not None and pet.shape != mask.shape:
+        raise InputError(
+            f"the PET has shape {pet.shape} and the mask {mask.shape}; they must lie on one grid"
+        )
+    if strategy == "autopet":
+        if connectivity not in (None, 26) or clicks_per_lesion != 1 or negatives:
+            raise InputError(
+                "the autopet protocol fixes connectivity (26) and clicks (10 + 10): leave their numbers unset"
+            )
+        if len(key) != 1 or not isinstance(key[0], int):
+            raise InputError(
+                f"the autopet protocol takes one whole number as its seed, got the key {tuple(key)}"
+            )
+        return autopet_clicks(mask, pet, seed=key[0])
+    if clicks_per_lesion < 1 or negatives < 0:
+        raise InputError(
+            f"a lesion gets at least 1 click and 0 negatives, got {clicks_per_lesion} and {negatives}"
+        )
+    if pet is None and strategy == "suvmax":
+        raise InputError("click strategy 'suvmax' chooses by uptake: give it the PET")
+    if pet is None and negatives and negative_strategy == "hot_background":
+        raise InputError("click strategy 'hot_background' chooses by uptake: give it the PET")
+
+    spacing = np.ones(3) if spacing_mm is None else np.asarray(spacing_mm, float)
+    lesions, _ = lesions_from_mask(mask, 18 if connectivity is None else connectivity)
+    boxes = ndimage.find_objects(lesions)
+    found: list[tuple[np.ndarray, int, int | None]] = []
+    for number, box in enumerate(boxes, start=1):
+        remaining = torch.from_numpy(lesions[box] == number)[None]
+        uptake = None if pet is None else torch.from_numpy(np.ascontiguousarray(pet[box], np.float32))[None]
+        for nth in range(clicks_per_lesion):
+            coords_vox, labels = first_click(
+                remaining,
+                strategy=strategy,
+                keys=[(*key, "lesion", number, nth)],
+                spacing_mm=spacing,
+                pet=uptake,
+                jitter_mm=jitter_mm,
+            )
+            if labels[0] < 0:
+                break
+            voxel = coords_vox[0].long()
+            remaining[0, voxel[0], voxel[1], voxel[2]] = False
+            found.append((voxel.numpy() + _start(box), 1, number))
+
+    if negatives and negative_strategy == "near_miss":
+        margin = np.ceil(shell_mm[1] / spacing).astype(int)
+        for number, box in enumerate(boxes, start=1):
+            around = tuple(slice(max(s.start - m, 0), s.stop + m) for s, m in zip(box, margin, strict=True))
+            shell = near_miss_shell(lesions[around] == number, spacing, shell_mm) & (lesions[around] == 0)
+            drawn = _draw(np.argwhere(shell) + _start(around), negatives, (*key, "near miss", number))
+            found.extend((voxel, 0, number) for voxel in drawn)
+    elif negatives:
+        assert pet is not None
+        hot = hot_background(
+            torch.from_numpy(lesions != 0)[None],
+            torch.from_numpy(np.ascontiguousarray(pet, np.float32))[None],
+        )
+        drawn = _draw(np.argwhere(hot[0].numpy()), negatives, (*key, "hot background"))
+        found.extend((voxel, 0, None) for voxel in drawn)
+
+    return ScanClicks(
+        coords_vox=np.array([voxel for voxel, _, _ in found], np.int64).reshape(-1, 3),
+        labels=np.array([label for _, label, _ in found], np.int64),
+        lesions=tuple(lesion for _, _, lesion in found),
+    )
+
+
+def _start(box: tuple[slice, ...]) -> np.ndarray:
+    return np.array([side.start for side in box])
+
+
+def _draw(voxels: np.ndarray, n: int, key: Key) -> np.ndarray:
+    """`n` different rows of (M, 3) voxels, or all M in random order if there are fewer."""
+    order = np.arange(len(voxels))
+    n = min(n, len(voxels))
+    for i, uniform in enumerate(uniforms(key, n)):
+        chosen = i + int(uniform * (len(order) - i))
+        order[i], order[chosen] = order[chosen], order[i]
+    return voxels[order[:n]]

@@ -1,0 +1,65 @@
+"""Picks one voxel per mask of a batch, on the masks' device, without a loop over samples or voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from prompts.randomness import Key, uniforms
+
+_BITS = 31
+
+
+def random_voxel(mask: torch.Tensor, keys: Sequence[Key]) -> tuple[torch.Tensor, torch.Tensor]:
+    """One voxel per mask, uniform over its true voxels.
+
+    The choice for a sample depends on its mask and its key alone. Integer arithmetic, so every device chooses
+    alike.
+
+    Args:
+        mask: (B, X, Y, Z) boolean.
+        keys: one key per sample.
+
+    Returns:
+        (B, 3) int64 voxels in tensor axis order, and (B,) boolean, false where the mask is empty (its voxel
+        then means nothing).
+    """
+    if len(keys) != mask.shape[0]:
+        raise ValueError(f"got {len(keys)} keys for a batch of {mask.shape[0]}: one key per sample is needed")
+    draws = torch.tensor([int(uniforms(key, 1)[0] * (1 << _BITS)) for key in keys], dtype=torch.int64)
+    per_row = _row_counts(mask)
+    total = per_row.sum(dim=(1, 2))
+    rank = (draws.to(mask.device) * total) >> _BITS
+    return _voxel_of_rank(mask, per_row, rank), total > 0
+
+
+def first_voxel(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first true voxel of each mask in (x, y, z) order; arguments and results as `random_voxel`."""
+    per_row = _row_counts(mask)
+    total = per_row.sum(dim=(1, 2))
+    return _voxel_of_rank(mask, per_row, torch.zeros_like(total)), total > 0
+
+
+def _row_counts(mask: torch.Tensor) -> torch.Tensor:
+    """True voxels in each row along z: (B, X, Y) int64. The only step that reads the whole volume."""
+    # Summing in the narrowest type that holds the answer: at 4 x 128^3 on a CPU 0.3 ms, where the default
+    # int64 takes 30 ms.
+    narrow = torch.uint8 if mask.shape[3] <= 255 else torch.int32
+    return mask.view(torch.uint8).sum(dim=3, dtype=narrow).long()
+
+
+def _voxel_of_rank(mask: torch.Tensor, per_row: torch.Tensor, rank: torch.Tensor) -> torch.Tensor:
+    sample = torch.arange(mask.shape[0], device=mask.device)
+    x, rank = _descend(per_row.sum(dim=2), rank)
+    y, rank = _descend(per_row[sample, x], rank)
+    z, _ = _descend(mask[sample, x, y].long(), rank)
+    return torch.stack((x, y, z), dim=1)
+
+
+def _descend(counts: torch.Tensor, rank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which of the (B, N) bins holds the voxel of (B,) rank, and its rank inside that bin."""
+    ends = counts.cumsum(dim=1)
+    chosen = (ends <= rank[:, None]).sum(dim=1).clamp_(max=counts.shape[1] - 1)
+    before = ends.gather(1, chosen[:, None]) - counts.gather(1, chosen[:, None])
+    return chosen, rank - before[:, 0]

@@ -1,0 +1,24 @@
+"""Fine-tuning SAM-Med3D to lesions in PET/CT. Public names load on first use: importing costs nothing."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_NAMES = {"build_model": "model.build", "load_weights": "model.weights", "VARIANTS": "model.variants"}
+_PACKAGES = ("data", "evaluation", "figures", "inference", "lesions", "losses", "model", "recipes", "training")
+__all__ = [*sorted(_NAMES), *_PACKAGES, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,89 @@
+"""`sammed3d-ft evaluate`: compares predicted masks with true ones and states every convention it used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def evaluate(
+    pred: Annotated[Path, typer.Option(help="Folder of predicted masks named by case id, or one mask.")],
+    gt: Annotated[Path, typer.Option(help="Folder of true masks, one mask, or a manifest (.json).")],
+    out: Annotated[Path, typer.Option(help="Folder for cases.csv, lesions.csv and summary.json.")],
+    pet: Annotated[
+        Path | None, typer.Option(help="Folder of PET images in SUV, or one; a manifest brings its own.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="With a manifest: only the cases of this split.")] = None,
+    connectivity: Annotated[
+        int, typer.Option(help="6, 18 or 26: which touching voxels belong to one lesion.")
+    ] = 18,
+    foreground: Annotated[
+        str,
+        typer.Option(help="Which labels are lesion: binary (only 0 and 1 may occur), any, or one label."),
+    ] = "binary",
+) -> None:
+    """Score predicted lesion masks by voxels, surfaces, detection, lesions and PET, per case and cohort.
+
+    Exit code 2 when the input does not fit together, 3 when some cases failed (they are marked in cases.csv).
+    """
+    from prompts.errors import InputError
+    from sammed3d_ft.recipes.evaluate import run
+
+    if foreground not in ("binary", "any") and not foreground.isdecimal():
+        raise InputError(f"--foreground {foreground}: expected binary, any, or a label such as 1")
+    if connectivity not in (6, 18, 26):
+        raise InputError(f"--connectivity {connectivity}: expected 6, 18 or 26")
+    rule: Any = int(foreground) if foreground.isdecimal() else foreground
+    summary = run(pred, gt, out, pet, split, connectivity, rule)
+    _print(summary, out)
+    if summary["cases"]["failed"]:
+        raise typer.Exit(3)
+
+
+def _print(summary: dict[str, Any], out: Path) -> None:
+    """The headline metrics, the convention of each, then what failed and where the tables are."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from sammed3d_ft.evaluation.metrics import METRICS
+
+    console = Console()
+    cases = summary["cases"]
+    values = Table(
+        title=f"{cases['evaluated']} cases of {cases['patients']} patients, "
+        f"{summary['configuration']['connectivity']}-connectivity"
+    )
+    values.add_column("metric", no_wrap=True)
+    for name in ("mean", "95 % CI", "median", "n", "n/a"):
+        values.add_column(name, justify="right", no_wrap=True)
+    # Beside the numbers the conventions would be squeezed; below them they can be read at any width.
+    conventions = Table.grid(padding=(0, 2))
+    for metric in METRICS.values():
+        of = summary["metrics"][metric.name]
+        if metric.headline:
+            interval = f"{_number(of['ci_low'])} to {_number(of['ci_high'])}"
+            values.add_row(
+                metric.name,
+                _number(of["mean"]),
+                "n/a" if of["ci_low"] is None else interval,
+                _number(of["median"]),
+                str(of["n"]),
+                str(of["not_defined"]),
+            )
+            conventions.add_row(metric.name, f"{metric.convention}; {metric.empties}")
+    conventions.add_row("statistics", summary["statistics"])
+    console.print(values)
+    console.print(conventions)
+    for case, error in cases["failed"].items():
+        console.print(f"[red]failed[/red] {escape(case)}: {escape(error)}", soft_wrap=True)
+    console.print(
+        f"Tables, with every other metric: {escape(str(out))}/cases.csv, lesions.csv, summary.json",
+        soft_wrap=True,
+    )
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"

@@ -1,0 +1,107 @@
+"""`sammed3d-ft prompts`: make clicks from a mask, convert click files between forms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Clicks: simulate them on a mask, convert files of them.", no_args_is_help=True)
+
+_FORMS = "world-ras, world-lps, voxel, autopet, grand-challenge, slicer-json or slicer-fcsv"
+
+
+@app.command()
+def make(
+    mask: Annotated[Path, typer.Argument(help="Lesion mask (.nii, .nii.gz).")],
+    out: Annotated[Path, typer.Option(help="Click file to write.")],
+    strategy: Annotated[
+        str,
+        typer.Option(help="deepest, uniform, suvmax, boundary, jittered, or autopet (10 + 10 per scan)."),
+    ] = "deepest",
+    pet: Annotated[
+        Path | None,
+        typer.Option(help="PET on the mask's grid, for suvmax, autopet and hot_background."),
+    ] = None,
+    connectivity: Annotated[
+        int | None,
+        typer.Option(help="6, 18 or 26: which touching voxels are one lesion. [default: 18; autopet: 26]"),
+    ] = None,
+    clicks_per_lesion: Annotated[int, typer.Option(help="Foreground clicks in each lesion.")] = 1,
+    negatives: Annotated[
+        int, typer.Option(help="Background clicks: per lesion (near_miss) or per scan (hot_background).")
+    ] = 0,
+    negative_strategy: Annotated[str, typer.Option(help="near_miss or hot_background.")] = "near_miss",
+    seed: Annotated[
+        int, typer.Option(help="Seed of random strategies; 42 is that of the autoPET IV challenge.")
+    ] = 42,
+    to: Annotated[
+        str | None,
+        typer.Option(help=f"Form: {_FORMS}. [default: by the name of --out, else world-ras]"),
+    ] = None,
+) -> None:
+    """Simulate clicks on the lesions of a mask, as a person would place them."""
+    from prompts.click_files import write_clicks
+    from prompts.errors import InputError
+    from prompts.scan import clicks_from_mask
+    from sammed3d_ft.data.images import grid_difference, read_image, read_label
+
+    label = read_label(mask)
+    uptake = None
+    if pet is not None:
+        image = read_image(pet)
+        difference = grid_difference(image, label)
+        if difference:
+            raise InputError(
+                f"{pet} does not lie on the grid of {mask}: {difference}; resample one to the other"
+            )
+        uptake = image.array
+    array, affine, spacing_mm = label.array, label.affine, label.spacing_mm
+    if strategy == "autopet":
+        # The protocol numbers components in the file's own axis order.
+        array, affine = label.source.from_canonical(array), label.source.affine
+        uptake = None if uptake is None else label.source.from_canonical(uptake)
+    clicks = clicks_from_mask(
+        array,
+        strategy=strategy,
+        key=(seed,),
+        spacing_mm=spacing_mm,
+        pet=uptake,
+        connectivity=connectivity,
+        clicks_per_lesion=clicks_per_lesion,
+        negatives=negatives,
+        negative_strategy=negative_strategy,
+    )
+    if not len(clicks.labels):
+        raise InputError(f"{mask} holds no lesion, so there is nothing to click on")
+    write_clicks(out, clicks.to_world(affine), form=to, affine=label.source.affine, shape=label.source.shape)
+    foreground = int(clicks.labels.sum())
+    typer.echo(f"{out}: {foreground} foreground and {len(clicks.labels) - foreground} background clicks")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Click file of any known form.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Click file to write.")],
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            help="Image the clicks were made on; forms in voxels need it, others are checked with it."
+        ),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(help=f"Form: {_FORMS}. [default: by the name of OUT, else world-ras]")
+    ] = None,
+) -> None:
+    """Convert a click file; the form of IN is recognised by its content."""
+    from prompts.click_files import read_clicks, write_clicks
+    from sammed3d_ft.data.images import read_image
+
+    grid = None if image is None else read_image(image).source
+    affine, shape = (None, None) if grid is None else (grid.affine, grid.shape)
+    clicks = read_clicks(source, affine=affine, shape=shape)
+    write_clicks(out, clicks, form=to, affine=affine, shape=shape)
+    typer.echo(f"{out}: {len(clicks)} clicks")
+    if to in ("autopet", "grand-challenge") and any(click.lesion is not None for click in clicks):
+        typer.echo(f"note: the form {to} has no place for lesions; theirs were left out", err=True)

@@ -1,0 +1,97 @@
+"""`sammed3d-ft weights`: fetch the published weights, look into a checkpoint, convert one to safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Weights: download the published ones, look into a file, convert one.", no_args_is_help=True
+)
+
+
+@app.command()
+def fetch(
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("weights/sam_med3d_turbo.pth"),
+    repo: Annotated[str, typer.Option(help="Repository on the Hugging Face hub.")] = "blueyo0/SAM-Med3D",
+    file: Annotated[str, typer.Option(help="File of the repository.")] = "sam_med3d_turbo.pth",
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
+    sha256: Annotated[str | None, typer.Option(help="Expected SHA-256; another one is an error.")] = None,
+) -> None:
+    """Download weights from the Hugging Face hub (about 400 MB) and print their SHA-256.
+
+    An interrupted download continues when the command is given again. A file that is already there is only
+    compared. HF_ENDPOINT and HF_TOKEN are heeded.
+    """
+    from sammed3d_ft.model.download import fetch as download
+
+    present = out.is_file()
+    digest = download(out, repo, file, revision, sha256)
+    typer.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB){' was there already' if present else ''}")
+    typer.echo(f"SHA-256 {digest}{' as expected' if sha256 else ''}")
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="Checkpoint, state dict, safetensors file or export folder.")],
+) -> None:
+    """Show what a weights file holds: kind, variant, tensors, parameters by part. Nothing in it is run."""
+    from collections import Counter
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from sammed3d_ft.model.weight_fit import PATCH_WEIGHT, recognise_variant
+    from sammed3d_ft.model.weights import read_state_dict, sha256_of, state_hash
+
+    found = read_state_dict(file)
+    parameters: Counter[str] = Counter()
+    for name, tensor in found.state.items():
+        parameters[name.split(".")[0]] += tensor.numel()
+    types = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in found.state.values())
+    variant = recognise_variant(found.state)
+
+    table = Table(title=file.name, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("kind", found.kind)
+    table.add_row("variant", variant or "none known here")
+    if variant is not None:
+        table.add_row("input channels", str(found.state[PATCH_WEIGHT].shape[1]))
+    table.add_row("tensors", f"{len(found.state)} ({', '.join(f'{n} {t}' for t, n in types.most_common())})")
+    table.add_row("parameters", f"{parameters.total():,}")
+    # A foreign file may have a part for every layer: name the largest.
+    for part, count in parameters.most_common(8):
+        table.add_row(f"  {part}", f"{count:,}")
+    for key, value in found.metadata.items():
+        table.add_row(f"metadata {key}", value)
+    if found.extra_keys:
+        table.add_row("beside them", ", ".join(found.extra_keys))
+    Console().print(table)
+    # Outside the table, so that no narrow terminal folds them.
+    typer.echo(f"hash of tensors {state_hash(found.state)}")
+    if file.is_file():
+        typer.echo(f"SHA-256 of file {sha256_of(file)}")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Checkpoint, state dict or safetensors file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="File to write.")],
+) -> None:
+    """Write the tensors of SAM-Med3D weights, and nothing else of the file, as safetensors."""
+    from prompts.errors import InputError
+    from sammed3d_ft.model.weights import read_whole_model, save_safetensors, sha256_of
+
+    if out.suffix != ".safetensors":
+        raise InputError(f"{out}: the file to write must end in .safetensors")
+    if out.exists():
+        raise InputError(f"{out} is there already: remove it or name another file")
+    variant, found = read_whole_model(source)
+    metadata = {"variant": variant, **found.metadata}
+    if source.is_file():
+        metadata |= {"converted_from": source.name, "converted_from_sha256": sha256_of(source)}
+    save_safetensors(out, found.state, metadata)
+    typer.echo(f"{out}: {len(found.state)} tensors of {variant}, SHA-256 {sha256_of(out)}")

@@ -1,0 +1,92 @@
+"""Augmentation of lesion crops: flips, small rotations and zooms, jitter of the crop, contrast and noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AugmentationRanges:
+    """How far augmentation goes; all zero switches it off.
+
+    Args:
+        flip: probability of mirroring, per axis.
+        rotate_deg: largest rotation about each axis.
+        zoom: largest change of scale, as a fraction: 0.15 draws from 1/1.15 to 1.15.
+        gamma: largest exponent of contrast, as a fraction: SUV ** g with g from 1/(1+gamma) to 1+gamma.
+        noise: largest SD of Gaussian noise, in SDs of the crop.
+        jitter_vox: largest shift of the crop against the click, in crop voxels per axis.
+    """
+
+    flip: float = 0.5
+    rotate_deg: float = 15.0
+    zoom: float = 0.15
+    gamma: float = 0.25
+    noise: float = 0.1
+    jitter_vox: int = 4
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One drawn augmentation."""
+
+    flips: tuple[bool, bool, bool]
+    rotation: np.ndarray | None  # (3, 3), None without rotation
+    zoom: float
+    gamma: float
+    noise: float
+    noise_seed: int
+    jitter_vox: tuple[int, int, int]
+
+    def contrast(self, image: Tensor) -> Tensor:
+        """Gamma on the positive intensities of (C, S, S, S), per channel, keeping each channel's maximum."""
+        if self.gamma == 1.0:
+            return image
+        peak = image.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
+        return torch.where(image > 0, (image.clamp(min=0) / peak) ** self.gamma * peak, image)
+
+    def add_noise(self, image: Tensor) -> Tensor:
+        """Gaussian noise on a z-scored (C, S, S, S)."""
+        if self.noise == 0.0:
+            return image
+        generator = torch.Generator().manual_seed(self.noise_seed)
+        return image + self.noise * torch.randn(image.shape, generator=generator).to(image.device)
+
+
+NO_AUGMENTATION = Augmentation((False, False, False), None, 1.0, 1.0, 0.0, 0, (0, 0, 0))
+
+
+def draw_augmentation(ranges: AugmentationRanges, generator: np.random.Generator) -> Augmentation:
+    """Draws one augmentation; the generator's state alone decides it."""
+    flips = generator.random(3) < ranges.flip
+    angles = np.deg2rad(generator.uniform(-ranges.rotate_deg, ranges.rotate_deg, 3))
+    zoom = (1 + ranges.zoom) ** generator.uniform(-1, 1)
+    gamma = (1 + ranges.gamma) ** generator.uniform(-1, 1)
+    noise = generator.uniform(0, ranges.noise)
+    seed = int(generator.integers(2**31))
+    jitter = generator.integers(-ranges.jitter_vox, ranges.jitter_vox + 1, 3)
+    return Augmentation(
+        (bool(flips[0]), bool(flips[1]), bool(flips[2])),
+        rotation_matrix(angles) if ranges.rotate_deg else None,
+        float(zoom),
+        float(gamma),
+        float(noise),
+        seed,
+        (int(jitter[0]), int(jitter[1]), int(jitter[2])),
+    )
+
+
+def rotation_matrix(angles_rad: np.ndarray) -> np.ndarray:
+    """(3, 3): rotations about x, then y, then z."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles_rad):
+        turn = np.eye(3)
+        i, j = [other for other in range(3) if other != axis]
+        turn[i, i] = turn[j, j] = np.cos(angle)
+        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+        matrix = turn @ matrix
+    return matrix

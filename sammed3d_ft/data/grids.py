@@ -1,0 +1,218 @@
+"""Volumes in closest-canonical (RAS+) axis order, each with what leads back to its file's own grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from prompts.errors import InputError
+
+_AXES = np.arange(3)
+
+
+@dataclass(frozen=True, eq=False)
+class SourceGrid:
+    """The voxel grid of a file as it is stored: what is needed to write something back exactly onto it.
+
+    Attributes:
+        shape: the file's own shape (three axes; a single fourth frame is dropped).
+        affine: (4, 4) float64, the file's own voxel index -> world mm (RAS+).
+        header: the file's own header, with its sform and qform codes and units.
+        ornt: (3, 2) float, as nibabel's: row i holds the canonical axis of source axis i, and 1 or -1 (flip).
+        path: the file, or None for an image made in memory.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    header: nib.Nifti1Header
+    ornt: np.ndarray
+    path: Path | None
+
+    def from_canonical(self, array: np.ndarray) -> np.ndarray:
+        """A view of a canonical (x, y, z) array on the source's own axis order."""
+        axes = self.ornt[:, 0].astype(int)
+        stored = array.transpose(axes)
+        return np.flip(stored, tuple(np.flatnonzero(self.ornt[:, 1] < 0)))
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One 3D image.
+
+    Attributes:
+        array: (x, y, z), C-contiguous, axes pointing closest to Right, Anterior and Superior;
+            float32 for images, integer for labels.
+        affine: (4, 4) float64, canonical voxel index -> world mm (RAS+).
+        source: the grid of the file that the image came from.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    source: SourceGrid
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        """(3,) float64: distance between neighbouring voxels along each canonical axis."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    def to_mm(self, coords_vox: Any) -> np.ndarray:
+        """World mm (RAS+), (..., 3) float64, of canonical voxel coordinates; an integer is a centre."""
+        return np.asarray(coords_vox, np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def to_vox(self, coords_mm: Any) -> np.ndarray:
+        """Canonical voxel coordinates, (..., 3) float64, of world mm (RAS+) points (..., 3)."""
+        inverse = np.linalg.inv(self.affine[:3, :3])
+        return (np.asarray(coords_mm, np.float64) - self.affine[:3, 3]) @ inverse.T
+
+    def from_source_vox(self, coords_vox: Any) -> np.ndarray:
+        """Canonical voxel coordinates of those (..., 3) counted as the file stores its voxels. Exact."""
+        coords = np.asarray(coords_vox, np.float64)
+        last = np.array(self.source.shape) - 1
+        turned = np.where(self.source.ornt[:, 1] < 0, last - coords, coords)
+        canonical = np.empty_like(turned)
+        canonical[..., self.source.ornt[:, 0].astype(int)] = turned
+        return canonical
+
+    def to_source_vox(self, coords_vox: Any) -> np.ndarray:
+        """Voxel coordinates as the file stores its voxels, of canonical ones (..., 3). Exact."""
+        coords = np.asarray(coords_vox, np.float64)[..., self.source.ornt[:, 0].astype(int)]
+        last = np.array(self.source.shape) - 1
+        return np.where(self.source.ornt[:, 1] < 0, last - coords, coords)
+
+
+def canonical_orientation(affine: np.ndarray) -> np.ndarray:
+    """Which source axis becomes which canonical axis, and which are flipped: (3, 2), in nibabel's convention.
+
+    The assignment is the one with the largest sum of direction cosines. It does not depend on the order in
+    which the axes are stored, unlike nibabel's greedy `io_orientation`, which can differ between two storage
+    orders of one strongly oblique scan. For the same reason ties (45 degrees) go to the assignment whose
+    canonical direction matrix is lexicographically largest.
+    """
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    candidates = []
+    for order in permutations(range(3)):  # order[world axis] = source axis
+        diagonal = directions[_AXES, list(order)]
+        signs = np.where(diagonal < 0, -1.0, 1.0)
+        canonical = directions[:, list(order)] * signs
+        candidates.append((np.abs(diagonal).sum(), tuple(np.round(canonical.ravel(), 4)), order, signs))
+    best = max(score for score, *_ in candidates)
+    _, _, order, signs = max((c for c in candidates if c[0] > best - 1e-5), key=lambda c: c[1])
+    ornt = np.empty((3, 2))
+    ornt[list(order), 0] = _AXES
+    ornt[list(order), 1] = signs
+    return ornt
+
+
+def to_canonical(array: np.ndarray, source: SourceGrid) -> Volume:
+    """The volume of an array in the source's own axis order; copied only where the order differs."""
+    axes = np.argsort(source.ornt[:, 0])
+    turned = np.flip(array, tuple(np.flatnonzero(source.ornt[:, 1] < 0))).transpose(axes)
+    affine = source.affine @ nib.orientations.inv_ornt_aff(source.ornt, source.shape)
+    # One memory layout for all orientations: numpy sums in memory order, and the last bits depend on it.
+    return Volume(np.ascontiguousarray(turned), affine + 0.0, source)
+
+
+def check_affine(affine: Any, where: str) -> np.ndarray:
+    """The affine as (4, 4) float64; InputError unless it is finite and invertible."""
+    matrix = np.array(affine, np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise InputError(f"{where}: the affine must be a finite 4x4 matrix, got {matrix.tolist()}")
+    lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+    if (lengths < 1e-6).any() or abs(np.linalg.det(matrix[:3, :3] / lengths)) < 1e-3:
+        raise InputError(
+            f"{where}: the affine maps the volume onto a plane, line or point "
+            f"(columns {lengths.round(6).tolist()} mm long); correct the file's header"
+        )
+    return matrix
+
+
+def from_array(array: Any, affine: Any) -> Volume:
+    """An image made in memory, of any axis order, as a Volume.
+
+    Args:
+        array: (i, j, k) numbers; floating point becomes float32, bool becomes uint8, integers are kept.
+        affine: (4, 4) voxel index -> world mm (RAS+), in the array's own axis order.
+
+    Raises:
+        InputError: not three axes, NaN or infinite values, or an affine that cannot be inverted.
+    """
+    values = np.asarray(array)
+    if values.ndim != 3 or values.size == 0:
+        raise InputError(f"image in memory: expected a 3D array, got shape {values.shape}")
+    matrix = check_affine(affine, "image in memory")
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    elif values.dtype.kind == "f":
+        values = values.astype(np.float32, copy=False)
+        check_finite(values, "image in memory")
+    elif values.dtype.kind not in "iu":
+        raise InputError(f"image in memory: expected real numbers, got {values.dtype}")
+    header = nib.Nifti1Header()
+    header.set_data_shape(values.shape)
+    header.set_xyzt_units("mm")
+    header.set_sform(matrix, code=1)
+    header.set_qform(matrix, code=1, strip_shears=True)
+    if corner_shift_vox(matrix, header.get_qform(), values.shape) > 0.01:  # sheared: a qform cannot say it
+        header.set_qform(None, code=0)
+    source = SourceGrid(values.shape, matrix, header, canonical_orientation(matrix), None)
+    return to_canonical(values, source)
+
+
+def check_finite(values: np.ndarray, where: str) -> None:
+    """InputError with their number when floating-point values hold NaN or infinities."""
+    # One pass without a temporary array; the values are counted only when something is wrong.
+    if np.isfinite(values.sum(dtype=np.float64)):
+        return
+    nan, inf = int(np.isnan(values).sum()), int(np.isinf(values).sum())
+    if nan or inf:
+        raise InputError(
+            f"{where}: {nan} NaN and {inf} infinite values among {values.size} voxels; "
+            "replace them (for a PET usually by 0) and save the file again"
+        )
+
+
+def corners_vox(shape: tuple[int, ...]) -> np.ndarray:
+    """(8, 3) float64: the voxel indices of a grid's corner voxels."""
+    return np.array(np.meshgrid(*[(0, n - 1) for n in shape[:3]], indexing="ij"), np.float64).reshape(3, 8).T
+
+
+def corner_shift_vox(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
+    """How far, in voxels of `affine`, the corner voxel that moves most lies elsewhere under `other`."""
+    corners = np.c_[corners_vox(shape), np.ones(8)]
+    moved = corners @ (np.linalg.inv(affine) @ other).T
+    return float(np.abs(moved - corners)[:, :3].max())
+
+
+def grid_difference(a: Volume, b: Volume, tolerance_vox: float = 0.01) -> str | None:
+    """How the grid of `a` differs from that of `b`, in one phrase; None when they are the same.
+
+    Two grids are the same when their canonical shapes are equal and every corner agrees within the tolerance,
+    in voxels. A file stored in another axis order can lie on the same grid.
+    """
+    if a.array.shape != b.array.shape:
+        return f"shape {_by(a.array.shape)} against {_by(b.array.shape)} (axes in RAS+ order)"
+    shift = corner_shift_vox(b.affine, a.affine, b.array.shape)
+    if shift <= tolerance_vox:
+        return None
+    if not np.allclose(a.spacing_mm, b.spacing_mm, rtol=1e-3):
+        return f"voxel size {_by(a.spacing_mm.round(4))} against {_by(b.spacing_mm.round(4))} mm"
+    offset_mm = a.affine[:3, 3] - b.affine[:3, 3]
+    moved = b.affine.copy()
+    moved[:3, 3] += offset_mm
+    if corner_shift_vox(moved, a.affine, b.array.shape) > tolerance_vox:
+        return f"axes in other directions, corners up to {shift:.2f} voxels apart"
+    return f"shifted by ({', '.join(f'{v:.2f}' for v in offset_mm)}) mm, {shift:.2f} voxels"
+
+
+def same_grid(a: Volume, b: Volume, tolerance_vox: float = 0.01) -> bool:
+    """Whether two volumes lie on one grid; see `grid_difference`."""
+    return grid_difference(a, b, tolerance_vox) is None
+
+
+def _by(numbers: Any) -> str:
+    return "x".join(f"{n:g}" for n in numbers)

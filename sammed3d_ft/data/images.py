@@ -1,0 +1,279 @@
+"""Reads and writes NIfTI images without losing where they lie.
+
+A file's geometry is its sform if that has a code, else its qform, else its voxel sizes (nibabel's rule).
+Where that choice matters, because sform and qform disagree or none is there, `geometry_warning` says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import logging
+import os
+import secrets
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from prompts.errors import InputError
+from sammed3d_ft.data.grids import (
+    SourceGrid,
+    Volume,
+    canonical_orientation,
+    check_affine,
+    check_finite,
+    corner_shift_vox,
+    from_array,
+    grid_difference,
+    same_grid,
+    to_canonical,
+)
+from sammed3d_ft.data.resampling import resample_like
+
+__all__ = [
+    "SourceGrid",
+    "Volume",
+    "from_array",
+    "geometry_warning",
+    "grid_difference",
+    "read_image",
+    "read_label",
+    "resample_like",
+    "same_grid",
+    "write_float",
+    "write_mask",
+]
+
+_SUFFIXES = (".nii", ".nii.gz")
+_log = logging.getLogger(__name__)
+
+
+def read_image(path: str | os.PathLike[str], *, case: str = "") -> Volume:
+    """Read a 3D image (or 4D with one frame), scale factors applied.
+
+    Args:
+        path: a .nii or .nii.gz file.
+        case: named in error messages.
+
+    Returns:
+        Volume with a float32 array.
+
+    Raises:
+        InputError: missing file, no NIfTI, truncated, not one 3D frame, or NaN or infinite values.
+    """
+    image, source, where = _open(path, case)
+    with _reading(where):
+        values = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(source.shape, order="A")
+        volume = to_canonical(values, source)
+    check_finite(volume.array, where)
+    return volume
+
+
+def read_label(path: str | os.PathLike[str], *, case: str = "") -> Volume:
+    """Read a label image: 0 is background.
+
+    Returns:
+        Volume with a uint8 array where the values fit, else int32 or int64.
+
+    Raises:
+        InputError: as `read_image`; also when values are not integers, or negative.
+    """
+    image, source, where = _open(path, case)
+    with _reading(where):
+        proxy = image.dataobj
+        assert isinstance(proxy, nib.arrayproxy.ArrayProxy)  # as for every image loaded from a file
+        unscaled = proxy.slope == 1 and proxy.inter == 0
+        if unscaled and image.get_data_dtype().kind in "iu":
+            stored = np.asanyarray(proxy.get_unscaled())
+        else:
+            stored = image.get_fdata(dtype=np.float64, caching="unchanged")
+        values = to_canonical(stored.reshape(source.shape, order="A"), source)
+    return Volume(_as_labels(values.array, where), values.affine, source)
+
+
+def _as_labels(values: np.ndarray, where: str) -> np.ndarray:
+    """The values as the first of uint8, int32, int64 that holds them; InputError when they are no labels."""
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind == "f":
+        check_finite(values, where)
+        fractional = values != np.rint(values)
+        if fractional.any():
+            raise InputError(
+                f"{where}: {int(fractional.sum())} voxels hold fractions (as {values[fractional][0]:g}); "
+                "a label must be 0 for background and whole numbers for lesions; was it resampled linearly?"
+            )
+    low, high = values.min(), values.max()
+    if low < 0:
+        raise InputError(
+            f"{where}: {int((values < 0).sum())} voxels hold a negative label (down to {low:g}); "
+            "a label must be 0 for background and whole numbers above 0 for lesions"
+        )
+    if high > np.iinfo(np.int64).max:
+        raise InputError(f"{where}: label {high:g} is too large")
+    fits = np.uint8 if high <= 255 else np.int32 if high <= np.iinfo(np.int32).max else np.int64
+    return values.astype(fits)
+
+
+def geometry_warning(header: nib.Nifti1Header) -> str | None:
+    """What lets two programs place a file with this header differently, in one phrase; None if nothing."""
+    if header["sform_code"] == 0 and header["qform_code"] == 0:
+        return (
+            "neither sform nor qform has a code, so the axes are taken to point left, anterior and superior; "
+            "left and right may be swapped"
+        )
+    if header["sform_code"] > 0 and header["qform_code"] > 0:
+        shift = corner_shift_vox(header.get_sform(), header.get_qform(), header.get_data_shape())
+        if shift > 0.01:
+            return (
+                f"sform and qform place the corners {shift:.2f} voxels apart; the sform is used here, "
+                "other programs may use the qform"
+            )
+    unit = header.get_xyzt_units()[0]
+    if unit not in ("mm", "unknown"):
+        return f"the header gives lengths in '{unit}'; they are taken as mm"
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _warn_once(message: str) -> None:
+    _log.warning(message)
+
+
+def _place(path: Path, case: str) -> str:
+    return f"case {case}: {path}" if case else str(path)
+
+
+@contextlib.contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turn what nibabel, gzip and the file system raise on a bad file into one InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except EOFError as error:
+        raise InputError(f"{where}: the compressed file ends too early; copy or export it again") from error
+    except (OSError, ValueError, zlib.error, nib.spatialimages.HeaderDataError) as error:
+        truncated = str(error).startswith(("mmap length", "Expected"))
+        hint = "the file is truncated" if truncated else "cannot be read"
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{where}: {hint} ({first_line}); copy or export it again") from error
+
+
+def _open(path: str | os.PathLike[str], case: str) -> tuple[nib.Nifti1Image, SourceGrid, str]:
+    """The image with its data still on disk, its grid, and how to name it in messages."""
+    file = Path(path)
+    where = _place(file, case)
+    if file.is_dir():
+        raise InputError(f"{where}: is a folder, expected a .nii or .nii.gz file")
+    if not file.exists():
+        raise InputError(f"{where}: no such file")
+    if not file.name.lower().endswith(_SUFFIXES):
+        raise InputError(f"{where}: expected a .nii or .nii.gz file; convert it first")
+    try:
+        with _reading(where):
+            image = nib.load(file)
+    except nib.filebasedimages.ImageFileError as error:
+        raise InputError(f"{where}: is not a NIfTI file ({str(error).splitlines()[0]})") from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise InputError(f"{where}: is not a NIfTI file (found {type(image).__name__})")
+    shape = image.shape
+    if len(shape) < 3:
+        raise InputError(f"{where}: is {len(shape)}D with shape {shape}, expected a 3D volume")
+    if any(n != 1 for n in shape[3:]):
+        raise InputError(f"{where}: has several frames (shape {shape}), expected one 3D volume; split it")
+    if 0 in shape:
+        raise InputError(f"{where}: holds no voxels (shape {shape})")
+    if image.get_data_dtype().kind not in "iuf":
+        raise InputError(f"{where}: holds {image.get_data_dtype()} values, expected real numbers")
+    with _reading(where):
+        affine = check_affine(image.header.get_best_affine(), where)
+        warning = geometry_warning(image.header)
+    if warning:
+        _warn_once(f"{where}: {warning}")
+    source = SourceGrid(
+        (shape[0], shape[1], shape[2]), affine, image.header, canonical_orientation(affine), file
+    )
+    return image, source, where
+
+
+def write_mask(path: str | os.PathLike[str], array: np.ndarray, like: Volume) -> None:
+    """Write a mask or instance map onto the grid of the file that `like` was read from.
+
+    Args:
+        path: .nii or .nii.gz; an existing file is replaced in one step, never left half written.
+        array: (x, y, z) in canonical axis order, bool or integers; stored as uint8, else int16, else int32.
+        like: a volume on the grid to write to.
+
+    Raises:
+        InputError: another suffix, a folder that cannot be written to, or labels beyond int32.
+    """
+    if array.dtype == bool:
+        array = array.view(np.uint8)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"a mask is bool or integer, got {array.dtype}; write_float writes probabilities")
+    low, high = int(array.min()), int(array.max())
+    for dtype in (np.uint8, np.int16, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            _write(Path(path), array, like, dtype)
+            return
+    raise InputError(f"{path}: labels from {low} to {high} do not fit 32 bits")
+
+
+def write_float(path: str | os.PathLike[str], array: np.ndarray, like: Volume) -> None:
+    """Write a map of numbers, such as probabilities, as float32; otherwise as `write_mask`."""
+    _write(Path(path), array, like, np.float32)
+
+
+def _write(path: Path, array: np.ndarray, like: Volume, dtype: Any) -> None:
+    if not path.name.lower().endswith(_SUFFIXES):
+        raise InputError(f"{path}: images are written as .nii or .nii.gz")
+    source = like.source
+    stored = source.from_canonical(array)
+    if stored.shape != source.shape:
+        raise ValueError(f"{path}: array of shape {array.shape} does not fit the grid {like.array.shape}")
+    header = source.header.copy()
+    header.set_data_shape(source.shape)
+    header.set_data_dtype(dtype)
+    header.set_slope_inter(1, 0)
+    header.set_data_offset(0)
+    # The rest describes the scan, not what is written now: display window, and texts that may name a patient.
+    header.extensions.clear()
+    for field in ("cal_min", "cal_max", "intent_code"):
+        header[field] = 0
+    for field in ("descrip", "aux_file", "intent_name", "db_name"):
+        if field in header:
+            header[field] = b""
+    # Without an affine nibabel leaves the header's sform, qform and codes untouched.
+    image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    image = image_class(stored.astype(dtype, copy=False), None, header)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(path) as file:
+            if path.name.lower().endswith(".gz"):
+                # No name and no time inside, so that equal masks are equal files.
+                with gzip.GzipFile("", "wb", 4, file, mtime=0) as compressed:
+                    image.to_stream(compressed)
+            else:
+                image.to_stream(file)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[io.BufferedWriter]:
+    """A temporary file beside `path` that takes its name once all is written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,188 @@
+"""Which predicted lesion is which true lesion: overlaps, one-to-one matching, and what became of the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+TruthFate = Literal["matched", "merged", "low_iou", "missed"]
+PredictionFate = Literal["matched", "fragment", "low_iou", "isolated"]
+
+
+@dataclass(frozen=True)
+class Components:
+    """The lesions of one mask as its foreground voxels only, so that nothing later walks the whole volume."""
+
+    voxels: np.ndarray
+    """(n,) int64 flat indices into the volume, rising."""
+    labels: np.ndarray
+    """(n,) lesion number of each voxel, 1..count."""
+    count: int
+
+    @classmethod
+    def of(cls, instances: np.ndarray, count: int) -> Components:
+        """From an (x, y, z) instance map with lesions 1..count."""
+        flat = np.ravel(instances)
+        voxels = np.flatnonzero(flat)
+        return cls(voxels, flat[voxels], count)
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """(count,) number of voxels of each lesion."""
+        return np.bincount(self.labels, minlength=self.count + 1)[1:]
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """Every pair of a true and a predicted lesion that share a voxel. Lesions count from 0 here."""
+
+    truth: np.ndarray
+    """(p,) index of the pair's true lesion."""
+    pred: np.ndarray
+    """(p,) index of the pair's predicted lesion."""
+    shared_voxels: np.ndarray
+    iou: np.ndarray
+    """(p,) shared voxels over the voxels of either."""
+    n_truth: int
+    n_pred: int
+
+
+def overlaps(truth: Components, pred: Components) -> Overlaps:
+    """The joint contingency table of two sets of lesions on one grid, by one bincount."""
+    _, in_truth, in_pred = np.intersect1d(truth.voxels, pred.voxels, assume_unique=True, return_indices=True)
+    both = (truth.labels[in_truth].astype(np.int64) - 1) * max(pred.count, 1) + (pred.labels[in_pred] - 1)
+    table = np.bincount(both, minlength=0)
+    cells = np.flatnonzero(table)
+    shared = table[cells]
+    i, j = np.divmod(cells, max(pred.count, 1))
+    return Overlaps(i, j, shared, shared / (truth.sizes[i] + pred.sizes[j] - shared), truth.count, pred.count)
+
+
+@dataclass(frozen=True)
+class Matching:
+    """One-to-one matches at an IoU threshold, and the lesions left over."""
+
+    pred_of_truth: np.ndarray
+    """(n_truth,) index of the matched prediction, -1 where there is none."""
+    truth_of_pred: np.ndarray
+    """(n_pred,) index of the matched truth, -1 where there is none."""
+    iou: np.ndarray
+    """(n_truth,) IoU with the matched prediction, 0 where there is none."""
+
+    @property
+    def tp(self) -> int:
+        return int((self.pred_of_truth >= 0).sum())
+
+    @property
+    def fp(self) -> int:
+        return int((self.truth_of_pred < 0).sum())
+
+    @property
+    def fn(self) -> int:
+        return int((self.pred_of_truth < 0).sum())
+
+
+def match(pairs: Overlaps, iou_threshold: float) -> Matching:
+    """Match lesions one to one among the pairs with IoU >= threshold.
+
+    As many pairs as possible, and among the matchings of that size the one of largest summed IoU (Hungarian).
+    """
+    pred_of_truth = np.full(pairs.n_truth, -1)
+    truth_of_pred = np.full(pairs.n_pred, -1)
+    iou = np.zeros(pairs.n_truth)
+    allowed = np.flatnonzero(pairs.iou >= iou_threshold)
+    if len(allowed):
+        # Lesions that no chain of allowed pairs connects cannot compete: each group is a problem of its own.
+        i, j = pairs.truth[allowed], pairs.pred[allowed]
+        nodes = pairs.n_truth + pairs.n_pred
+        graph = coo_array((np.ones(len(i)), (i, j + pairs.n_truth)), shape=(nodes, nodes))
+        group = connected_components(graph, directed=False)[1][i]
+        order = np.argsort(group, kind="stable")
+        for members in np.split(allowed[order], np.flatnonzero(np.diff(group[order])) + 1):
+            for pair in _best(pairs, members):
+                pred_of_truth[pairs.truth[pair]] = pairs.pred[pair]
+                truth_of_pred[pairs.pred[pair]] = pairs.truth[pair]
+                iou[pairs.truth[pair]] = pairs.iou[pair]
+    return Matching(pred_of_truth, truth_of_pred, iou)
+
+
+def _best(pairs: Overlaps, members: np.ndarray) -> np.ndarray:
+    """The chosen ones among the pairs ``members`` of one group."""
+    if len(members) == 1:
+        return members
+    truths, rows = np.unique(pairs.truth[members], return_inverse=True)
+    preds, columns = np.unique(pairs.pred[members], return_inverse=True)
+    # One more match outweighs any sum of IoUs, which stays below the number of matches.
+    one_match = min(len(truths), len(preds)) + 1.0
+    gain = np.zeros((len(truths), len(preds)))
+    gain[rows, columns] = one_match + pairs.iou[members]
+    chosen = linear_sum_assignment(gain, maximize=True)
+    pair_at = np.full(gain.shape, -1)
+    pair_at[rows, columns] = members
+    picked = pair_at[chosen]
+    return picked[picked >= 0]
+
+
+@dataclass(frozen=True)
+class Fates:
+    """What became of every lesion under one matching, with the partner that explains it (-1: none)."""
+
+    truth: list[TruthFate]
+    truth_partner: np.ndarray
+    """(n_truth,) its match; for ``merged`` the prediction that holds it; for ``low_iou`` the best overlap."""
+    pred: list[PredictionFate]
+    pred_partner: np.ndarray
+    """(n_pred,) its match; for ``fragment`` the truth it is a part of; for ``low_iou`` the best overlap."""
+    splits: int
+    """True lesions that share voxels with two or more predictions."""
+    merges: int
+    """Predictions that share voxels with two or more true lesions."""
+
+
+def fates(pairs: Overlaps, matching: Matching) -> Fates:
+    """Name every unmatched lesion by its best overlap (largest IoU; the lower number when equal).
+
+    A truth without match is ``missed`` (no overlap), ``merged`` (its best overlap is matched to another
+    truth) or ``low_iou``. A prediction without match is ``isolated`` (no overlap), a ``fragment`` (its best
+    overlap is matched to another prediction) or ``low_iou``.
+    """
+    best_pred = _best_overlap(pairs.truth, pairs.pred, pairs.iou, pairs.n_truth)
+    best_truth = _best_overlap(pairs.pred, pairs.truth, pairs.iou, pairs.n_pred)
+    truth_fates: list[TruthFate] = []
+    for match_, best in zip(matching.pred_of_truth, best_pred, strict=True):
+        if match_ >= 0:
+            truth_fates.append("matched")
+        elif best < 0:
+            truth_fates.append("missed")
+        else:
+            truth_fates.append("merged" if matching.truth_of_pred[best] >= 0 else "low_iou")
+    pred_fates: list[PredictionFate] = []
+    for match_, best in zip(matching.truth_of_pred, best_truth, strict=True):
+        if match_ >= 0:
+            pred_fates.append("matched")
+        elif best < 0:
+            pred_fates.append("isolated")
+        else:
+            pred_fates.append("fragment" if matching.pred_of_truth[best] >= 0 else "low_iou")
+    return Fates(
+        truth_fates,
+        np.where(matching.pred_of_truth >= 0, matching.pred_of_truth, best_pred),
+        pred_fates,
+        np.where(matching.truth_of_pred >= 0, matching.truth_of_pred, best_truth),
+        splits=int((np.bincount(pairs.truth, minlength=1) >= 2).sum()),
+        merges=int((np.bincount(pairs.pred, minlength=1) >= 2).sum()),
+    )
+
+
+def _best_overlap(mine: np.ndarray, other: np.ndarray, iou: np.ndarray, count: int) -> np.ndarray:
+    """(count,) the partner of largest IoU of each lesion, -1 without overlap."""
+    best = np.full(count, -1)
+    order = np.lexsort((-other, iou))  # rising IoU, so that the last assignment is the best one
+    best[mine[order]] = other[order]
+    return best

@@ -1,0 +1,111 @@
+"""Every number of the case table: its name, unit, and the convention behind it, empty masks included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+IOU_THRESHOLDS = (0.1, 0.25, 0.5)
+HEADLINE_IOU = 0.1
+NSD_TOLERANCES_MM = (2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One column of the case table."""
+
+    name: str
+    convention: str
+    """What is measured and how, in one line."""
+    empties: str
+    """What it is when the truth, the prediction, or both are empty."""
+    headline: bool = False
+    """Whether the command line's closing table shows it."""
+
+
+_OVERLAP_EMPTIES = "n/a if the truth is empty, 0 if only the prediction is"
+_OF_EMPTY_MASK = "n/a if that mask is empty"
+_ZERO_EMPTY_MASK = "0 if that mask is empty"
+
+
+def _metrics() -> Iterator[Metric]:
+    yield Metric("dice", "2 |T and P| / (|T| + |P|), voxels of the whole case", _OVERLAP_EMPTIES, True)
+    yield Metric("iou", "|T and P| / |T or P|, voxels of the whole case", _OVERLAP_EMPTIES, True)
+    for tolerance in NSD_TOLERANCES_MM:
+        yield Metric(
+            f"nsd_{tolerance:g}mm",
+            f"area share of both surfaces within {tolerance:g} mm of the other (as surface-distance)",
+            _OVERLAP_EMPTIES,
+            True,
+        )
+    yield Metric(
+        "hd95_mm",
+        "distance that holds 95 % of a surface's area, the larger direction (as surface-distance)",
+        "n/a if either is empty",
+        True,
+    )
+    yield Metric(
+        "fpv_ml",
+        "volume of predicted lesions that share no voxel with the truth",
+        "0 if the prediction is empty; its whole volume if only the truth is",
+        True,
+    )
+    yield Metric(
+        "fnv_ml",
+        "volume of true lesions that share no voxel with the prediction",
+        "n/a if the truth is empty; its whole volume if only the prediction is",
+        True,
+    )
+    for threshold in IOU_THRESHOLDS:
+        at = f"lesions matched one to one at IoU >= {threshold:g}"
+        headline = threshold == HEADLINE_IOU
+        yield Metric(f"f1_iou{threshold:g}", f"2 tp / (2 tp + fp + fn), {at}", _OVERLAP_EMPTIES, True)
+        yield Metric(
+            f"precision_iou{threshold:g}", f"tp / (tp + fp), {at}", "n/a if either is empty", headline
+        )
+        yield Metric(f"recall_iou{threshold:g}", f"tp / (tp + fn), {at}", _OVERLAP_EMPTIES, headline)
+        for name, what in (
+            ("tp", "matched pairs"),
+            ("fp", "unmatched predictions"),
+            ("fn", "unmatched truths"),
+        ):
+            yield Metric(f"{name}_iou{threshold:g}", f"{what}, {at}", "counted")
+    yield Metric(
+        "pq_iou0.5",
+        "summed IoU / (tp + fp/2 + fn/2), lesions matched one to one at IoU >= 0.5",
+        _OVERLAP_EMPTIES,
+        True,
+    )
+    yield Metric(
+        "lesion_dice",
+        f"mean over true lesions of the Dice with the match (IoU >= {HEADLINE_IOU:g}), missed lesions as 0",
+        _OVERLAP_EMPTIES,
+        True,
+    )
+    yield Metric("splits", "true lesions that share voxels with two or more predicted ones", "0")
+    yield Metric("merges", "predicted lesions that share voxels with two or more true ones", "0")
+    yield Metric(
+        "suvmax_hit_recall",
+        "share of true lesions whose SUVmax voxel is predicted foreground",
+        f"{_OVERLAP_EMPTIES}; n/a without PET",
+    )
+    for mask, which in (("truth", "the truth"), ("pred", "the prediction")):
+        yield Metric(f"{mask}_lesions", f"connected components of {which}", _ZERO_EMPTY_MASK)
+        yield Metric(f"{mask}_volume_ml", f"total volume of {which} (TMTV)", _ZERO_EMPTY_MASK)
+        yield Metric(
+            f"{mask}_dmax_cm", f"distance of the farthest two voxel centres of {which}", _OF_EMPTY_MASK
+        )
+        yield Metric(f"{mask}_suv_max", f"highest SUV in {which}", f"{_OF_EMPTY_MASK}; n/a without PET")
+        yield Metric(f"{mask}_suv_mean", f"mean SUV over {which}", f"{_OF_EMPTY_MASK}; n/a without PET")
+        yield Metric(
+            f"{mask}_suv_peak",
+            f"highest mean SUV in a 1 ml sphere (r = 6.2 mm) centred on a voxel of {which}",
+            f"{_OF_EMPTY_MASK}; n/a without PET",
+        )
+        yield Metric(
+            f"{mask}_tla", f"SUVmean x volume of {which} (SUV ml)", f"{_ZERO_EMPTY_MASK}; n/a without PET"
+        )
+
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _metrics()}
+"""By column name, in the order of the case table."""

@@ -1,0 +1,192 @@
+"""Writes the tables of an evaluation: cases.csv, lesions.csv and summary.json."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import platform
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prompts.errors import InputError
+from sammed3d_ft import __version__
+from sammed3d_ft.evaluation.case import CaseResult
+from sammed3d_ft.evaluation.detection import Detection
+from sammed3d_ft.evaluation.metrics import HEADLINE_IOU, IOU_THRESHOLDS, METRICS
+from sammed3d_ft.evaluation.pairing import CasePaths
+from sammed3d_ft.evaluation.statistics import RESAMPLES, summarise
+from sammed3d_ft.lesions.size import SIZE_CLASSES
+
+BOOTSTRAP_SEED = 0
+
+
+@dataclass(frozen=True)
+class CaseEvaluation:
+    """One case of a cohort: its result, or what was wrong with its files."""
+
+    paths: CasePaths
+    result: CaseResult | None
+    error: str | None
+    sha256: dict[str, str]
+    """Of the files that were read, by ``truth``, ``prediction``, ``pet``."""
+
+
+def write_report(
+    evaluations: Sequence[CaseEvaluation], out_dir: Path, configuration: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write the three tables and return the content of summary.json. An empty cell or a null is n/a.
+
+    - ``cases.csv``: a row per case; a failed case has only its ``error``.
+    - ``lesions.csv``: a row per true lesion and a row per unmatched prediction.
+    - ``summary.json``: statistics of each metric, pooled detection, lesion sizes, lesion-free cases,
+    conventions,
+      configuration, versions and file hashes.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    done = [(case, case.result) for case in evaluations if case.result is not None]
+    case_rows = [
+        {"case": case.paths.id, "patient": case.paths.patient, "error": case.error}
+        | (case.result.as_row() if case.result else {})
+        for case in evaluations
+    ]
+    lesion_rows = [
+        {"case": case.paths.id} | lesion.as_row() for case, result in done for lesion in result.lesions
+    ]
+    summary = _summary(evaluations, configuration)
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        _replace(out_dir / "cases.csv", _csv(["case", "patient", "error", *METRICS], case_rows))
+        _replace(out_dir / "lesions.csv", _csv(_LESION_COLUMNS, lesion_rows))
+        _replace(out_dir / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise InputError(f"{out_dir}: cannot be written ({error.strerror or error})") from error
+    return summary
+
+
+_LESION_COLUMNS = [
+    *("case", "source", "lesion_id", "voxels", "volume_ml", "size_class"),
+    *("centroid_x_mm", "centroid_y_mm", "centroid_z_mm"),
+    *("suv_max", "suv_mean", "suv_peak", "suv_peak_flagged", "tla"),
+    *("fate", "partner_id", "iou", "dice", "volume_error_ml"),
+]
+
+
+def _summary(evaluations: Sequence[CaseEvaluation], configuration: Mapping[str, Any]) -> dict[str, Any]:
+    results = [case.result for case in evaluations if case.result is not None]
+    rows = [result.as_row() for result in results]
+    patients = [case.paths.patient for case in evaluations if case.result is not None]
+    statistics = summarise(
+        {name: [row[name] for row in rows] for name in METRICS}, patients, RESAMPLES, BOOTSTRAP_SEED
+    )
+    content = {
+        "cases": {
+            "evaluated": len(results),
+            "patients": len(set(patients)),
+            "failed": {case.paths.id: case.error for case in evaluations if case.error},
+        },
+        "metrics": {name: asdict(summary) for name, summary in statistics.items()},
+        "pooled_detection": {
+            f"iou{threshold:g}": _pooled(result.detection[threshold] for result in results)
+            for threshold in IOU_THRESHOLDS
+        },
+        "by_size": _by_size(results),
+        "lesion_free": _lesion_free(results),
+        "conventions": {name: f"{m.convention}; {m.empties}" for name, m in METRICS.items()},
+        "statistics": (
+            "n: cases where the metric is defined, n/a is left out; 95 % percentile bootstrap interval "
+            f"of the mean, patients drawn with replacement, {RESAMPLES} resamples, seed {BOOTSTRAP_SEED}"
+        ),
+        "configuration": dict(configuration),
+        "versions": _versions(),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "files": {
+            case.paths.id: {
+                name: {"path": str(path), "sha256": case.sha256.get(name)}
+                for name, path in (
+                    ("truth", case.paths.truth),
+                    ("prediction", case.paths.pred),
+                    ("pet", case.paths.pet),
+                )
+                if path is not None
+            }
+            for case in evaluations
+        },
+    }
+    return _without_nan(content)
+
+
+def _pooled(counts: Iterable[Detection]) -> dict[str, Any]:
+    """Scores from the counts of all cases added up, lesion-free cases included."""
+    total = sum(counts, start=Detection(0, 0, 0))
+    return {name: getattr(total, name) for name in ("tp", "fp", "fn", "precision", "recall", "f1", "pq")}
+
+
+def _by_size(results: Sequence[CaseResult]) -> dict[str, Any]:
+    """True lesions of all cases by size class, at the headline IoU threshold."""
+    classes: dict[str, Any] = {}
+    for name in SIZE_CLASSES:
+        rows = [row for result in results for row in result.lesions if row.lesion.size_class == name]
+        truths = [row for row in rows if row.source == "truth"]
+        detected = sum(row.fate == "matched" for row in truths)
+        classes[name] = {
+            "lesions": len(truths),
+            "detected": detected,
+            "recall": detected / len(truths) if truths else None,
+            "lesion_dice": math.fsum(row.dice for row in truths) / len(truths) if truths else None,
+            "unmatched_predictions": len(rows) - len(truths),
+        }
+    return classes
+
+
+def _lesion_free(results: Sequence[CaseResult]) -> dict[str, Any]:
+    """Cases without a true lesion: n/a in most metrics, and judged here by what was predicted."""
+    free = [result for result in results if result.truth.lesions == 0]
+    clean = sum(result.pred.lesions == 0 for result in free)
+    return {
+        "cases": len(free),
+        "specificity": clean / len(free) if free else None,
+        "mean_fpv_ml": math.fsum(result.fpv_ml for result in free) / len(free) if free else None,
+        "false_positive_lesions": sum(result.detection[HEADLINE_IOU].fp for result in free),
+    }
+
+
+def _versions() -> dict[str, str]:
+    packages = ("numpy", "scipy", "connected-components-3d", "nibabel")
+    return {"sammed3d-ft": __version__, "python": platform.python_version()} | {
+        p: version(p) for p in packages
+    }
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {name: "" if value is None or value != value else value for name, value in row.items()}
+        )
+    return text.getvalue()
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON knows no NaN: null instead."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write in one step: a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

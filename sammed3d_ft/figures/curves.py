@@ -1,0 +1,128 @@
+"""Training curves of a run: loss, and validation Dice after k clicks, from its metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from prompts.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+_DICE_AT = re.compile(r"val/dice@(\d+)")
+_SMOOTHED_SHARE = 0.05  # of the logged steps, for the running mean drawn over the noisy loss
+
+Curve = tuple[np.ndarray, np.ndarray]
+"""Steps (rising) and values, both (n,)."""
+
+
+def draw_training_curves(run_folder: Path, out: Path | None = None) -> Path:
+    """Draw loss and validation Dice over training steps into a PNG.
+
+    Args:
+        run_folder: holds ``metrics.jsonl``: JSON lines with ``step`` and any of ``train/loss``,
+            ``val/dice@k``.
+        out: the PNG; ``curves.png`` in the run folder by default.
+
+    Returns:
+        The PNG's path.
+
+    Raises:
+        InputError: no metrics.jsonl, or nothing to draw in it.
+    """
+    figure = curves_figure(read_curves(run_folder / "metrics.jsonl"), run_folder / "metrics.jsonl")
+    out = out or run_folder / "curves.png"
+    figure.savefig(out, dpi=150)
+    return out
+
+
+def curves_figure(curves: Mapping[str, Curve], source: Path) -> Figure:
+    """The figure of the curves that were read from the file ``source``."""
+    loss = curves.get("train/loss")
+    dice = {int(m[1]): curve for name, curve in curves.items() if (m := _DICE_AT.fullmatch(name))}
+    if loss is None and not dice:
+        raise InputError(f"{source}: holds neither train/loss nor val/dice@k to draw")
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    _draw_loss(left, loss)
+    _draw_dice(right, dice)
+    for axes in (left, right):
+        axes.set_xlabel("optimiser step")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def read_curves(path: Path) -> dict[str, Curve]:
+    """Every finite number of a metrics.jsonl by its name, over the steps.
+
+    Of a step logged twice (a run resumed from an earlier checkpoint) the later line counts. A line that
+    was cut off while being written, as a killed run leaves it, is skipped with a warning.
+
+    Raises:
+        InputError: no such file.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; it is written by training") from None
+    values: dict[str, dict[int, float]] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            step = int(entry.pop("step"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            _log.warning("%s: line %d is no JSON object with a step, skipped", path, number)
+            continue
+        for name, value in entry.items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                values.setdefault(name, {})[step] = float(value)
+    return {
+        name: (np.array(sorted(by_step)), np.array([by_step[step] for step in sorted(by_step)]))
+        for name, by_step in values.items()
+    }
+
+
+def _draw_loss(axes: Axes, loss: Curve | None) -> None:
+    axes.set_title("Training loss")
+    axes.set_ylabel("loss")
+    if loss is None:
+        return
+    steps, values = loss
+    width = max(1, round(_SMOOTHED_SHARE * len(values)))
+    axes.plot(steps, values, color="0.7", linewidth=0.8, label="each logged step")
+    if width > 1:
+        # A window that only looks back: no step's mean uses values that came after it.
+        total = np.concatenate([[0.0], np.cumsum(values)])
+        ends = np.arange(1, len(values) + 1)
+        starts = np.maximum(ends - width, 0)
+        mean = (total[ends] - total[starts]) / (ends - starts)
+        axes.plot(steps, mean, color="C0", linewidth=1.6, label=f"mean of the last {width}")
+        axes.legend(frameon=False)
+
+
+def _draw_dice(axes: Axes, dice: dict[int, Curve]) -> None:
+    axes.set_title("Validation Dice after k clicks")
+    axes.set_ylabel("mean Dice")
+    axes.set_ylim(0, 1)
+    colours = colormaps["viridis"](np.linspace(0.0, 0.85, max(len(dice), 1)))
+    for colour, (clicks, (steps, values)) in zip(colours, sorted(dice.items()), strict=False):
+        best = int(values.argmax())
+        label = f"{clicks} click{'s' if clicks > 1 else ''} (best {values[best]:.3f} at step {steps[best]})"
+        axes.plot(steps, values, color=colour, marker="o", markersize=3, label=label)
+    if dice:
+        axes.legend(frameon=False, loc="best")

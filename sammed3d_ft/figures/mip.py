@@ -1,0 +1,128 @@
+"""Maximum-intensity projections of a PET, coronal and sagittal, with the outlines of truth and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from prompts.errors import InputError
+
+SUV_WINDOW = (0.0, 10.0)
+_TRUTH_COLOUR, _PREDICTION_COLOUR = "#0072b2", "#d55e00"  # apart for colour-blind readers too
+_HEIGHT_INCHES = 8.0
+_OUTLINE_FINENESS = 8  # contour points per voxel
+
+
+def draw_mip(
+    pet: np.ndarray,
+    spacing_mm: Sequence[float] | np.ndarray,
+    out: Path,
+    truth: np.ndarray | None = None,
+    prediction: np.ndarray | None = None,
+    suv_window: tuple[float, float] = SUV_WINDOW,
+    title: str = "",
+) -> Path:
+    """Write the figure of `mip_figure` to the PNG ``out`` and return its path."""
+    mip_figure(pet, spacing_mm, truth, prediction, suv_window, title).savefig(out, dpi=150)
+    return out
+
+
+def mip_figure(
+    pet: np.ndarray,
+    spacing_mm: Sequence[float] | np.ndarray,
+    truth: np.ndarray | None = None,
+    prediction: np.ndarray | None = None,
+    suv_window: tuple[float, float] = SUV_WINDOW,
+    title: str = "",
+) -> Figure:
+    """The projections as nuclear medicine reads them.
+
+    High uptake is dark; millimetres are true to scale; the patient faces the reader (right side on the left),
+    and looks to the left in profile.
+
+    Args:
+        pet: (x, y, z) PET in SUV, axes towards right, anterior, superior.
+        spacing_mm: (3,) voxel size.
+        truth: (x, y, z) mask, outlined in blue.
+        prediction: (x, y, z) mask, outlined dashed in orange.
+        suv_window: SUV shown white and SUV shown black.
+        title: over the figure, such as the case id.
+
+    Raises:
+        InputError: shapes that differ, or a window that is not rising.
+    """
+    for name, mask in (("truth", truth), ("prediction", prediction)):
+        if mask is not None and mask.shape != pet.shape:
+            raise InputError(f"{name} has shape {mask.shape}, the PET {pet.shape}: bring both onto one grid")
+    if not suv_window[0] < suv_window[1]:
+        raise InputError(f"SUV window {suv_window}: the upper end must lie above the lower one")
+    x_mm, y_mm, z_mm = np.array(pet.shape) * np.asarray(spacing_mm, dtype=np.float64)
+
+    # Room beside the two projections for the colour bar, above for title and legend.
+    width = max((x_mm + y_mm) / z_mm * (_HEIGHT_INCHES - 1.5) + 1.5, 5.0)
+    figure = Figure(figsize=(width, _HEIGHT_INCHES), layout="constrained")
+    FigureCanvasAgg(figure)
+    coronal, sagittal = figure.subplots(1, 2, width_ratios=(x_mm, y_mm), sharey=True)
+    _draw(coronal, pet, truth, prediction, suv_window, 1, (x_mm, z_mm))
+    _draw(sagittal, pet, truth, prediction, suv_window, 0, (y_mm, z_mm))
+    coronal.set(title="coronal", xlabel="mm", ylabel="mm")
+    sagittal.set(title="sagittal", xlabel="mm")
+    for axes, sides in ((coronal, "RL"), (sagittal, "AP")):
+        for side, at in zip(sides, (0.03, 0.97), strict=True):
+            axes.text(at, 0.97, side, transform=axes.transAxes, ha="center", va="top", fontweight="bold")
+    bar = figure.colorbar(coronal.images[0], ax=[coronal, sagittal], shrink=0.6, extend="max")
+    bar.set_label(f"SUV, window {suv_window[0]:g} to {suv_window[1]:g}")
+    shown = []
+    if truth is not None:
+        shown.append(Line2D([], [], color=_TRUTH_COLOUR, linestyle="solid", label="truth"))
+    if prediction is not None:
+        shown.append(Line2D([], [], color=_PREDICTION_COLOUR, linestyle="dashed", label="prediction"))
+    if shown:
+        figure.legend(handles=shown, loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle(", ".join(filter(None, [title, "maximum-intensity projection"])))
+    return figure
+
+
+def _draw(
+    axes: Axes,
+    pet: np.ndarray,
+    truth: np.ndarray | None,
+    prediction: np.ndarray | None,
+    suv_window: tuple[float, float],
+    along: int,
+    size_mm: tuple[float, float],
+) -> None:
+    """One projection along x (0) or y (1). Right and anterior are high indices and shown on the left."""
+    extent = (0.0, size_mm[0], 0.0, size_mm[1])
+    axes.imshow(
+        _as_seen(pet.max(axis=along)),
+        cmap="gray_r",
+        vmin=suv_window[0],
+        vmax=suv_window[1],
+        origin="lower",
+        extent=extent,
+        aspect="equal",
+        interpolation="nearest",
+    )
+    for mask, colour, style in ((truth, _TRUTH_COLOUR, "solid"), (prediction, _PREDICTION_COLOUR, "dashed")):
+        if mask is not None and mask.any():
+            shadow = _as_seen(np.asarray((mask > 0).any(axis=along)))
+            # Finer than voxels, so that the outline follows their edges; a rim closes it at the border.
+            fine = shadow.repeat(_OUTLINE_FINENESS, axis=0).repeat(_OUTLINE_FINENESS, axis=1)
+            fine = np.pad(fine, 1).astype(np.float32)
+            rows, columns = fine.shape
+            right = (np.arange(columns) - 0.5) * size_mm[0] / (columns - 2)
+            up = (np.arange(rows) - 0.5) * size_mm[1] / (rows - 2)
+            axes.contour(right, up, fine, levels=[0.5], colors=colour, linestyles=style, linewidths=1.0)
+    axes.set(xlim=extent[:2], ylim=extent[2:])
+
+
+def _as_seen(projection: np.ndarray) -> np.ndarray:
+    """(horizontal, z) to image rows from the feet up, the high horizontal index on the left."""
+    return projection[::-1].T

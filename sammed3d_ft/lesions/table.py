@@ -1,0 +1,141 @@
+"""The lesion table: volume, place and PET quantities of every lesion of an instance map, in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from prompts.errors import InputError
+from sammed3d_ft.lesions.peak import suv_peak
+from sammed3d_ft.lesions.size import SizeClass, size_class
+
+SUV_PEAK_RELIABLE_FROM_ML = 1.0
+"""Below the volume of its own sphere, SUVpeak averages over the surroundings as well and is flagged."""
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One lesion. SUV quantities and TLA are NaN when there is no PET."""
+
+    lesion_id: int
+    """The lesion's number in the instance map, from 1."""
+    voxels: int
+    volume_ml: float
+    size_class: SizeClass
+    centroid_mm: tuple[float, float, float]
+    """Mean of the voxel centres in world mm (RAS+)."""
+    suv_max: float
+    suv_mean: float
+    suv_peak: float
+    suv_peak_flagged: bool
+    """True when SUVpeak is given for a lesion below 1 ml."""
+    tla: float
+    """Total lesion activity: the SUV summed over the voxels times the voxel's volume (SUV ml)."""
+    suv_max_vox: tuple[int, int, int] | None
+    """Voxel of SUVmax (the first in index order when several are equal); None when there is no PET."""
+
+    def as_row(self) -> dict[str, Any]:
+        """The lesion as flat columns for a table, units in the names."""
+        x_mm, y_mm, z_mm = self.centroid_mm
+        return {
+            "lesion_id": self.lesion_id,
+            "voxels": self.voxels,
+            "volume_ml": self.volume_ml,
+            "size_class": self.size_class,
+            "centroid_x_mm": x_mm,
+            "centroid_y_mm": y_mm,
+            "centroid_z_mm": z_mm,
+            "suv_max": self.suv_max,
+            "suv_mean": self.suv_mean,
+            "suv_peak": self.suv_peak,
+            "suv_peak_flagged": self.suv_peak_flagged,
+            "tla": self.tla,
+        }
+
+
+def lesion_table(instances: np.ndarray, affine: np.ndarray, pet: np.ndarray | None = None) -> list[Lesion]:
+    """Every lesion of an instance map, in the order of its numbers.
+
+    Args:
+        instances: (x, y, z) integers, 0 background, 1.. lesions; numbers may be missing.
+        affine: (4, 4) voxel index to world mm (RAS+); ``numpy.diag([*spacing_mm, 1])`` where only it is
+            known.
+        pet: (x, y, z) PET in SUV on the same grid, if there is one.
+
+    Raises:
+        InputError: a negative or non-integer instance map, shapes that differ, PET that is not finite in a
+            lesion.
+    """
+    instances = np.asarray(instances)
+    if instances.ndim != 3 or instances.dtype.kind not in "iub":
+        raise InputError(
+            f"instances: got a {instances.ndim}D array of {instances.dtype}, expected 3D integers "
+            "(0 background, 1.. lesions)"
+        )
+    if pet is not None and pet.shape != instances.shape:
+        raise InputError(
+            f"PET of shape {pet.shape} and instances of shape {instances.shape} differ: resample the PET"
+        )
+    affine = np.asarray(affine, dtype=np.float64)
+    # The triple product is exact for a diagonal affine, unlike the determinant by elimination.
+    voxel_mm3 = float(abs(affine[:3, 0] @ np.cross(affine[:3, 1], affine[:3, 2])))
+
+    coords_vox = np.argwhere(instances)
+    labels = instances[tuple(coords_vox.T)]
+    if len(labels) == 0:
+        return []
+    if labels.min() < 0:
+        raise InputError(
+            f"instances: got the negative number {labels.min()}, expected 0 background, 1.. lesions"
+        )
+    # Sorting by lesion makes every lesion one run: counts and sums by bincount, extremes by reduceat.
+    order = np.argsort(labels, kind="stable")
+    coords_vox = coords_vox[order]
+    ids, starts, lesion_of_voxel = np.unique(labels[order], return_index=True, return_inverse=True)
+    voxels = np.bincount(lesion_of_voxel)
+    centroids_vox = np.stack(
+        [np.bincount(lesion_of_voxel, weights=coords_vox[:, axis]) / voxels for axis in range(3)], axis=1
+    )
+    centroids_mm = centroids_vox @ affine[:3, :3].T + affine[:3, 3]
+
+    nothing = np.full(len(ids), np.nan)
+    suv_sums, suv_maxima, suv_peaks, hottest = nothing, nothing, nothing, None
+    if pet is not None:
+        suv = pet[tuple(coords_vox.T)].astype(np.float64)
+        if not np.isfinite(suv).all():
+            x, y, z = coords_vox[~np.isfinite(suv)][0]
+            raise InputError(f"PET is not finite at voxel ({x}, {y}, {z}) inside a lesion: repair the image")
+        suv_sums = np.bincount(lesion_of_voxel, weights=suv)
+        suv_maxima = np.maximum.reduceat(suv, starts)
+        suv_peaks = np.array([suv_peak(pet, centres, affine) for centres in np.split(coords_vox, starts[1:])])
+        at_maximum = np.flatnonzero(suv == suv_maxima[lesion_of_voxel])
+        _, first = np.unique(lesion_of_voxel[at_maximum], return_index=True)
+        hottest = coords_vox[at_maximum[first]]
+
+    table = []
+    for row, lesion_id in enumerate(ids):
+        volume_ml = int(voxels[row]) * voxel_mm3 / 1000.0
+        x_mm, y_mm, z_mm = centroids_mm[row].tolist()
+        table.append(
+            Lesion(
+                lesion_id=int(lesion_id),
+                voxels=int(voxels[row]),
+                volume_ml=volume_ml,
+                size_class=size_class(volume_ml),
+                centroid_mm=(x_mm, y_mm, z_mm),
+                suv_max=float(suv_maxima[row]),
+                suv_mean=float(suv_sums[row] / voxels[row]),
+                suv_peak=float(suv_peaks[row]),
+                suv_peak_flagged=pet is not None and volume_ml < SUV_PEAK_RELIABLE_FROM_ML,
+                tla=float(suv_sums[row]) * voxel_mm3 / 1000.0,
+                suv_max_vox=None if hottest is None else _voxel(hottest[row]),
+            )
+        )
+    return table
+
+
+def _voxel(index: np.ndarray) -> tuple[int, int, int]:
+    x, y, z = index.tolist()
+    return x, y, z

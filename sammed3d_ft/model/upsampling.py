@@ -1,0 +1,39 @@
+"""Trilinear upsampling of logits as three small matrix products, one per axis."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@lru_cache(maxsize=32)
+def _interpolation_matrix(source: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(target, source) weights of linear interpolation, `align_corners=False`, edges repeated."""
+    position = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp(0, source - 1)
+    lower = position.floor().long()
+    upper = (lower + 1).clamp(max=source - 1)
+    fraction = position - lower
+    matrix = torch.zeros(target, source, dtype=torch.float64)
+    rows = torch.arange(target)
+    matrix[rows, lower] += 1 - fraction
+    matrix[rows, upper] += fraction
+    return matrix.to(dtype=dtype, device=device)
+
+
+def upsample(volume: Tensor, size: int) -> Tensor:
+    """``F.interpolate(volume, size, mode="trilinear", align_corners=False)`` for cubes (B, C, n, n, n).
+
+    Linear interpolation is separable, so the map and its gradient are three matrix products; the library
+    kernel's backward pass scatters voxel by voxel and is several times slower. Computed in float32 at least.
+    """
+    n = volume.shape[-1]
+    dtype = torch.promote_types(volume.dtype, torch.float32)
+    with torch.autocast(volume.device.type, enabled=False):
+        matrix = _interpolation_matrix(n, size, dtype, volume.device)
+        volume = volume.to(dtype)
+        volume = volume @ matrix.T  # z
+        volume = matrix @ volume  # y
+        # x: the two trailing axes travel along as columns
+        return (matrix @ volume.flatten(-2)).unflatten(-1, (size, size))

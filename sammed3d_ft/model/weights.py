@@ -1,0 +1,281 @@
+"""The only reader of checkpoints: published, bare or exported weights to tensors by name, and into a model.
+
+No code of a file is ever run: pickles are opened by torch's restricted unpickler, with a short list of
+harmless names that the published checkpoint needs and no others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import pickle
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from prompts.errors import InputError
+from sammed3d_ft.model.sam_med3d import SAMMed3D
+from sammed3d_ft.model.variants import VARIANTS
+from sammed3d_ft.model.weight_fit import PATCH_WEIGHT, describe_misfit, foreign_form, recognise_variant
+
+# Where training checkpoints keep their tensors: the published one under the first of these.
+_WRAPPERS = ("model_state_dict", "state_dict", "model")
+# Put before every name by DistributedDataParallel and torch.compile.
+_PREFIXES = ("module.", "_orig_mod.")
+# The one key of a safetensors header that this toolkit writes. One, because the library writes several in
+# random order, and equal weights must give equal files.
+_HEADER_KEY = "sammed3d_ft"
+
+_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8", "?")),
+]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a weights file holds.
+
+    Attributes:
+        state: tensors by name, on the CPU, prefixes of wrappers removed. They may be backed by the file.
+        kind: "training checkpoint" or "state dict" (pickles), "safetensors", or "export" (written here).
+        metadata: of an export, what was written with it; of other safetensors files, their header.
+        extra_keys: what else lay beside a training checkpoint's tensors (epoch, optimizer_state_dict, ...).
+    """
+
+    state: dict[str, Tensor]
+    kind: str
+    metadata: dict[str, str] = field(default_factory=dict)
+    extra_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_weights` did.
+
+    Attributes:
+        path: the file that was read.
+        kind, metadata: see `Checkpoint`.
+        tensors: number of tensors loaded.
+        zero_initialised: what was not in the file and starts at zero, in words; empty for a plain load.
+    """
+
+    path: Path
+    kind: str
+    metadata: dict[str, str]
+    tensors: int
+    zero_initialised: tuple[str, ...] = ()
+
+
+def read_state_dict(path: str | Path) -> Checkpoint:
+    """Tensors of a checkpoint file, without running anything in it.
+
+    Args:
+        path: pickled training checkpoint or state dict (`torch.save`), safetensors, or an export's folder.
+
+    Raises:
+        InputError: missing, empty, truncated or foreign file; a pickle that names anything but tensors and
+        the
+            listed harmless types.
+    """
+    path = _file_of(Path(path))
+    form = foreign_form(path)
+    if form is not None:
+        raise InputError(f"{path} holds no weights: {form}")
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[8:9] == b"{":
+        return _read_safetensors(path)
+    return _read_pickle(path, zipped=start.startswith(b"PK"))
+
+
+def read_whole_model(path: str | Path) -> tuple[str, Checkpoint]:
+    """A checkpoint that must hold a whole SAM-Med3D, and the name of its variant.
+
+    Raises:
+        InputError: what `read_state_dict` raises; no known variant, or one that is not whole.
+    """
+    found = read_state_dict(path)
+    # Where no variant is recognised, the published one is what the file is compared with.
+    variant = VARIANTS[recognise_variant(found.state) or "vit_b_ori"]
+    patch = found.state.get(PATCH_WEIGHT)
+    with torch.device("meta"):
+        model = SAMMed3D(variant, in_channels=2 if patch is not None and patch.shape[1] == 2 else 1)
+    misfit = describe_misfit(found.state, {name: tensor.shape for name, tensor in model.state_dict().items()})
+    if misfit is not None:
+        raise InputError(f"{path} holds no whole SAM-Med3D ({variant.name}): {misfit}")
+    return variant.name, found
+
+
+def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
+    """Loads a checkpoint into a model; names and shapes must all fit, no name is tolerated.
+
+    One exception: weights of one input channel in a model of two. The patch embedding of the second channel
+    is set to zero, so that the model starts as the one-channel model does, and the report says so.
+
+    Raises:
+        InputError: what `read_state_dict` raises; names missing, unexpected or of another shape.
+    """
+    checkpoint = read_state_dict(path)
+    state = dict(checkpoint.state)
+    own = model.state_dict()
+    zeroed: tuple[str, ...] = ()
+    if PATCH_WEIGHT in own and PATCH_WEIGHT in state:
+        given, wanted = state[PATCH_WEIGHT], own[PATCH_WEIGHT].shape
+        if given.ndim == 5 and given.shape[1] == 1 and wanted[1] == 2 and given.shape[2:] == wanted[2:]:
+            state[PATCH_WEIGHT] = torch.cat([given, torch.zeros_like(given)], dim=1)
+            zeroed = (f"{PATCH_WEIGHT}[:, 1] (second input channel)",)
+    misfit = describe_misfit(state, {name: tensor.shape for name, tensor in own.items()})
+    if misfit is not None:
+        raise InputError(f"{path} does not fit the model: {misfit}")
+    model.load_state_dict(state, strict=True)
+    return LoadReport(Path(path), checkpoint.kind, checkpoint.metadata, len(state), zeroed)
+
+
+def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes tensors and metadata: whole or not at all, and equal content gives equal bytes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {_HEADER_KEY: json.dumps(dict(metadata), sort_keys=True)}
+    # Copies, because safetensors refuses tensors that share memory (tied weights, views of one buffer).
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".incomplete")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        save_file(tensors, temporary, metadata=header)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        # mkstemp's files are private to the user; give this one what the umask allows others.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state_hash(state: Mapping[str, Tensor]) -> str:
+    """Name of a set of weights, whatever its file: SHA-256 over sorted names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _file_of(path: Path) -> Path:
+    """The weights file of a path that may be an export's folder."""
+    if not path.exists():
+        raise InputError(
+            f"no weights at {path}; name another file, or run `sammed3d-ft weights fetch` for the published"
+        )
+    if not path.is_dir():
+        return path
+    if (path / "adapter_config.json").is_file():
+        raise InputError(
+            f"{path} is a LoRA adapter, which has no weights of its own model; give the base checkpoint here "
+            "and the adapter to the command that takes adapters (predict --checkpoint)"
+        )
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files) or "none"
+        raise InputError(
+            f"{path} is a folder: expected one .safetensors file in it, found {found}; name the file"
+        )
+    return files[0]
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+    except SafetensorError as error:
+        raise InputError(
+            f"{path} is a damaged or truncated safetensors file ({_line(error)}); copy or download it again"
+        ) from error
+    if _HEADER_KEY not in header:
+        return Checkpoint(_bare_names(state), "safetensors", header)
+    return Checkpoint(_bare_names(state), "export", json.loads(header[_HEADER_KEY]))
+
+
+def _read_pickle(path: Path, zipped: bool) -> Checkpoint:
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            # Mapped rather than read: a training checkpoint's optimiser state is most of it and not wanted.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"got <class '(\S+)'>", str(error))
+        what = f"names {found.group(1)}" if found else "holds more than tensors"
+        raise InputError(
+            f"{path} is refused, nothing in it was run: its pickle {what}, which weights do not need; "
+            "if you trust its origin, save its tensors alone with torch.save or as safetensors"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise InputError(
+            f"{path} is a damaged or truncated checkpoint ({_line(error)}); copy or download it again"
+        ) from error
+    return _from_pickle(path, content)
+
+
+def _from_pickle(path: Path, content: Any) -> Checkpoint:
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}; expected tensors by name")
+    for wrapper in _WRAPPERS:
+        inner = content.get(wrapper)
+        if isinstance(inner, Mapping):
+            extra = tuple(str(key) for key in content if key != wrapper)
+            return Checkpoint(_tensors(path, inner), "training checkpoint", extra_keys=extra)
+    return Checkpoint(_tensors(path, content), "state dict")
+
+
+def _tensors(path: Path, content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if others or not content:
+        what = f"{_some(others)} instead" if others else "nothing"
+        raise InputError(
+            f"{path} has no tensors by name at the top nor under {', '.join(_WRAPPERS)}: it holds {what}; "
+            "save model.state_dict()"
+        )
+    return _bare_names({str(name): value for name, value in content.items()})
+
+
+def _bare_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names without the prefixes that all of them carry."""
+    prefix = next((p for p in _PREFIXES if state and all(name.startswith(p) for name in state)), None)
+    if prefix is None:
+        return state
+    return _bare_names({name.removeprefix(prefix): tensor for name, tensor in state.items()})
+
+
+def _line(error: BaseException) -> str:
+    """First sentence of a message, on one line."""
+    return " ".join(str(error).split()).split(". ")[0][:160] or type(error).__name__
+
+
+def _some(names: Iterable[str], at_most: int = 6) -> str:
+    names = list(names)
+    return ", ".join(names[:at_most]) + (f" and {len(names) - at_most} more" if len(names) > at_most else "")

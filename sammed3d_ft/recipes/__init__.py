@@ -1,0 +1,1 @@
+"""One linear file per job: the only place that wires data, model, training and evaluation together."""

@@ -1,0 +1,280 @@
+"""`weights fetch`, `inspect` and `convert`; fetch runs the hub's real client against a stand-in server."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from prompts.errors import InputError
+from sammed3d_ft.cli.weights import app
+from sammed3d_ft.model.build import seeded_model
+from sammed3d_ft.model.weights import load_weights, read_state_dict, sha256_of, state_hash
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CONTENT = bytes(range(256)) * (96 << 10)  # 24 MiB: the client writes pieces of 10
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Hub(ThreadingHTTPServer):
+    """Answers as the hub does for one file of one repository; may break off its answers."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.break_after: int | None = None  # bytes of the next answers, until set back
+        self.stated = DIGEST
+        self.ranges: list[str | None] = []  # asked for by each GET of the file
+        self.broken = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def _head(self) -> int | None:
+        """Sends status and headers; the first byte to send, or None after an error."""
+        match = re.fullmatch(r"/lab/weights/resolve/([^/]+)/sub/w\.pth", self.path)
+        error = None
+        if match is None:
+            error = "EntryNotFound" if self.path.startswith("/lab/weights/") else "RepoNotFound"
+        elif match[1] not in ("main", COMMIT):
+            error = "RevisionNotFound"
+        start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        self.send_response(404 if error else 206 if start else 200)
+        if error:
+            self.send_header("X-Error-Code", error)
+            self.send_header("Content-Length", "0")
+        else:
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{self.server.stated}"')
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Length", str(len(CONTENT) - start))
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
+        self.end_headers()
+        return None if error else start
+
+    def do_HEAD(self) -> None:
+        self._head()
+
+    def do_GET(self) -> None:
+        start = self._head()
+        if start is None:
+            return
+        self.server.ranges.append(self.headers["Range"])
+        stop = len(CONTENT) if self.server.break_after is None else start + self.server.break_after
+        self.wfile.write(CONTENT[start:stop])
+        if stop < len(CONTENT):
+            self.wfile.flush()
+            self.close_connection = True
+            self.server.broken.set()
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def command(endpoint: str, folder: Path, *options: str) -> tuple[list[str], dict[str, str]]:
+    """Command line and environment of a `weights fetch` process (the client reads HF_ENDPOINT once)."""
+    call = "from sammed3d_ft.cli.main import main; main()"
+    source = ["--repo", "lab/weights", "--file", "sub/w.pth", "--out", str(folder / "w.pth")]
+    environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("HF_")}
+    environment |= {
+        "HF_ENDPOINT": endpoint,
+        "TQDM_POSITION": "-1",
+        "HF_HOME": str(folder / "home"),
+        "NO_PROXY": "127.0.0.1",
+    }
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+    return [sys.executable, "-c", call, "weights", "fetch", *source, *options], environment
+
+
+def fetch(endpoint: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    line, environment = command(endpoint, folder, *options)
+    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The error line of a refused command. The client's own progress and retry notes may stand before it."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_fetch_then_fetch_again(hub: Hub, tmp_path: Path) -> None:
+    done = fetch(hub.url, tmp_path, "--sha256", DIGEST.upper())
+    assert done.returncode == 0, done.stderr
+    assert f"SHA-256 {DIGEST} as expected" in done.stdout
+    assert (tmp_path / "w.pth").read_bytes() == CONTENT
+    assert "100%" in done.stderr  # the progress bar
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["w.pth"]
+    hub.shutdown()  # a file that is there needs no hub
+    again = fetch(hub.url, tmp_path)
+    assert again.returncode == 0
+    assert "was there already" in again.stdout
+    assert DIGEST in again.stdout
+    assert hub.ranges == [None]
+
+
+def test_a_broken_connection_is_taken_up_again(hub: Hub, tmp_path: Path) -> None:
+    hub.break_after = 13 << 20
+    done = fetch(hub.url, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "w.pth").read_bytes() == CONTENT
+    assert hub.ranges == [None, f"bytes={10 << 20}-", f"bytes={20 << 20}-"]
+
+
+def test_a_killed_download_continues(hub: Hub, tmp_path: Path) -> None:
+    hub.break_after = 13 << 20
+    line, environment = command(hub.url, tmp_path)
+    with subprocess.Popen(
+        line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as first:
+        assert hub.broken.wait(60)
+        hub.break_after = 0  # what the client asks until it is killed brings nothing
+        while not any(path.stat().st_size for path in tmp_path.glob(".w.pth.*.incomplete")):
+            assert first.poll() is None
+        first.kill()
+    assert not (tmp_path / "w.pth").exists()
+    (partial,) = tmp_path.glob(".w.pth.*.incomplete")
+    received = partial.stat().st_size
+    assert 0 < received < len(CONTENT)
+
+    hub.break_after = None
+    hub.ranges.clear()
+    done = fetch(hub.url, tmp_path, "--sha256", DIGEST)
+    assert done.returncode == 0, done.stderr
+    assert hub.ranges == [f"bytes={received}-"]
+    assert (tmp_path / "w.pth").read_bytes() == CONTENT
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize("whose", ["--sha256 is", "the hub states"])
+def test_a_wrong_checksum_is_refused(whose: str, hub: Hub, tmp_path: Path) -> None:
+    options = []
+    if whose == "--sha256 is":
+        options = ["--sha256", "0" * 64]
+    else:
+        hub.stated = "0" * 64
+    line = one_line(fetch(hub.url, tmp_path, *options))
+    assert f"came with SHA-256 {DIGEST}, {whose} {'0' * 64}" in line
+    assert [path for path in tmp_path.iterdir() if path.is_file()] == []
+
+
+def test_a_hub_out_of_reach_is_one_line_with_the_way_out(tmp_path: Path) -> None:
+    line = one_line(fetch("http://127.0.0.1:9", tmp_path))
+    assert "could not download sub/w.pth of lab/weights from the hub" in line
+    assert f"place it at {tmp_path / 'w.pth'}" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--file", "other.pth"], "check --file"),
+        (["--repo", "lab/nothing"], "check --repo"),
+        (["--revision", "v9"], "check --revision"),
+        (["--sha256", "abc"], "expected 64 hexadecimal digits"),
+    ],
+)
+def test_what_the_hub_does_not_know(options: list[str], said: str, hub: Hub, tmp_path: Path) -> None:
+    assert said in one_line(fetch(hub.url, tmp_path, *options))
+
+
+def test_a_present_file_with_another_checksum(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"old")
+    result = CliRunner().invoke(app, ["fetch", "--out", str(tmp_path / "w.pth"), "--sha256", "0" * 64])
+    assert isinstance(result.exception, InputError)
+    assert "remove it first" in str(result.exception)
+    assert (tmp_path / "w.pth").read_bytes() == b"old"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `mini` checkpoint in the layout of the published training code."""
+    path = tmp_path_factory.mktemp("weights") / "mini.pth"
+    state = seeded_model("mini", seed=1).state_dict()
+    content = {"model_state_dict": {f"module.{n}": t for n, t in state.items()}, "epoch": 3, "best_dice": 0.5}
+    torch.save(content, path)
+    return path
+
+
+def test_inspect(published: Path) -> None:
+    result = CliRunner().invoke(app, ["inspect", str(published)])
+    assert result.exit_code == 0, result.exception
+    told = {
+        cells[0].strip(): cells[1].strip()
+        for line in result.stdout.splitlines()
+        if len(cells := re.split(r"[│┃|]", line.strip("│┃| "))) == 2
+    }
+    state = read_state_dict(published).state
+    assert told["kind"] == "training checkpoint"
+    assert told["variant"] == "mini"
+    assert told["input channels"] == "1"
+    assert told["tensors"] == f"{len(state)} ({len(state)} float32)"
+    assert told["parameters"] == f"{sum(t.numel() for t in state.values()):,}"
+    decoder = sum(t.numel() for name, t in state.items() if name.startswith("mask_decoder."))
+    assert told["mask_decoder"] == f"{decoder:,}"
+    assert told["beside them"] == "epoch, best_dice"
+    assert f"SHA-256 of file {sha256_of(published)}\n" in result.stdout
+    assert f"hash of tensors {state_hash(state)}\n" in result.stdout
+
+
+def test_inspect_a_foreign_file(tmp_path: Path) -> None:
+    torch.save({f"model.{n}.weight": torch.ones(2) for n in range(3)}, tmp_path / "cnn.pth")
+    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "cnn.pth")])
+    assert result.exit_code == 0, result.exception
+    assert "none known here" in result.stdout
+
+
+def test_convert(published: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sub" / "mini.safetensors"
+    result = CliRunner().invoke(app, ["convert", str(published), str(out)])
+    assert result.exit_code == 0, result.exception
+    assert sha256_of(out) in result.stdout
+    found = read_state_dict(out)
+    assert state_hash(found.state) == state_hash(read_state_dict(published).state)
+    assert found.metadata == {
+        "variant": "mini",
+        "converted_from": "mini.pth",
+        "converted_from_sha256": sha256_of(published),
+    }
+    load_weights(seeded_model("mini", seed=2), out)
+
+    for target, said in ((out, "is there already"), (tmp_path / "x.pth", "must end in .safetensors")):
+        result = CliRunner().invoke(app, ["convert", str(published), str(target)])
+        assert isinstance(result.exception, InputError)
+        assert said in str(result.exception)
+
+
+def test_convert_refuses_what_is_no_sam_med3d(tmp_path: Path) -> None:
+    torch.save({"model.0.weight": torch.ones(4, 1, 3, 3, 3)}, tmp_path / "cnn.pth")
+    result = CliRunner().invoke(app, ["convert", str(tmp_path / "cnn.pth"), str(tmp_path / "a.safetensors")])
+    assert isinstance(result.exception, InputError)
+    assert "looks like a CNN checkpoint" in str(result.exception)
+    assert not (tmp_path / "a.safetensors").exists()

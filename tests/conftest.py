@@ -1,0 +1,21 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real cases, named by SAMMED3D_TEST_DATA (default: ../shared/data beside the checkout)."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("SAMMED3D_TEST_DATA", default))
+    if not (folder / "fdg_pet_sarcoma" / "splits.json").is_file():
+        pytest.skip(f"real cases absent: SAMMED3D_TEST_DATA names {folder}, which holds no fdg_pet_sarcoma")
+    return folder

@@ -1,0 +1,277 @@
+"""Cohorts: pairing by id, one message for all offenders, failed cases as rows, tables, the command."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from prompts.errors import InputError
+from sammed3d_ft.cli.evaluate import evaluate
+from sammed3d_ft.data.manifest import Case, write_manifest
+from sammed3d_ft.evaluation import METRICS, evaluate_folders, summarise
+from sammed3d_ft.recipes.evaluate import run
+
+AFFINE = np.diag([10.0, 10.0, 10.0, 1.0])
+
+
+def save(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+def lesion(*spans: tuple[int, int]) -> np.ndarray:
+    out = np.zeros((12, 4, 4), np.uint8)
+    for first, last in spans:
+        out[first : last + 1, 1, 1] = 1
+    return out
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    """Three cases: perfect, half found, and free of lesions with a false alarm; PET of SUV 3 everywhere."""
+    for name, truth, pred in (
+        ("a", lesion((0, 3)), lesion((0, 3))),
+        ("b", lesion((0, 3), (8, 9)), lesion((0, 1))),
+        ("c", lesion(), lesion((5, 5))),
+    ):
+        save(tmp_path / "gt" / f"{name}.nii.gz", truth)
+        save(tmp_path / "pred" / f"{name}.nii.gz", pred)
+        save(tmp_path / "pet" / f"{name}_0001.nii.gz", np.full((12, 4, 4), 3.0, np.float32))
+        save(tmp_path / "pet" / f"{name}_0000.nii.gz", np.full((12, 4, 4), -900.0, np.float32))
+    (tmp_path / "gt" / "dataset.json").write_text("{}")
+    return tmp_path
+
+
+def test_tables_of_a_cohort(cohort: Path) -> None:
+    evaluate_folders(cohort / "pred", cohort / "gt", cohort / "out", cohort / "pet")
+    cases = rows(cohort / "out" / "cases.csv")
+    assert list(cases[0]) == ["case", "patient", "error", *METRICS]
+    assert [case["case"] for case in cases] == ["a", "b", "c"]
+    assert [case["dice"] for case in cases] == ["1.0", "0.5", ""]
+    assert [float(case["fpv_ml"]) for case in cases] == [0, 0, 1]
+    assert [case["fnv_ml"] for case in cases] == ["0.0", "2.0", ""]
+    assert [float(case["truth_tla"]) for case in cases] == [12, 18, 0]
+
+    lesions = rows(cohort / "out" / "lesions.csv")
+    assert [(row["case"], row["source"], row["fate"], row["size_class"]) for row in lesions] == [
+        ("a", "truth", "matched", "large"),
+        ("b", "truth", "matched", "large"),
+        ("b", "truth", "missed", "medium"),
+        ("c", "prediction", "isolated", "small"),
+    ]
+    assert [row["partner_id"] for row in lesions] == ["1", "1", "", ""]
+    assert float(lesions[2]["centroid_x_mm"]) == 85.0
+
+    summary = json.loads((cohort / "out" / "summary.json").read_text())
+    dice = summary["metrics"]["dice"]
+    assert (dice["n"], dice["not_defined"], dice["mean"], dice["median"]) == (2, 1, 0.75, 0.75)
+    assert dice["sd"] == pytest.approx(0.125**0.5)
+    assert (dice["q1"], dice["q3"]) == (0.625, 0.875)
+    pooled = summary["pooled_detection"]["iou0.1"]
+    assert (pooled["tp"], pooled["fp"], pooled["fn"], pooled["f1"]) == (2, 1, 1, pytest.approx(4 / 6))
+    assert summary["by_size"]["large"] == {
+        "lesions": 2,
+        "detected": 2,
+        "recall": 1.0,
+        "lesion_dice": pytest.approx((1 + 2 * 0.5 / 1.5) / 2),
+        "unmatched_predictions": 0,
+    }
+    assert summary["by_size"]["small"]["unmatched_predictions"] == 1
+    assert summary["lesion_free"] == {
+        "cases": 1,
+        "specificity": 0.0,
+        "mean_fpv_ml": 1.0,
+        "false_positive_lesions": 1,
+    }
+    assert summary["configuration"] == {"connectivity": 18, "foreground": "binary"}
+    assert set(summary["conventions"]) == set(METRICS)
+    content = (cohort / "pred" / "a.nii.gz").read_bytes()
+    assert summary["files"]["a"]["prediction"]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert summary["versions"]["numpy"] == np.__version__
+
+
+def test_missing_and_extra_files_are_named_all_at_once(cohort: Path) -> None:
+    (cohort / "pred" / "a.nii.gz").unlink()
+    (cohort / "pet" / "b_0001.nii.gz").unlink()
+    save(cohort / "pred" / "z.nii", lesion())
+    save(cohort / "pet" / "c.nii.gz", np.zeros((12, 4, 4), np.float32))
+    with pytest.raises(InputError) as caught:
+        evaluate_folders(cohort / "pred", cohort / "gt", cohort / "out", cohort / "pet")
+    message = str(caught.value)
+    for offender in (
+        "case a: no prediction",
+        "case b: no PET",
+        "z.nii belongs to no case",
+        "case c: two PETs",
+    ):
+        assert offender in message
+    assert message.startswith("4 files do not fit")
+    assert "\n" not in message
+    assert not (cohort / "out").exists()
+
+
+def test_differing_grids_are_named_all_at_once_before_anything_is_evaluated(cohort: Path) -> None:
+    moved = AFFINE.copy()
+    moved[0, 3] = 5.0
+    save(cohort / "pred" / "a.nii.gz", lesion((0, 3)), moved)
+    save(cohort / "pred" / "b.nii.gz", np.zeros((12, 4, 5), np.uint8))
+    save(cohort / "pet" / "c_0001.nii.gz", np.zeros((12, 4, 4), np.float32), AFFINE * 2)
+    with pytest.raises(InputError) as caught:
+        evaluate_folders(cohort / "pred", cohort / "gt", cohort / "out", cohort / "pet")
+    message = str(caught.value)
+    for offender in ("case a: prediction", "shifted by (5.00", "case b: prediction", "12x4x5", "case c: PET"):
+        assert offender in message
+    assert not (cohort / "out").exists()
+
+
+def test_another_storage_order_is_the_same_grid(cohort: Path) -> None:
+    flip = np.array([[-10.0, 0, 0, 110], [0, 10, 0, 0], [0, 0, 10, 0], [0, 0, 0, 1]])
+    save(cohort / "pred" / "a.nii.gz", lesion((0, 3))[::-1], flip)
+    done = evaluate_folders(cohort / "pred", cohort / "gt", cohort / "out")
+    assert done[0].result is not None
+    assert done[0].result.dice == 1
+
+
+def test_bad_content_marks_the_case_and_spares_the_others(cohort: Path) -> None:
+    save(cohort / "pred" / "a.nii.gz", lesion((0, 3)) * 2)
+    whole = (cohort / "pred" / "b.nii.gz").read_bytes()
+    (cohort / "pred" / "b.nii.gz").write_bytes(whole[: len(whole) // 2])
+    evaluate_folders(cohort / "pred", cohort / "gt", cohort / "out")
+    cases = rows(cohort / "out" / "cases.csv")
+    assert "case a" in cases[0]["error"]
+    assert "not binary, it holds label 2" in cases[0]["error"]
+    assert "case b" in cases[1]["error"]
+    assert (cases[0]["dice"], cases[2]["error"], cases[2]["fpv_ml"]) == ("", "", "1.0")
+    summary = json.loads((cohort / "out" / "summary.json").read_text())
+    assert summary["cases"]["evaluated"] == 1
+    assert set(summary["cases"]["failed"]) == {"a", "b"}
+
+
+@pytest.mark.parametrize(("foreground", "dice"), [("any", 2 * 3 / (4 + 3)), (2, 2 * 2 / (4 + 2)), (7, 0.0)])
+def test_foreground_rule_says_which_labels_are_lesion(
+    tmp_path: Path, foreground: object, dice: float
+) -> None:
+    pred = lesion((0, 2))
+    pred[1:3][pred[1:3] > 0] = 2
+    truth = lesion((0, 3))
+    truth[truth > 0] = foreground if isinstance(foreground, int) else 5
+    save(tmp_path / "gt" / "a.nii.gz", truth)
+    save(tmp_path / "pred" / "a.nii.gz", pred)
+    done = evaluate_folders(tmp_path / "pred", tmp_path / "gt", tmp_path / "out", foreground=foreground)  # type: ignore[arg-type]
+    assert done[0].result is not None
+    assert done[0].result.dice == pytest.approx(dice)
+
+
+def test_manifest_gives_labels_pet_split_and_patients(cohort: Path) -> None:
+    def case(name: str, split: str, label: bool = True) -> Case:
+        images = {"PT": cohort / "pet" / f"{name}_0001.nii.gz"}
+        return Case(name, images, cohort / "gt" / f"{name}.nii.gz" if label else None, split, "patient 1")
+
+    manifest = cohort / "manifest.json"
+    write_manifest(manifest, [case("a", "test"), case("b", "test"), case("c", "train")])
+    with pytest.raises(InputError, match=r"c\.nii\.gz belongs to no case"):
+        run(cohort / "pred", manifest, cohort / "out", split="test")
+    (cohort / "pred" / "c.nii.gz").unlink()
+    summary = run(cohort / "pred", manifest, cohort / "out", split="test")
+    assert summary["cases"] == {"evaluated": 2, "patients": 1, "failed": {}}
+    assert [row["patient"] for row in rows(cohort / "out" / "cases.csv")] == ["patient 1", "patient 1"]
+    assert float(rows(cohort / "out" / "cases.csv")[0]["truth_suv_max"]) == 3
+    assert (
+        summary["metrics"]["dice"]["ci_low"] is None
+    )  # one patient says nothing of the spread between patients
+    with pytest.raises(InputError, match="no cases of split 'val'"):
+        run(cohort / "pred", manifest, cohort / "out", split="val")
+    write_manifest(manifest, [case("a", "test"), case("b", "test", label=False)])
+    with pytest.raises(InputError, match="case b has no label"):
+        run(cohort / "pred", manifest, cohort / "out")
+
+
+def test_bootstrap_draws_whole_patients() -> None:
+    # Two patients with 40 cases each: 0 for one, 1 for the other. Half of the draws hold one of them only,
+    # so the interval is everything; cases drawn one by one would give a narrow interval round 0.5.
+    values = [0.0] * 40 + [1.0] * 40
+    patients = ["x"] * 40 + ["y"] * 40
+    summary = summarise({"m": values}, patients)["m"]
+    assert (summary.mean, summary.ci_low, summary.ci_high) == (0.5, 0.0, 1.0)
+    apart = summarise({"m": values}, [str(i) for i in range(80)])["m"]
+    assert apart.ci_low == pytest.approx(0.5 - 1.96 * 0.5 / 80**0.5, abs=0.015)
+    assert apart.ci_high == pytest.approx(0.5 + 1.96 * 0.5 / 80**0.5, abs=0.015)
+
+
+def test_bootstrap_equals_a_plain_one_in_distribution() -> None:
+    rng = np.random.default_rng(7)
+    values = rng.gamma(2.0, 1.0, 25)
+    values[[3, 9]] = np.nan
+    summary = summarise({"m": values.tolist()}, [str(i) for i in range(25)])["m"]
+    draws = values[rng.integers(0, 25, (40_000, 25))]
+    low, high = np.percentile(np.nanmean(draws, axis=1), [2.5, 97.5])
+    assert (summary.ci_low, summary.ci_high) == (pytest.approx(low, abs=0.03), pytest.approx(high, abs=0.03))
+    assert (summary.n, summary.not_defined) == (23, 2)
+    assert summarise({"m": values.tolist()}, [str(i) for i in range(25)])["m"] == summary  # seeded
+
+
+def test_summary_of_nothing_and_of_one_case() -> None:
+    nothing = summarise({"m": [float("nan")] * 2}, ["x", "y"])["m"]
+    assert (nothing.n, nothing.not_defined) == (0, 2)
+    assert all(np.isnan([nothing.mean, nothing.sd, nothing.median, nothing.q1, nothing.ci_low]))
+    assert summarise({"m": []}, [])["m"].n == 0
+    one = summarise({"m": [0.4]}, ["x"])["m"]
+    assert (one.mean, one.median) == (0.4, 0.4)
+    assert np.isnan([one.sd, one.ci_low, one.ci_high]).all()
+
+
+@pytest.fixture
+def command() -> Callable[..., Result]:
+    app = typer.Typer()
+    app.command()(evaluate)
+    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "250"})
+
+
+def test_command_prints_every_convention_and_exit_codes(cohort: Path, command: Callable[..., Result]) -> None:
+    common = ("--pred", cohort / "pred", "--gt", cohort / "gt", "--out", cohort / "out")
+    result = command(*common, "--pet", cohort / "pet")
+    assert result.exit_code == 0, result.output
+    assert "3 cases of 3 patients, 18-connectivity" in result.output
+    for name, metric in METRICS.items():
+        if metric.headline:
+            assert name in result.output
+            assert metric.convention in result.output
+    save(cohort / "pred" / "a.nii.gz", lesion((0, 3)) * 2)
+    failed = command(*common)
+    assert failed.exit_code == 3
+    assert "--foreground any" in failed.output
+    assert command(*common, "--foreground", "2").exit_code == 0
+    assert isinstance(command(*common, "--connectivity", "8").exception, InputError)
+    assert isinstance(command(*common, "--foreground", "all").exception, InputError)
+
+
+def test_single_files_of_any_name(cohort: Path) -> None:
+    summary = run(cohort / "pred" / "b.nii.gz", cohort / "gt" / "a.nii.gz", cohort / "out")
+    assert list(summary["files"]) == ["a"]
+    assert summary["metrics"]["dice"]["mean"] == pytest.approx(2 * 2 / 6)
+    for pred, gt in (
+        (cohort / "pred", cohort / "gt" / "a.nii.gz"),
+        (cohort / "pred" / "a.nii.gz", cohort / "gt"),
+    ):
+        with pytest.raises(InputError, match="give two folders, two files"):
+            run(pred, gt, cohort / "out")
+    with pytest.raises(InputError, match="no such file or folder"):
+        run(cohort / "nowhere", cohort / "gt", cohort / "out")
+    with pytest.raises(InputError, match="needs a manifest"):
+        run(cohort / "pred", cohort / "gt", cohort / "out", split="test")

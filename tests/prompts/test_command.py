@@ -1,0 +1,117 @@
+"""`sammed3d-ft prompts`, and what importing `prompts` costs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from prompts import InputError, read_clicks
+from sammed3d_ft.cli.prompts import app
+
+LAS = np.array([[-4.0, 0, 0, 60], [0, 4, 0, -50], [0, 0, 2, 10], [0, 0, 0, 1.0]])
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture
+def mask(tmp_path: Path) -> Path:
+    array = np.zeros((12, 14, 16), np.uint8)
+    array[2:5, 2:7, 2:9] = 1
+    array[9, 10, 11] = 1
+    nib.save(nib.Nifti1Image(array, LAS), tmp_path / "mask.nii.gz")
+    return tmp_path / "mask.nii.gz"
+
+
+@pytest.fixture
+def pet(tmp_path: Path) -> Path:
+    array = np.random.default_rng(0).random((12, 14, 16)).astype(np.float32)
+    array[4, 6, 8], array[0, 0, 0] = 30.0, 20.0
+    nib.save(nib.Nifti1Image(array, LAS), tmp_path / "pet.nii.gz")
+    return tmp_path / "pet.nii.gz"
+
+
+def voxels(path: Path) -> list[list[int]]:
+    return [point["position"] for point in json.loads(path.read_text())["points"]]
+
+
+def test_make_clicks_on_every_lesion_in_the_files_own_voxels(mask: Path, tmp_path: Path) -> None:
+    out = tmp_path / "clicks.json"
+    assert "2 foreground and 0 background" in run("make", mask, "--out", out, "--to", "voxel")
+    assert sorted(voxels(out)) == [[3, 4, 5], [9, 10, 11]]
+
+
+def test_make_with_pet_and_negatives(mask: Path, pet: Path, tmp_path: Path) -> None:
+    out = tmp_path / "clicks.json"
+    options = (
+        "--strategy",
+        "suvmax",
+        "--negatives",
+        1,
+        "--negative-strategy",
+        "hot_background",
+        "--to",
+        "voxel",
+    )
+    run("make", mask, "--out", out, "--pet", pet, *options)
+    # 2578 background voxels: 7 are hot, the planted one among them; the lesion's own maximum is clicked.
+    assert [4, 6, 8] in voxels(out)
+    assert len(voxels(out)) == 3
+
+
+def test_make_autopet_counts_in_the_files_own_order(mask: Path, pet: Path, tmp_path: Path) -> None:
+    from prompts import autopet_clicks
+
+    out = tmp_path / "clicks.json"
+    run("make", mask, "--out", out, "--pet", pet, "--strategy", "autopet", "--to", "autopet")
+    expected = autopet_clicks(
+        np.asarray(nib.load(mask).dataobj), np.asarray(nib.load(pet).dataobj)
+    ).coords_vox.tolist()
+    assert json.loads(out.read_text()) == {"tumor": expected[:10], "background": expected[10:]}
+
+
+def test_convert_there_and_back(mask: Path, tmp_path: Path) -> None:
+    first, slicer, back = tmp_path / "a.json", tmp_path / "a.mrk.json", tmp_path / "b.json"
+    run("make", mask, "--out", first, "--strategy", "uniform", "--negatives", 2)
+    run("convert", first, slicer)
+    run("convert", slicer, back, "--image", mask)
+    assert read_clicks(back) == read_clicks(first)
+    assert back.read_text() == first.read_text()
+    assert "no place for lesions" in run("convert", first, back, "--to", "autopet", "--image", mask)
+
+
+def test_wrong_input_is_one_line(mask: Path, pet: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    empty, other = tmp_path / "empty.nii.gz", tmp_path / "other.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), LAS), empty)
+    nib.save(nib.Nifti1Image(np.zeros((12, 14, 15), np.float32), LAS), other)
+    for arguments, says in (
+        (("make", empty, "--out", out), "holds no lesion"),
+        (("make", mask, "--out", out, "--pet", other), "does not lie on the grid"),
+        (("make", mask, "--out", out, "--strategy", "suvmax"), "give it the PET"),
+        (("make", mask, "--out", out, "--connectivity", 7), "6, 18 or 26"),
+        (("convert", tmp_path / "none.json", out), "no such click file"),
+    ):
+        with pytest.raises(InputError, match=says) as caught:
+            run(*arguments)
+        assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+def test_importing_prompts_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, prompts; from sammed3d_ft.cli import prompts as command; "
+        "heavy = {'torch', 'numpy', 'scipy', 'cc3d', 'nibabel'} & set(sys.modules); "
+        "assert not heavy, heavy; missing = [n for n in prompts.__all__ if not hasattr(prompts, n)]; "
+        "assert not missing, missing; assert not {m for m in sys.modules if m.startswith('sammed3d_ft.data')}"
+    )
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
