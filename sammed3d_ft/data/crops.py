@@ -43,6 +43,14 @@ class CropGrid:
         offset = np.asarray(coords_vox, np.float64) - np.asarray(self.centre_vox)
         return offset / np.asarray(self.step_vox) + self.size // 2
 
+    def shifted(self, offset_vox: np.ndarray, rotation: np.ndarray | None = None) -> CropGrid:
+        """The crop moved by whole crop voxels (3,) along its own (rotated) axes."""
+        offset = np.asarray(offset_vox, np.float64)
+        if rotation is not None:
+            offset = rotation @ offset
+        x, y, z = (float(c) for c in np.asarray(self.centre_vox) + offset * np.asarray(self.step_vox))
+        return CropGrid((x, y, z), self.step_vox, self.size)
+
 
 def crop_grid(
     centre_vox: np.ndarray,

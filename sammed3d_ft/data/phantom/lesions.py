@@ -117,7 +117,9 @@ def draw_shape(rng: np.random.Generator, volume_ml: float, site_radius_mm: float
     waves *= (rng.uniform(1.5, 6.0, count) / np.linalg.norm(waves, axis=1))[:, None]
     heights = rng.dirichlet(np.ones(count)) * rng.uniform(0.15, 0.6)
     shape = Shape(np.diag(1 / axes) @ frame, waves, rng.uniform(0, 2 * np.pi, count), heights, 1.0)
-    return Shape(shape.stretch, shape.waves, shape.phases, shape.heights, (volume_ml / shape.volume_ml) ** (1 / 3))
+    return Shape(
+        shape.stretch, shape.waves, shape.phases, shape.heights, (volume_ml / shape.volume_ml) ** (1 / 3)
+    )
 
 
 def _gap_mm(centre: np.ndarray, shape: Shape, other: Lesion) -> float:
@@ -130,7 +132,9 @@ def _gap_mm(centre: np.ndarray, shape: Shape, other: Lesion) -> float:
     return distance - float(other.shape.radius_mm(line)) - float(shape.radius_mm(-line))
 
 
-def _clear(centre: np.ndarray, shape: Shape, reach: float, others: Sequence[Lesion], reaches: Sequence[float]) -> bool:
+def _clear(
+    centre: np.ndarray, shape: Shape, reach: float, others: Sequence[Lesion], reaches: Sequence[float]
+) -> bool:
     """Far enough from all others: GAP_MM between surfaces, looked for only where bounding spheres come near."""
     for other, other_reach in zip(others, reaches, strict=True):
         if np.linalg.norm(centre - other.centre_mm) > reach + other_reach + GAP_MM:
@@ -147,14 +151,21 @@ def _clear(centre: np.ndarray, shape: Shape, reach: float, others: Sequence[Lesi
 
 
 def draw_lesions(
-    rng: np.random.Generator, sites: Sequence[Site], count: int, low_mm: np.ndarray, high_mm: np.ndarray, tracer: str
+    rng: np.random.Generator,
+    sites: Sequence[Site],
+    count: int,
+    low_mm: np.ndarray,
+    high_mm: np.ndarray,
+    tracer: str,
 ) -> tuple[Lesion, ...]:
     """`count` lesions with centres between `low_mm` and `high_mm`; fewer only where there is no room for more."""
     reachable = [s for s in sites if ((s.points > low_mm) & (s.points < high_mm)).all(-1).any()]
     if not reachable:
         return ()
     bone_heavy = rng.beta(0.8, 0.8)  # one man's disease is nodal, another's osseous
-    weights = np.array([s.weight * (bone_heavy if s.region.startswith("bone") else 1 - 0.8 * bone_heavy) for s in reachable])
+    weights = np.array(
+        [s.weight * (bone_heavy if s.region.startswith("bone") else 1 - 0.8 * bone_heavy) for s in reachable]
+    )
     brightness = np.log(9.0 if tracer == "psma" else 6.0) + rng.normal(0, 0.35)
     lesions: list[Lesion] = []
     reaches: list[float] = []
@@ -203,7 +214,9 @@ def draw_lesions(
     return tuple(lesions)
 
 
-def covered_share(lesion: Lesion, grid: Grid, shift_mm: np.ndarray, scale: float = 1.0) -> tuple[Box, np.ndarray] | None:
+def covered_share(
+    lesion: Lesion, grid: Grid, shift_mm: np.ndarray, scale: float = 1.0
+) -> tuple[Box, np.ndarray] | None:
     """Share of each voxel (0 to 1) inside the lesion, by sampling every voxel at several points; `scale` shrinks it."""
     centre = np.asarray(lesion.centre_mm) + shift_mm
     reach = lesion.shape.reach_mm * scale
@@ -217,7 +230,7 @@ def covered_share(lesion: Lesion, grid: Grid, shift_mm: np.ndarray, scale: float
         within = (np.arange(n) + 0.5) / n - 0.5
         fine.append((o + s * (np.arange(b.start, b.stop)[:, None] + within).ravel() - c).astype(np.float32))
     offsets = np.stack(np.meshgrid(*fine, indexing="ij"), -1)
-    inside = (np.linalg.norm(offsets, axis=-1) < reach)
+    inside = np.linalg.norm(offsets, axis=-1) < reach
     inside[inside] = lesion.shape.depth_share(offsets[inside]) < scale
     (nx, ny, nz), (a, b_, c_) = [x.stop - x.start for x in box], per_axis
     return box, inside.reshape(nx, a, ny, b_, nz, c_).mean((1, 3, 5), dtype=np.float32)
@@ -242,7 +255,9 @@ def true_extent(lesions: Sequence[Lesion], grid: Grid) -> np.ndarray:
             continue
         box, share = found
         for flat in np.argsort(-share, axis=None):
-            voxel = tuple(int(i + b.start) for i, b in zip(np.unravel_index(flat, share.shape), box, strict=True))
+            voxel = tuple(
+                int(i + b.start) for i, b in zip(np.unravel_index(flat, share.shape), box, strict=True)
+            )
             if voxel not in saved:
                 break
         saved.add(voxel)

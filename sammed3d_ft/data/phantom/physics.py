@@ -35,7 +35,9 @@ def margin_vox(fwhm_mm: float, spacing_mm: Sequence[float]) -> tuple[int, int, i
 def blur(image: np.ndarray, spacing_mm: Sequence[float], fwhm_mm: float) -> np.ndarray:
     """Gaussian of this FWHM (mm), axis by axis; edges repeat."""
     for axis, spacing in enumerate(spacing_mm):
-        image = convolve1d(image, gaussian_kernel(fwhm_mm, spacing), axis=axis, output=np.float32, mode="nearest")
+        image = convolve1d(
+            image, gaussian_kernel(fwhm_mm, spacing), axis=axis, output=np.float32, mode="nearest"
+        )
     return image
 
 
@@ -52,11 +54,15 @@ def add_noise(image: np.ndarray, counts: float, rng: np.random.Generator) -> np.
     """Poisson noise with `counts` per voxel at SUV 1; mean kept. In slabs, since numpy draws 64-bit integers."""
     noisy = np.empty_like(image)
     for k in range(0, image.shape[0], 16):
-        noisy[k : k + 16] = rng.poisson(np.maximum(image[k : k + 16], 0) * np.float32(counts)) * np.float32(1 / counts)
+        noisy[k : k + 16] = rng.poisson(np.maximum(image[k : k + 16], 0) * np.float32(counts)) * np.float32(
+            1 / counts
+        )
     return noisy
 
 
-def smooth_field(shape: Sequence[int], spacing_mm: Sequence[float], length_mm: float, rng: np.random.Generator) -> np.ndarray:
+def smooth_field(
+    shape: Sequence[int], spacing_mm: Sequence[float], length_mm: float, rng: np.random.Generator
+) -> np.ndarray:
     """A random field of unit variance at its nodes that changes over `length_mm`: patchy uptake. float32, `shape`."""
     nodes = [int(np.ceil(n * s / length_mm)) + 2 for n, s in zip(shape, spacing_mm, strict=True)]
     values = rng.standard_normal(nodes, dtype=np.float32)

@@ -98,7 +98,9 @@ class Ellipsoid:
             slope = slope + u / np.float32(r * r)
         near = np.sqrt(near)
         slope = np.sqrt(slope) + np.float32(1e-6)
-        return (1 - near) * near / slope + np.where(near < 0.05, np.float32(min(self.semi_axes)), np.float32(0))
+        return (1 - near) * near / slope + np.where(
+            near < 0.05, np.float32(min(self.semi_axes)), np.float32(0)
+        )
 
     def placed(self, scale: np.ndarray, shift_mm: np.ndarray) -> Ellipsoid:
         centre = tuple(float(v) for v in np.multiply(self.centre, scale) + shift_mm)
@@ -156,14 +158,18 @@ class Tube:
             near = grid.box(np.minimum(p, q) - reach, np.maximum(p, q) + reach)
             if near is None:
                 continue
-            part = tuple(slice(max(n.start, b.start), min(n.stop, b.stop)) for n, b in zip(near, box, strict=True))
+            part = tuple(
+                slice(max(n.start, b.start), min(n.stop, b.stop)) for n, b in zip(near, box, strict=True)
+            )
             if any(s.stop <= s.start for s in part):
                 continue
             x, y, z = (a - np.float32(c) for a, c in zip(grid.axes_mm(part), p, strict=True))  # type: ignore[arg-type]
             d = (q - p).astype(np.float32)
             t = np.clip((x * d[0] + y * d[1] + z * d[2]) / np.float32(max(float(d @ d), 1e-6)), 0, 1)
             away = np.sqrt((x - t * d[0]) ** 2 + (y - t * d[1]) ** 2 + (z - t * d[2]) ** 2)
-            inside = depth[tuple(slice(s.start - b.start, s.stop - b.start) for s, b in zip(part, box, strict=True))]
+            inside = depth[
+                tuple(slice(s.start - b.start, s.stop - b.start) for s, b in zip(part, box, strict=True))
+            ]
             np.maximum(inside, np.float32(r_p) + t * np.float32(r_q - r_p) - away, out=inside)
         return depth
 
@@ -190,13 +196,19 @@ class Outline:
         rows = np.asarray(self.rows, dtype=float)
         x, y, z = grid.axes_mm(box)
         low, high = np.float32(rows[0, 0]), np.float32(rows[-1, 0])
-        a, b, y_centre = PchipInterpolator(rows[:, 0], rows[:, 1:])(np.clip(z[0, 0], low, high)).T.astype(np.float32)
+        a, b, y_centre = PchipInterpolator(rows[:, 0], rows[:, 1:])(np.clip(z[0, 0], low, high)).T.astype(
+            np.float32
+        )
         y = y - y_centre
         n = np.float32(self.exponent)
-        near = np.abs(x / a) ** n + np.abs(y / b) ** n  # each term is two-dimensional: only the sum is a volume
+        near = (
+            np.abs(x / a) ** n + np.abs(y / b) ** n
+        )  # each term is two-dimensional: only the sum is a volume
         near **= 1 / n
         radius = np.sqrt(x * x + y * y)
-        depth = radius / np.maximum(near, 1e-3)  # distance from the axis to the surface along the ray through the voxel
+        depth = radius / np.maximum(
+            near, 1e-3
+        )  # distance from the axis to the surface along the ray through the voxel
         depth -= radius
         return np.minimum(depth, np.minimum(z - low, high - z), out=depth)
 

@@ -9,7 +9,14 @@ import numpy as np
 
 from prompts.errors import InputError
 from sammed3d_ft.data.phantom import physics
-from sammed3d_ft.data.phantom.lesions import Lesion, covered_share, draw_count, draw_lesions, true_extent
+from sammed3d_ft.data.phantom.lesions import (
+    CORE,
+    Lesion,
+    covered_share,
+    draw_count,
+    draw_lesions,
+    true_extent,
+)
 from sammed3d_ft.data.phantom.organs import Patient, draw_patient
 from sammed3d_ft.data.phantom.shapes import Grid, Part, paint
 from sammed3d_ft.data.phantom.tissues import TISSUES, draw_suv
@@ -33,7 +40,17 @@ FIELDS: dict[str, Field] = {
     "pelvis": Field((0, 0, 70), (384, 320, 320)),
 }
 # In-plane spacing and slice thickness of clinical reconstructions, mm
-SPACINGS_MM = ((4.07, 3.0), (4.07, 2.0), (4.07, 5.0), (2.73, 3.27), (3.65, 3.27), (5.47, 3.27), (4.0, 4.0), (2.6, 2.0), (2.0, 3.0))
+SPACINGS_MM = (
+    (4.07, 3.0),
+    (4.07, 2.0),
+    (4.07, 5.0),
+    (2.73, 3.27),
+    (3.65, 3.27),
+    (5.47, 3.27),
+    (4.0, 4.0),
+    (2.6, 2.0),
+    (2.0, 3.0),
+)
 CT_SPACING_MM = (1.95, 1.95, 3.0)  # of a CT on its own grid
 
 
@@ -64,12 +81,17 @@ def _stream(seed: int, case: int, purpose: int) -> np.random.Generator:
 
 
 def _grid(
-    field: Field, patient: Patient, rng: np.random.Generator, shape: tuple[int, ...] | None, spacing_mm: tuple[float, ...] | None
+    field: Field,
+    patient: Patient,
+    rng: np.random.Generator,
+    shape: tuple[int, ...] | None,
+    spacing_mm: tuple[float, ...] | None,
 ) -> Grid:
     in_plane, thickness = SPACINGS_MM[int(rng.integers(len(SPACINGS_MM)))]
     size = np.asarray(field.size_mm) * (1, 1, patient.scale[2])
     if spacing_mm is None:
         spacing = np.array([in_plane, in_plane, thickness]) if shape is None else size / shape
+        spacing[:2] = spacing[:2].max()  # voxels are square in the slice
     else:
         spacing = np.asarray(spacing_mm, dtype=float)
     count = np.ceil(size / spacing).astype(int) if shape is None else np.asarray(shape)
@@ -77,7 +99,9 @@ def _grid(
     return Grid(tuple(count.tolist()), tuple(spacing.tolist()), tuple(origin.tolist()))
 
 
-def _check(tracer: str, field: str, shape: tuple[int, ...] | None, spacing_mm: tuple[float, ...] | None, ct_grid: str) -> None:
+def _check(
+    tracer: str, field: str, shape: tuple[int, ...] | None, spacing_mm: tuple[float, ...] | None, ct_grid: str
+) -> None:
     if tracer not in TRACERS:
         raise InputError(f"tracer {tracer!r} is not known: use one of {', '.join(TRACERS)}")
     if field not in FIELDS:
@@ -86,11 +110,15 @@ def _check(tracer: str, field: str, shape: tuple[int, ...] | None, spacing_mm: t
         raise InputError(f"ct_grid is 'pet' or 'own', got {ct_grid!r}")
     if shape is not None and (len(shape) != 3 or min(shape) < 8):
         raise InputError(f"shape needs three sizes of at least 8 voxels, got {shape}")
-    if spacing_mm is not None and (len(spacing_mm) != 3 or not 0.5 <= min(spacing_mm) <= max(spacing_mm) <= 10):
+    if spacing_mm is not None and (
+        len(spacing_mm) != 3 or not 0.5 <= min(spacing_mm) <= max(spacing_mm) <= 10
+    ):
         raise InputError(f"spacing needs three values between 0.5 and 10 mm, got {spacing_mm}")
 
 
-def _paint_ct(grid: Grid, patient: Patient, lesions: tuple[Lesion, ...], rigid_mm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _paint_ct(
+    grid: Grid, patient: Patient, lesions: tuple[Lesion, ...], rigid_mm: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """HU (int16), the patient displaced against the PET by `rigid_mm` and the difference in breath."""
 
     def displaced(breathes: float) -> np.ndarray:
@@ -98,7 +126,14 @@ def _paint_ct(grid: Grid, patient: Patient, lesions: tuple[Lesion, ...], rigid_m
 
     one = np.ones(3)
     parts = [
-        Part(part.solid.placed(one, displaced(part.breathes)), part.layers, part.organ, part.breathes, part.uptake, part.rough_mm)
+        Part(
+            part.solid.placed(one, displaced(part.breathes)),
+            part.layers,
+            part.organ,
+            part.breathes,
+            part.uptake,
+            part.rough_mm,
+        )
         for part in patient.parts
     ]
     ct, _ = paint(grid, parts, lambda part, tissue: TISSUES[tissue].hu, -1000.0, patient.waves)
@@ -137,7 +172,9 @@ def make_phantom(
     scanner = _stream(seed, case, 2)
     grid = _grid(FIELDS[field], patient, scanner, shape, spacing_mm)
     psf_mm = float(scanner.uniform(4, 7))
-    filter_mm = max(float(scanner.uniform(4, 6)), 1.25 * max(grid.spacing_mm))  # narrower than a voxel would not smooth
+    filter_mm = max(
+        float(scanner.uniform(4, 6)), 1.25 * max(grid.spacing_mm)
+    )  # narrower than a voxel would not smooth
     liver_noise = float(scanner.uniform(0.06, 0.14))
     rigid_mm = np.clip(scanner.normal(0, 1.5, 3), -4, 4)
 
@@ -146,17 +183,26 @@ def make_phantom(
     border = np.minimum(12.0, size / 8)  # lesions' centres keep this far from the field's faces
     drawing = _stream(seed, case, 3)
     count = draw_count(drawing, field == "whole-body")
-    found = draw_lesions(drawing, patient.sites, count if lesions is None else lesions, low + border, low + size - border, tracer)
+    found = draw_lesions(
+        drawing,
+        patient.sites,
+        count if lesions is None else lesions,
+        low + border,
+        low + size - border,
+        tracer,
+    )
 
     margin = physics.margin_vox(float(np.hypot(psf_mm, filter_mm)), grid.spacing_mm)
     wide = grid.padded(margin)
     names = {n: name for n, name in enumerate(sorted({part.organ for part in patient.parts} - {""}), start=1)}
     ids = {name: n for n, name in names.items()}
-    activity, organs = paint(wide, patient.parts, lambda part, tissue: suv[tissue] * part.uptake, 0.0, patient.waves, ids)
+    activity, organs = paint(
+        wide, patient.parts, lambda part, tissue: suv[tissue] * part.uptake, 0.0, patient.waves, ids
+    )
     noise = _stream(seed, case, 4)
     activity *= 1 + np.float32(0.07) * physics.smooth_field(wide.shape, wide.spacing_mm, 14.0, noise)
     for lesion in found:
-        for scale, value in ((1.0, lesion.suv), (0.55, lesion.core_suv)):
+        for scale, value in ((1.0, lesion.suv), (CORE, lesion.core_suv)):
             shares = covered_share(lesion, wide, np.zeros(3), scale) if value is not None else None
             if shares is not None:
                 activity[shares[0]] += shares[1] * (np.float32(value) - activity[shares[0]])

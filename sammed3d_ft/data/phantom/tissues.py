@@ -36,7 +36,7 @@ class Tissue:
 TISSUES: dict[str, Tissue] = {
     #                         HU      PSMA           FDG
     "air": Tissue(-1000, (0.0, 0.0), (0.0, 0.0)),
-    "couch": Tissue(-250, (0.0, 0.0), (0.0, 0.0)),
+    "couch": Tissue(100, (0.0, 0.0), (0.0, 0.0)),
     "fat": Tissue(-105, (0.22, 0.2), (0.25, 0.2)),
     "visceral fat": Tissue(-95, (0.35, 0.2), (0.40, 0.2)),
     "muscle": Tissue(52, (0.55, 0.2), (0.70, 0.2)),
@@ -47,31 +47,31 @@ TISSUES: dict[str, Tissue] = {
     "marrow": Tissue(200, (0.85, 0.25), (1.5, 0.25)),
     "disc": Tissue(75, (0.45, 0.2), (0.6, 0.2)),
     "cord": Tissue(25, (0.4, 0.2), (1.2, 0.2)),
-    "grey matter": Tissue(38, (0.15, 0.3), (9.5, 0.25)),
+    "grey matter": Tissue(38, (0.15, 0.3), (11.3, 0.25)),
     "white matter": Tissue(28, (0.12, 0.3), (4.0, 0.25)),
     "eye": Tissue(10, (0.3, 0.2), (0.8, 0.2)),
-    "lacrimal gland": Tissue(35, (16.0, 0.27), (1.2, 0.2)),
-    "parotid gland": Tissue(25, (11.4, 0.22), (1.8, 0.3)),
-    "submandibular gland": Tissue(40, (12.9, 0.24), (2.0, 0.3)),
+    "lacrimal gland": Tissue(35, (19.0, 0.27), (1.2, 0.2)),
+    "parotid gland": Tissue(25, (13.2, 0.22), (1.8, 0.3)),
+    "submandibular gland": Tissue(40, (13.3, 0.24), (2.0, 0.3)),
     "sublingual gland": Tissue(40, (9.0, 0.4), (3.2, 0.4)),
-    "pharynx mucosa": Tissue(45, (6.0, 0.4), (3.0, 0.3)),
+    "pharynx": Tissue(45, (6.0, 0.4), (3.0, 0.3)),
     "larynx": Tissue(45, (4.0, 0.35), (1.8, 0.4)),
     "thyroid": Tissue(100, (1.6, 0.4), (1.4, 0.3)),
-    "myocardium": Tissue(45, (1.6, 0.2), (5.0, 0.75)),
-    "liver": Tissue(55, (5.1, 0.14), (1.95, 0.21)),
+    "myocardium": Tissue(45, (1.6, 0.2), (6.5, 0.75)),
+    "liver": Tissue(55, (5.35, 0.14), (2.0, 0.21)),
     "gall bladder": Tissue(8, (2.5, 0.6), (1.0, 0.3)),
-    "spleen": Tissue(48, (4.2, 0.38), (1.7, 0.2)),
+    "spleen": Tissue(48, (4.7, 0.38), (1.7, 0.2)),
     "pancreas": Tissue(38, (1.9, 0.25), (1.4, 0.2)),
     "adrenal": Tissue(15, (3.0, 0.3), (1.4, 0.2)),
     "ganglion": Tissue(35, (3.6, 0.3), (0.8, 0.2)),
-    "kidney": Tissue(32, (23.5, 0.22), (2.6, 0.25)),
+    "kidney": Tissue(32, (21.3, 0.22), (2.6, 0.25)),
     "renal pelvis": Tissue(5, (14.0, 0.5), (7.0, 0.7)),
     "ureter": Tissue(10, (14.0, 0.6), (8.0, 0.7)),
     "urine": Tissue(5, (18.0, 0.8), (14.0, 0.7)),
     "bladder wall": Tissue(35, (0.8, 0.2), (0.9, 0.2)),
     "stomach": Tissue(40, (2.2, 0.35), (2.0, 0.3)),
     "stomach contents": Tissue(15, (0.7, 0.3), (0.8, 0.3)),
-    "duodenum": Tissue(30, (10.0, 0.4), (1.8, 0.3)),
+    "duodenum": Tissue(30, (12.5, 0.4), (1.8, 0.3)),
     "jejunum": Tissue(28, (5.5, 0.4), (1.7, 0.35)),
     "ileum": Tissue(25, (1.8, 0.4), (1.5, 0.35)),
     "colon": Tissue(35, (1.7, 0.5), (2.0, 0.5)),
@@ -97,7 +97,10 @@ MEASURED_SUV: dict[str, dict[str, tuple[float, float]]] = {
 def draw_suv(rng: np.random.Generator, tracer: str) -> dict[str, float]:
     """One patient's SUV per tissue: log-normal with the table's mean and coefficient of variation."""
     suv = {}
-    for name, tissue in TISSUES.items():  # one draw per tissue, needed or not: a patient's values never depend on the tracer
+    for (
+        name,
+        tissue,
+    ) in TISSUES.items():  # one draw per tissue, needed or not: a patient's values never depend on the tracer
         mean, variation = tissue.psma if tracer == "psma" else tissue.fdg
         sigma = np.sqrt(np.log1p(variation**2))
         suv[name] = float(mean * np.exp(sigma * rng.standard_normal() - sigma**2 / 2))

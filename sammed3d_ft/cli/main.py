@@ -1,0 +1,61 @@
+"""The `sammed3d-ft` command: its sub-commands, and how it ends when something is wrong.
+
+Exit codes: 0 success, 2 wrong input (one line on stderr), 3 a cohort finished with some cases failed,
+130 interrupted. What a command needs is imported when it runs, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from prompts.errors import InputError
+from sammed3d_ft.cli import data, evaluate, phantom, predict, prompts, weights
+
+app = typer.Typer(
+    name="sammed3d-ft",
+    help="Fine-tune SAM-Med3D to lesions in PET/CT: data, clicks, prediction, evaluation. Not for clinical use.",
+    epilog="Training: accelerate launch finetune.py --config FILE [key.path=value ...]",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a fault of ours shows its plain traceback
+)
+app.add_typer(data.manifest_app, name="manifest")
+app.command("check")(data.check)
+app.command("phantom")(phantom.phantom)
+app.add_typer(prompts.app, name="prompts")
+app.add_typer(weights.app, name="weights")
+app.command("predict")(predict.predict)
+app.command("evaluate")(evaluate.evaluate)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from sammed3d_ft import __version__
+
+        typer.echo(f"sammed3d-ft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that stand before the sub-command."""
+
+
+def main() -> None:
+    """Entry point of the console script: runs the command and ends the process with its exit code."""
+    try:
+        app()
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""`sammed3d-ft predict`: clicks on a scan to a mask on the scan's own grid and a table of lesions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def predict(
+    image: Annotated[
+        Path, typer.Option(help="PET in SUV (.nii, .nii.gz); the CT for a model that sees CT alone.")
+    ],
+    clicks: Annotated[
+        Path, typer.Option(help="Click file: ours, autoPET, Grand Challenge or 3D Slicer (.mrk.json, .fcsv).")
+    ],
+    checkpoint: Annotated[
+        Path, typer.Option(help="Export, published SAM-Med3D checkpoint, or folder of a LoRA adapter.")
+    ],
+    out: Annotated[Path, typer.Option(help="Mask to write, on the image's own grid (.nii, .nii.gz).")],
+    ct: Annotated[Path | None, typer.Option(help="CT in HU, for a model that sees PET and CT.")] = None,
+    instances: Annotated[
+        Path | None, typer.Option(help="Write lesion numbers here; overlaps go to the higher probability.")
+    ] = None,
+    probability: Annotated[
+        Path | None, typer.Option(help="Write the highest lesion probability here; 0 outside all crops.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Write a CSV here: place, volume, SUVs, predicted IoU per lesion.")
+    ] = None,
+    base: Annotated[Path | None, typer.Option(help="The weights that a LoRA adapter was trained on.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps. [default: cuda if there is one, else cpu]")
+    ] = None,
+) -> None:
+    """Segment the lesions that were clicked on a scan. No true mask is needed.
+
+    Clicks with the same lesion id refine one lesion, one after the other. Each foreground click WITHOUT an id
+    is a lesion of its own. Background clicks without an id count for every lesion whose crop holds them.
+
+    A record of the run (versions, hashes, settings, lesions) is written beside the mask as NAME.predict.json.
+    Not for clinical use.
+    """
+    from sammed3d_ft.recipes.predict import run
+
+    record = run(image, clicks, checkpoint, out, ct, instances, probability, table, base, device)
+    _print(record)
+
+
+def _print(record: dict[str, Any]) -> None:
+    """The lesions, then where everything was written."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(title=f"{len(record['lesions'])} lesions in {record['seconds']:g} s on {record['device']}")
+    for name in ("lesion", "volume (ml)", "SUVmax", "predicted IoU", "clicks"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in record["lesions"]:
+        shown.add_row(
+            str(row["lesion_id"]) if row["name"] in (None, row["lesion_id"]) else _named(row),
+            f"{row['volume_ml']:.2f}",
+            _number(row.get("suv_max")),
+            _number(row["predicted_iou"]),
+            f"{row['foreground_clicks']} + {row['background_clicks']}",
+        )
+    console = Console()
+    console.print(shown)
+    empty = [str(row["lesion_id"]) for row in record["lesions"] if row["voxels"] == 0]
+    if empty:
+        console.print(f"Nothing was found at lesion {', '.join(empty)}: its mask is empty.", soft_wrap=True)
+    for name, path in record["outputs"].items():
+        console.print(f"{name}: {escape(path)}", soft_wrap=True)
+
+
+def _named(row: dict[str, Any]) -> str:
+    from rich.markup import escape
+
+    return f"{row['lesion_id']} ({escape(str(row['name']))})"
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2f}"

@@ -1,0 +1,100 @@
+"""Embeddings of a frozen encoder, computed once per lesion and view and kept on disk.
+
+Each file holds one view of one lesion: embedding, target (bits packed) and first click. Files are written whole
+or not at all, so a cache that was interrupted is simply continued.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from sammed3d_ft.data.lesion_store import LesionStore
+from sammed3d_ft.data.samples import LesionSamples, SampleSettings, collate
+
+
+class EmbeddingCache:
+    """Views of every lesion of a store, as embeddings.
+
+    Args:
+        folder: its name should depend on the weights, the preprocessing and the sample settings.
+        store: the lesions.
+        settings: how views are drawn: view v of lesion i is sample i of epoch v.
+        views: per lesion.
+    """
+
+    def __init__(self, folder: Path, store: LesionStore, settings: SampleSettings, views: int) -> None:
+        self.folder, self.store, self.settings, self.views = folder, store, settings, views
+
+    def file(self, index: int, view: int) -> Path:
+        return self.folder / f"{self.store.entries[index].id.replace('/', '__')}__view{view:03d}.safetensors"
+
+    def missing(self, process: int = 0, processes: int = 1) -> list[tuple[int, int]]:
+        """(view, lesion) pairs not yet on disk, of this process's share."""
+        pairs = [(view, index) for view in range(self.views) for index in range(len(self.store))]
+        return [pair for pair in pairs[process::processes] if not self.file(pair[1], pair[0]).exists()]
+
+    def build(
+        self,
+        encode: Callable[[Tensor], Tensor],
+        batch_size: int,
+        process: int = 0,
+        processes: int = 1,
+        workers: int = 0,
+    ) -> Iterator[int]:
+        """Computes what is missing; yields the number of views written after each batch.
+
+        Args:
+            encode: (batch, C, S, S, S) float32 on the CPU -> (batch, D, g, g, g). Always called with
+                ``batch_size`` samples (the last batch is filled up): the last bits of an embedding depend
+                on the batch it was computed in.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        missing = self.missing(process, processes)
+        for view in sorted({view for view, _ in missing}):
+            indices = [index for v, index in missing if v == view]
+            samples = Subset(LesionSamples(self.store, self.settings, epoch=view), indices)
+            for batch in DataLoader(samples, batch_size, collate_fn=collate, num_workers=workers):
+                image: Tensor = batch["image"]
+                filled = torch.cat([image, image[:1].expand(batch_size - len(image), -1, -1, -1, -1)])
+                embeddings = encode(filled)[: len(image)].float().cpu()
+                for row, index in enumerate(batch["index"]):
+                    self._write(
+                        self.file(index, view),
+                        embedding=embeddings[row].clone(),
+                        target=torch.from_numpy(np.packbits(batch["target"][row].numpy())),
+                        coords_vox=batch["coords_vox"][row].clone(),
+                        label=batch["label"][row].clone(),
+                    )
+                yield len(batch["index"])
+
+    @staticmethod
+    def _write(path: Path, **tensors: Tensor) -> None:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.incomplete")
+        save_file(tensors, temporary)
+        temporary.replace(path)
+
+
+class CachedSamples(Dataset[dict[str, object]]):
+    """The lesions of a cache as seen in one epoch: epochs take the views in turn."""
+
+    def __init__(self, cache: EmbeddingCache, epoch: int) -> None:
+        self.cache, self.view = cache, epoch % cache.views
+
+    def __len__(self) -> int:
+        return len(self.cache.store)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        tensors: dict[str, object] = dict(load_file(self.cache.file(index, self.view)))
+        size = self.cache.settings.crop_size
+        packed = tensors["target"]
+        assert isinstance(packed, Tensor)
+        bits = np.unpackbits(packed.numpy(), count=size**3).reshape(1, size, size, size)
+        return {**tensors, "target": torch.from_numpy(bits.astype(bool)), "index": index}

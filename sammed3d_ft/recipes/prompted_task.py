@@ -1,0 +1,255 @@
+"""The task of prompted fine-tuning: what the training loop needs to know about SAM-Med3D."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+import sammed3d_ft
+from prompts import next_click, write_clicks
+from prompts.errors import InputError
+from sammed3d_ft.data.augment import AugmentationRanges
+from sammed3d_ft.data.embedding_cache import CachedSamples, EmbeddingCache
+from sammed3d_ft.data.images import read_image, read_label
+from sammed3d_ft.data.lesion_store import LesionStore, open_store, prepare_case
+from sammed3d_ft.data.manifest import Case, Manifest
+from sammed3d_ft.data.preprocessing import Preprocessing
+from sammed3d_ft.data.samples import LesionSamples, SampleSettings
+from sammed3d_ft.inference.predictor import Predictor
+from sammed3d_ft.inference.simulation import CaseScore, simulate_case
+from sammed3d_ft.lesions import SIZE_CLASSES, size_class
+from sammed3d_ft.losses import build_loss
+from sammed3d_ft.model.adapters import configure_tuning, merged_state, save_adapter
+from sammed3d_ft.model.build import seeded_model
+from sammed3d_ft.model.weights import load_weights, save_safetensors, state_hash
+from sammed3d_ft.recipes.config import TrainConfig, digest
+
+_log = logging.getLogger(__name__)
+
+
+class PromptedTask:
+    """Builds model and data of a prompted fine-tuning run, and answers the training loop.
+
+    Args:
+        config: of the run.
+        manifest: its cases, already checked.
+
+    Raises:
+        InputError: weights that do not fit, no training case, contradictory settings.
+    """
+
+    def __init__(self, config: TrainConfig, manifest: Manifest) -> None:
+        self.config = config
+        self.train_cases, self.val_cases, self.test_cases = (
+            manifest.split(name) for name in ("train", "val", "test")
+        )
+        for name, cases in (("train", self.train_cases), ("val", self.val_cases)):
+            if not cases:
+                raise InputError(f"manifest {manifest.path}: no case in split {name!r}; training needs train and val")
+        self.preprocessing = Preprocessing(config.data.modalities, config.spacing_mm, dict(config.data.clip))
+        self.model = seeded_model(
+            config.model.variant, config.run.seed, in_channels=len(config.data.modalities)
+        )
+        if config.model.weights != "random":
+            load_weights(self.model, config.model.weights)
+        self.base_hash = state_hash(self.model.state_dict())
+        self.tuning = configure_tuning(
+            self.model,
+            config.tune.method,
+            lora_rank=config.tune.lora_rank,
+            lora_alpha=config.tune.lora_alpha,
+            lora_dropout=config.tune.lora_dropout,
+        )
+        self.criterion = build_loss(config.loss.name, **config.loss.options)
+        self.cached = config.tune.method == "decoder"
+        self.ranges = AugmentationRanges(**config.augment.model_dump())
+        self.samples = SampleSettings(
+            crop_size=self.model.image_size,
+            spacing_mm=config.spacing_mm,
+            first_click=config.clicks.first,
+            ranges=self.ranges,
+            seed=config.run.seed,
+        )
+        self.store: LesionStore | None = None
+        self.cache: EmbeddingCache | None = None
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """By parameter-name prefix."""
+        return {"": self.config.optim.lr_decoder, "image_encoder.": self.config.optim.lr_encoder}
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Cuts out the lesions and, with a frozen encoder, computes their embeddings; all processes together."""
+        root = self.config.cache.dir or self.config.run.dir / "cache"
+        rank, world = accelerator.process_index, accelerator.num_processes
+        files = [
+            (case.id, [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in (*case.images.values(), case.label) if p])
+            for case in self.train_cases
+        ]
+        content = digest(
+            self.preprocessing.to_json(),
+            self.config.data.targets,
+            self.config.data.connectivity,
+            self.samples.crop_size,
+            self.config.augment.model_dump(),
+            files,
+        )
+        folder = root / f"lesions_{content}"
+        show = not accelerator.is_local_main_process
+        for case in tqdm(self.train_cases[rank::world], desc="lesions", disable=show, leave=False):
+            prepare_case(
+                folder,
+                case,
+                self.preprocessing,
+                self.samples.crop_size,
+                self.ranges,
+                connectivity=self.config.data.connectivity,
+                targets=self.config.data.targets,
+            )
+        accelerator.wait_for_everyone()
+        self.store = open_store(folder, self.train_cases)
+        if self.cached:
+            self._build_cache(accelerator, root, content)
+
+    def _build_cache(self, accelerator: Accelerator, root: Path, content: str) -> None:
+        assert self.store is not None
+        settings = self.config.cache
+        encoder = self.model.image_encoder.to(accelerator.device).eval()
+        weights = state_hash(encoder.state_dict())
+        draw = [self.samples.first_click, self.samples.seed, settings.batch_size]
+        self.cache = EmbeddingCache(
+            root / f"embeddings_{digest(content, weights, draw)}", self.store, self.samples, settings.views
+        )
+        rank, world = accelerator.process_index, accelerator.num_processes
+
+        @torch.inference_mode()
+        def encode(image: Tensor) -> Tensor:
+            return encoder(image.to(accelerator.device))
+
+        total = len(self.cache.missing(rank, world))
+        with tqdm(
+            total=total, desc="embeddings", disable=not (total and accelerator.is_local_main_process), leave=False
+        ) as bar:
+            for written in self.cache.build(encode, settings.batch_size, rank, world, self.config.data.workers):
+                bar.update(written)
+        accelerator.wait_for_everyone()
+
+    def dataset(self, epoch: int) -> Dataset[Any]:
+        """The training samples of an epoch."""
+        assert self.store is not None
+        if self.cache is not None:
+            return CachedSamples(self.cache, epoch)
+        return LesionSamples(self.store, self.samples, epoch)
+
+    def case_ids(self, batch: dict[str, Any]) -> list[str]:
+        """Lesion ids of a batch, for messages."""
+        assert self.store is not None
+        return [self.store.entries[index].id for index in batch["index"]]
+
+    def loss(self, model: nn.Module, batch: dict[str, Any], epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch and what to log; ``model`` is the wrapped one, so that gradients are averaged."""
+        seed, indices = self.config.run.seed, batch["index"]
+
+        def correct(prediction: Tensor, target: Tensor, number: int) -> tuple[Tensor, Tensor]:
+            keys = [(seed, epoch, index, number) for index in indices]
+            return next_click(prediction, target, strategy=self.config.clicks.next, keys=keys)
+
+        output = model(
+            batch["target"],
+            (batch["coords_vox"], batch["label"]),
+            correct,
+            self.criterion,
+            rounds=self.config.clicks.rounds,
+            image=batch.get("image"),
+            embedding=batch.get("embedding"),
+            iou_weight=self.config.loss.iou_weight,
+            accumulate=self.config.clicks.accumulate,
+        )
+        return output.loss, {
+            "train/loss": output.loss.detach(),
+            "train/mask_loss": output.mask_losses.mean(),
+            "train/iou_loss": output.iou_losses.mean(),
+            "train/dice_first": output.dice[0].mean(),
+            "train/dice_last": output.dice[-1].mean(),
+        }
+
+    def score(self, accelerator: Accelerator, split: str) -> list[CaseScore]:
+        """Every case of a split by the simulated user, on its own grid; cases are shared among processes."""
+        cases: Sequence[Case] = self.val_cases if split == "val" else self.test_cases
+        self.model.eval()
+        predictor = Predictor(
+            self.model, self.preprocessing, device=accelerator.device, accumulate=self.config.clicks.accumulate
+        )
+        scores = []
+        mine = list(enumerate(cases))[accelerator.process_index :: accelerator.num_processes]
+        for number, case in tqdm(mine, desc=split, disable=not accelerator.is_local_main_process, leave=False):
+            if case.label is None:
+                raise InputError(f"case {case.id}: split {split} needs a label, the manifest names none")
+            images = {name: read_image(case.images[name], case=case.id) for name in self.preprocessing.modalities}
+            score = simulate_case(
+                predictor,
+                images,
+                read_label(case.label, case=case.id),
+                self.config.validate_.clicks,
+                case=case.id,
+                connectivity=self.config.data.connectivity,
+                targets=self.config.data.targets,
+            )
+            scores.append((number, score))
+        self.model.train()
+        gathered = gather_object(scores) if accelerator.num_processes > 1 else scores
+        return [score for _, score in sorted(gathered, key=lambda pair: pair[0])]
+
+    def summary(self, scores: Sequence[CaseScore], split: str) -> dict[str, float]:
+        """Mean Dice after k clicks: over cases, over lesions, and by lesion-size class."""
+        values: dict[str, float] = {}
+        scored = [score.dice for score in scores if score.dice is not None]
+        lesions = [lesion for score in scores for lesion in score.lesions]
+        for k in self.config.validate_.clicks:
+            values[f"{split}/dice@{k}"] = _mean([dice[k] for dice in scored])
+            values[f"{split}/lesion_dice@{k}"] = _mean([lesion.dice[k] for lesion in lesions])
+            for name in SIZE_CLASSES:
+                members = [lesion.dice[k] for lesion in lesions if size_class(lesion.volume_ml) == name]
+                if members:
+                    values[f"{split}/lesion_dice@{k}/{name}"] = _mean(members)
+        return values
+
+    def export(self, folder: Path, facts: dict[str, Any]) -> Path:
+        """Writes ``model.safetensors``, which `predict` takes; for LoRA the adapter too."""
+        metadata = {
+            "format": "sammed3d_ft export 1",
+            "variant": self.config.model.variant,
+            "in_channels": str(self.model.in_channels),
+            "preprocessing": self.preprocessing.to_json(),
+            "crop_rule": "centred on the lesion's first click",
+            "accumulate_clicks": str(self.config.clicks.accumulate).lower(),
+            "method": self.config.tune.method,
+            "base_weights": self.config.model.weights,
+            "base_hash": self.base_hash,
+            "version": sammed3d_ft.__version__,
+            **{key: str(value) for key, value in facts.items()},
+        }
+        save_safetensors(folder / "model.safetensors", merged_state(self.model), metadata)
+        if self.config.tune.method == "lora":
+            save_adapter(self.tuning.peft_model, self.model, folder / "adapter", metadata)
+        return folder / "model.safetensors"
+
+    def export_clicks(self, folder: Path, scores: Sequence[CaseScore]) -> None:
+        """Writes the simulated clicks per case, unrounded world mm, so that scores can be replayed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for score in scores:
+            if score.clicks:
+                write_clicks(folder / f"{score.case}.json", score.clicks)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

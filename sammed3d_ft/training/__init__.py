@@ -1,0 +1,1 @@
+"""What a training run consists of beside its model and data: optimiser groups, checkpoints, tracking."""

@@ -1,0 +1,35 @@
+"""metrics.jsonl: one JSON line per logged step, cut back to the checkpoint when a run resumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class MetricsLog:
+    """Appends to a run's ``metrics.jsonl``.
+
+    Args:
+        path: the file.
+        resume_step: lines of later steps are dropped: those steps are about to be done again.
+    """
+
+    def __init__(self, path: Path, resume_step: int = 0) -> None:
+        self.path = path
+        kept = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] <= resume_step and resume_step > 0:
+                        kept.append(line)
+                except (json.JSONDecodeError, KeyError):
+                    continue  # a line cut off when the run was killed
+        temporary = path.with_name(f".{path.name}.incomplete")
+        temporary.write_text("".join(f"{line}\n" for line in kept))
+        temporary.replace(path)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends one line."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")

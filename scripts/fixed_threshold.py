@@ -1,0 +1,80 @@
+"""Scores the classical one-click rule on a manifest: a fixed share of the lesion's maximum, as a baseline.
+
+    python scripts/fixed_threshold.py MANIFEST [--split test]
+
+The click is the deepest point of the true mask. From it: the PET's maximum within 20 mm, a threshold at 41 % of
+that maximum over the whole image, and of what exceeds it the 18-connected component that holds the maximum.
+41 % of the maximum is the threshold of the EANM procedure guidelines for FDG PET (Boellaard et al. 2015).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from prompts.depth import deepest_point
+from prompts.errors import InputError
+from prompts.lesions import lesions_from_mask
+from sammed3d_ft.data.images import grid_difference, read_image, read_label
+from sammed3d_ft.data.manifest import Case, read_manifest
+
+SEARCH_MM = 20.0
+SHARE_OF_MAXIMUM = 0.41
+
+
+def fixed_threshold(pet: np.ndarray, click_vox: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+    """The rule's mask, bool (x, y, z), for a PET in any unit and one click (3,) in voxels."""
+    squares = [
+        ((np.arange(size) - at) * step) ** 2
+        for size, at, step in zip(pet.shape, click_vox, spacing_mm, strict=True)
+    ]
+    near = squares[0][:, None, None] + squares[1][:, None] + squares[2] <= SEARCH_MM**2
+    peak_vox = np.unravel_index(np.argmax(np.where(near, pet, -np.inf)), pet.shape)
+    components, _ = lesions_from_mask(pet >= SHARE_OF_MAXIMUM * pet[peak_vox], connectivity=18)
+    return components == components[peak_vox]
+
+
+def dice_of_case(case: Case) -> float:
+    """Dice of the rule's mask with the whole true mask of a case.
+
+    Raises:
+        InputError: no PET, no label, an empty label, or another grid than the PET's.
+    """
+    if "PT" not in case.images or case.label is None:
+        raise InputError(f"case {case.id}: the rule needs a PT image and a label; leave the case out")
+    pet, label = read_image(case.images["PT"], case=case.id), read_label(case.label, case=case.id)
+    if difference := grid_difference(pet, label):
+        raise InputError(f"case {case.id}: {difference}; resample the label onto the PET")
+    truth = label.array > 0
+    deepest = deepest_point(truth, label.spacing_mm)
+    if deepest is None:
+        raise InputError(f"case {case.id}: the label is empty, so there is nothing to click on")
+    predicted = fixed_threshold(pet.array, deepest[0], pet.spacing_mm)
+    return float(2 * (predicted & truth).sum() / (predicted.sum() + truth.sum()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Dice of the 41 % one-click rule on a manifest's cases.")
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--split", choices=("train", "val", "test"), help="only these cases")
+    options = parser.parse_args()
+    try:
+        manifest = read_manifest(options.manifest)
+        cases = manifest.cases if options.split is None else manifest.split(options.split)
+        if not cases:
+            raise InputError(f"{options.manifest}: no case in the split {options.split}")
+        values = []
+        for case in cases:
+            values.append(dice_of_case(case))
+            print(f"{case.id}  {values[-1]:.4f}")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"mean Dice of {len(values)} cases: {np.mean(values):.4f}")
+
+
+if __name__ == "__main__":
+    main()
