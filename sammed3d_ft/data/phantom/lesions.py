@@ -1,10 +1,11 @@
 """Lesions: how many, where, how large, how bright, of what shape; and which voxels they truly fill.
 
-Distributions: volumes log-normal (median 1 ml, sigma 1.5, cut to 0.1 to 120 ml), counts log-normal with a share of
-lesion-free patients (0 to 100), uptake log-normal from SUV 2 (barely above liver or blood) to 60. Tumours above SUV 60 occur
-(SUVmax above 100 with 18F-DCFPyL: Szabo et al., Mol Imaging Biol 2015;17:565) and are left out.
-The truth is the lesion's extent before the scanner blurs it: a voxel is lesion when at least half of it lies inside. A lesion
-too small for that in every voxel keeps the one voxel that holds most of it, so none vanishes.
+Distributions: volumes log-normal (median 1 ml, sigma 1.5, cut to 0.1 to 120 ml), counts log-normal with a
+share of lesion-free patients (0 to 100), uptake log-normal from SUV 2 (barely above liver or blood) to 60.
+Tumours above SUV 60 occur (SUVmax above 100 with 18F-DCFPyL: Szabo et al., Mol Imaging Biol 2015;17:565) and
+are left out. The truth is the lesion's extent before the scanner blurs it: a voxel is lesion when at least
+half of it lies inside. A lesion too small for that in every voxel keeps the one voxel that holds most of it,
+so none vanishes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from sammed3d_ft.data.phantom.shapes import Box, Grid, rotation
+from sammed3d_ft.data.phantom.shapes import Box, Grid, point, rotation
 from sammed3d_ft.data.phantom.skeleton import Site
 
 VOLUME_ML = (0.1, 120.0)
@@ -42,7 +43,9 @@ _DIRECTIONS = _even_directions(1500)
 
 @dataclass(frozen=True)
 class Shape:
-    """A star-shaped, hence connected, solid: an ellipsoid (`stretch`, 3x3, mm to unit sphere) with waves on its surface."""
+    """A star-shaped, hence connected, solid: an ellipsoid (`stretch`, 3x3, mm to unit sphere) with waves on
+    its surface.
+    """
 
     stretch: np.ndarray
     waves: np.ndarray  # (k, 3) waves over the sphere of directions
@@ -64,7 +67,9 @@ class Shape:
         return float(self.radius_mm(_DIRECTIONS).max()) * 1.03
 
     def depth_share(self, offsets_mm: np.ndarray) -> np.ndarray:
-        """Distance from the centre as a share of the distance to the surface that way: below 1 is inside. (..., 3) -> (...)."""
+        """Distance from the centre as a share of the distance to the surface that way: below 1 is inside.
+        (..., 3) -> (...).
+        """
         distance = np.linalg.norm(offsets_mm, axis=-1)
         directions = offsets_mm / np.maximum(distance, 1e-6)[..., None]
         return distance / np.where(distance > 1e-6, self.radius_mm(directions), np.inf)
@@ -72,7 +77,9 @@ class Shape:
 
 @dataclass(frozen=True)
 class Lesion:
-    """One lesion's truth. `touches` is the id of the lesion it was set against (0: none); ids count from 1."""
+    """One lesion's truth. `touches` is the id of the lesion it was set against (0: none); ids count from
+    1.
+    """
 
     id: int
     region: str
@@ -87,7 +94,9 @@ class Lesion:
 
 
 def draw_count(rng: np.random.Generator, whole_body: bool) -> int:
-    """Lesions of one patient: 10 % have none, median about 6, up to 100. A smaller field is made for its lesions: 1 to 30."""
+    """Lesions of one patient: 10 % have none, median about 6, up to 100. A smaller field is made for its
+    lesions: 1 to 30.
+    """
     free, log_count = rng.random(), rng.standard_normal()
     if not whole_body:
         return int(np.clip(np.round(3.5 * np.exp(0.8 * log_count)), 1, 30))
@@ -101,7 +110,9 @@ def draw_volume_ml(rng: np.random.Generator) -> float:
 
 
 def draw_shape(rng: np.random.Generator, volume_ml: float, site_radius_mm: float, along: np.ndarray) -> Shape:
-    """An irregular solid of exactly this volume; thicker than its site allows, it grows along the site instead."""
+    """An irregular solid of exactly this volume; thicker than its site allows, it grows along the site
+    instead.
+    """
     radius = (volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
     if radius > 1.2 * site_radius_mm:
         squeeze = min((radius / (1.2 * site_radius_mm)) ** 1.5, 1.8)
@@ -135,7 +146,9 @@ def _gap_mm(centre: np.ndarray, shape: Shape, other: Lesion) -> float:
 def _clear(
     centre: np.ndarray, shape: Shape, reach: float, others: Sequence[Lesion], reaches: Sequence[float]
 ) -> bool:
-    """Far enough from all others: GAP_MM between surfaces, looked for only where bounding spheres come near."""
+    """Far enough from all others: GAP_MM between surfaces, looked for only where bounding spheres come
+    near.
+    """
     for other, other_reach in zip(others, reaches, strict=True):
         if np.linalg.norm(centre - other.centre_mm) > reach + other_reach + GAP_MM:
             continue
@@ -158,7 +171,9 @@ def draw_lesions(
     high_mm: np.ndarray,
     tracer: str,
 ) -> tuple[Lesion, ...]:
-    """`count` lesions with centres between `low_mm` and `high_mm`; fewer only where there is no room for more."""
+    """`count` lesions with centres between `low_mm` and `high_mm`; fewer only where there is no room for
+    more.
+    """
     reachable = [s for s in sites if ((s.points > low_mm) & (s.points < high_mm)).all(-1).any()]
     if not reachable:
         return ()
@@ -169,7 +184,7 @@ def draw_lesions(
     brightness = np.log(9.0 if tracer == "psma" else 6.0) + rng.normal(0, 0.35)
     lesions: list[Lesion] = []
     reaches: list[float] = []
-    for number in range(1, count + 1):
+    for _ in range(count):
         volume = draw_volume_ml(rng)
         thickness = (volume * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
         roomy = weights * np.array([1.0 if thickness < 2.0 * s.radius_mm else 1e-3 for s in reachable])
@@ -177,7 +192,7 @@ def draw_lesions(
         suv = float(np.clip(np.exp(brightness + rng.normal(0, 0.75)), *SUV_RANGE))
         necrotic = rng.random() < 0.4 and volume > NECROTIC_ABOVE_ML
         core = float(rng.uniform(0.12, 0.4) * suv) if necrotic else None
-        for _ in range(60):
+        for _attempt in range(60):
             place = reachable[int(rng.choice(len(reachable), p=roomy / roomy.sum()))]
             step = rng.integers(len(place.points) - 1)
             ends = place.points[step : step + 2]
@@ -207,8 +222,8 @@ def draw_lesions(
             suv = float(np.clip(partner.suv * rng.uniform(0.6, 1.5), *SUV_RANGE))
             core = None
         lesions.append(
-            Lesion(len(lesions) + 1, region, tuple(float(v) for v in centre), volume, suv, core,
-                   partner.id if partner else 0, hu, breathes, shape)  # type: ignore[arg-type]
+            Lesion(len(lesions) + 1, region, point(centre), volume, suv, core,
+                   partner.id if partner else 0, hu, breathes, shape)
         )  # fmt: skip
         reaches.append(reach)
     return tuple(lesions)
@@ -217,7 +232,9 @@ def draw_lesions(
 def covered_share(
     lesion: Lesion, grid: Grid, shift_mm: np.ndarray, scale: float = 1.0
 ) -> tuple[Box, np.ndarray] | None:
-    """Share of each voxel (0 to 1) inside the lesion, by sampling every voxel at several points; `scale` shrinks it."""
+    """Share of each voxel (0 to 1) inside the lesion, by sampling every voxel at several points; `scale`
+    shrinks it.
+    """
     centre = np.asarray(lesion.centre_mm) + shift_mm
     reach = lesion.shape.reach_mm * scale
     box = grid.box(centre - reach, centre + reach)

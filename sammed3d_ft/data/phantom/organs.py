@@ -1,8 +1,8 @@
 """The soft parts of the phantom: outline, organs, vessels and nodes, and the patient who has them.
 
-Same frame as the skeleton (mm; x right, y front, z up from the symphysis). Organ sizes follow the reference man of ICRP
-Publication 89: liver 1800 g, spleen 150 g, kidneys 310 g, brain 1450 g, heart with blood 840 g, parotids 50 g and
-submandibular glands 25 g (both sides).
+Same frame as the skeleton (mm; x right, y front, z up from the symphysis). Organ sizes follow the reference
+man of ICRP Publication 89: liver 1800 g, spleen 150 g, kidneys 310 g, brain 1450 g, heart with blood 840 g,
+parotids 50 g and submandibular glands 25 g (both sides).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sammed3d_ft.data.phantom.shapes import Ellipsoid, Outline, Part, Point, Solid, Tube, draw_waves
+from sammed3d_ft.data.phantom.shapes import Ellipsoid, Outline, Part, Point, Solid, Tube, draw_waves, point
 from sammed3d_ft.data.phantom.skeleton import Site, both_sides, site, skeleton, spine_y
 
 # (z, half width, half depth, y centre) of a man with 15 mm of fat
@@ -33,7 +33,9 @@ CAVITY = (  # inside of the abdominal wall
 
 @dataclass(frozen=True)
 class Patient:
-    """One body: its parts in painting order and its lesion sites, in mm, and how far its diaphragm moves (mm)."""
+    """One body: its parts in painting order and its lesion sites, in mm, and how far its diaphragm moves
+    (mm).
+    """
 
     parts: tuple[Part, ...]
     sites: tuple[Site, ...]
@@ -257,7 +259,9 @@ def upper_abdomen() -> list[Part]:
 
 
 def lower_urinary(rng: np.random.Generator) -> tuple[list[Part], list[Site]]:
-    """Bladder (60 to 350 ml), prostate or its empty bed, and the ureters, full here and there: the classic pitfall."""
+    """Bladder (60 to 350 ml), prostate or its empty bed, and the ureters, full here and there: the classic
+    pitfall.
+    """
     operated = bool(rng.random() < 0.5)
     volume_ml = float(np.clip(rng.lognormal(np.log(140), 0.45), 60, 350))
     r = (volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
@@ -344,7 +348,7 @@ def _varied(part: Part, rng: np.random.Generator) -> Part:
     if part.organ in {"lung", "bladder", "brain", "cerebellum", "urethra", "prostate"} or not part.organ:
         return replace(part, uptake=part.uptake * uptake)
     if isinstance(solid, Ellipsoid):
-        semi = tuple(r * size for r in solid.semi_axes)
+        semi = point(np.asarray(solid.semi_axes) * size)
         return replace(
             part, solid=replace(solid, semi_axes=semi).placed(np.ones(3), shift), uptake=part.uptake * uptake
         )

@@ -1,7 +1,8 @@
-"""How a scanner sees activity: point-spread function, Poisson noise at clinical counts, reconstruction filter.
+"""How a scanner sees activity: point-spread function, Poisson noise at clinical counts, reconstruction
+filter.
 
-In that order. The noise level is stated the way it is measured in a clinic, as the coefficient of variation in the liver of
-the finished image; the counts per ml that give it follow exactly from the filter's kernel.
+In that order. The noise level is stated the way it is measured in a clinic, as the coefficient of variation
+in the liver of the finished image; the counts per ml that give it follow exactly from the filter's kernel.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.ndimage import convolve1d
+from scipy.special import erf
 
 FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
 _TRUNCATE = 3.5  # in sigma
 
 
 def gaussian_kernel(fwhm_mm: float, spacing_mm: float) -> np.ndarray:
-    """Weights (float64, sum 1) of a Gaussian averaged over each voxel's width, so that narrow ones stay right."""
-    from scipy.special import erf
-
+    """Weights (float64, sum 1) of a Gaussian averaged over each voxel's width, so that narrow ones stay
+    right.
+    """
     sigma = fwhm_mm / FWHM_PER_SIGMA
     reach = max(1, int(np.ceil(_TRUNCATE * sigma / spacing_mm)))
     edges = (np.arange(-reach, reach + 2) - 0.5) * spacing_mm
@@ -27,7 +29,9 @@ def gaussian_kernel(fwhm_mm: float, spacing_mm: float) -> np.ndarray:
 
 
 def margin_vox(fwhm_mm: float, spacing_mm: Sequence[float]) -> tuple[int, int, int]:
-    """How far (voxels per axis) a blur reaches: what must be simulated around a field for its edges to be right."""
+    """How far (voxels per axis) a blur reaches: what must be simulated around a field for its edges to be
+    right.
+    """
     x, y, z = (len(gaussian_kernel(fwhm_mm, s)) // 2 for s in spacing_mm)
     return x, y, z
 
@@ -44,14 +48,17 @@ def blur(image: np.ndarray, spacing_mm: Sequence[float], fwhm_mm: float) -> np.n
 def counts_per_suv(variation: float, suv: float, spacing_mm: Sequence[float], filter_mm: float) -> float:
     """Counts per voxel and SUV so that tissue of this SUV, filtered, has this coefficient of variation.
 
-    Filtering n counts per voxel with weights w leaves a variance of n sum(w^2), so the variation is sqrt(sum(w^2) / n).
+    Filtering n counts per voxel with weights w leaves a variance of n sum(w^2), so the variation is
+    sqrt(sum(w^2) / n).
     """
     kept = float(np.prod([np.sum(gaussian_kernel(filter_mm, s) ** 2) for s in spacing_mm]))
     return kept / (variation**2 * suv)
 
 
 def add_noise(image: np.ndarray, counts: float, rng: np.random.Generator) -> np.ndarray:
-    """Poisson noise with `counts` per voxel at SUV 1; mean kept. In slabs, since numpy draws 64-bit integers."""
+    """Poisson noise with `counts` per voxel at SUV 1; mean kept. In slabs, since numpy draws 64-bit
+    integers.
+    """
     noisy = np.empty_like(image)
     for k in range(0, image.shape[0], 16):
         noisy[k : k + 16] = rng.poisson(np.maximum(image[k : k + 16], 0) * np.float32(counts)) * np.float32(
@@ -63,7 +70,9 @@ def add_noise(image: np.ndarray, counts: float, rng: np.random.Generator) -> np.
 def smooth_field(
     shape: Sequence[int], spacing_mm: Sequence[float], length_mm: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """A random field of unit variance at its nodes that changes over `length_mm`: patchy uptake. float32, `shape`."""
+    """A random field of unit variance at its nodes that changes over `length_mm`: patchy uptake. float32,
+    `shape`.
+    """
     nodes = [int(np.ceil(n * s / length_mm)) + 2 for n, s in zip(shape, spacing_mm, strict=True)]
     values = rng.standard_normal(nodes, dtype=np.float32)
     for axis, (n, s, m) in enumerate(zip(shape, spacing_mm, nodes, strict=True)):

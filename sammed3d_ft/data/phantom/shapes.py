@@ -1,7 +1,8 @@
 """Solids in mm and how they are painted, with partial volume, onto a voxel grid.
 
-Axes are (x, y, z) in patient RAS+ mm: x to the right, y to the front, z to the head. Every solid answers one question: how
-deep inside it (mm, positive inside) are the voxels of a box? Depth is a first-order estimate, exact for spheres and tubes.
+Axes are (x, y, z) in patient RAS+ mm: x to the right, y to the front, z to the head. Every solid answers one
+question: how deep inside it (mm, positive inside) are the voxels of a box? Depth is a first-order estimate,
+exact for spheres and tubes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class Grid:
 
     @property
     def edge_mm(self) -> float:
-        """Width over which a surface goes from outside to inside: the edge of the cube of a voxel's volume."""
+        """Width over which a surface goes from outside to inside: the edge of the cube of a voxel's
+        volume.
+        """
         return float(np.prod(self.spacing_mm) ** (1 / 3))
 
     @property
@@ -54,7 +57,9 @@ class Grid:
         return None if (high <= low).any() else tuple(slice(a, b) for a, b in zip(low, high, strict=True))  # type: ignore
 
     def axes_mm(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Coordinates of a box's voxel centres, shaped to broadcast: (nx, 1, 1), (1, ny, 1), (1, 1, nz), float32."""
+        """Coordinates of a box's voxel centres, shaped to broadcast: (nx, 1, 1), (1, ny, 1), (1, 1, nz),
+        float32.
+        """
         x, y, z = (
             (o + s * np.arange(b.start, b.stop)).astype(np.float32)
             for o, s, b in zip(self.origin_mm, self.spacing_mm, box, strict=True)
@@ -66,6 +71,11 @@ class Solid(Protocol):
     def bounds_mm(self) -> tuple[np.ndarray, np.ndarray]: ...
     def depth_mm(self, grid: Grid, box: Box) -> np.ndarray: ...
     def placed(self, scale: np.ndarray, shift_mm: np.ndarray) -> Solid: ...
+
+
+def point(values: np.ndarray) -> Point:
+    x, y, z = (float(v) for v in values)
+    return x, y, z
 
 
 def rotation(turn_deg: Point) -> np.ndarray:
@@ -103,10 +113,10 @@ class Ellipsoid:
         )
 
     def placed(self, scale: np.ndarray, shift_mm: np.ndarray) -> Ellipsoid:
-        centre = tuple(float(v) for v in np.multiply(self.centre, scale) + shift_mm)
+        centre = point(np.multiply(self.centre, scale) + shift_mm)
         # a turned ellipsoid takes the scale along the body axis that each of its own axes lies closest to
         along = np.abs(rotation(self.turn_deg)) ** 2
-        semi = tuple(float(v) for v in np.asarray(self.semi_axes) * (scale @ along))
+        semi = point(np.asarray(self.semi_axes) * (scale @ along))
         return replace(self, centre=centre, semi_axes=semi)
 
 
@@ -129,9 +139,9 @@ class Drum:
         return np.minimum(side, self.half_height - np.abs(z))
 
     def placed(self, scale: np.ndarray, shift_mm: np.ndarray) -> Drum:
-        centre = tuple(float(v) for v in np.multiply(self.centre, scale) + shift_mm)
+        centre = point(np.multiply(self.centre, scale) + shift_mm)
         semi = (self.semi_axes[0] * float(scale[0]), self.semi_axes[1] * float(scale[1]))
-        return Drum(centre, semi, self.half_height * float(scale[2]))  # type: ignore[arg-type]
+        return Drum(centre, semi, self.half_height * float(scale[2]))
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,7 @@ class Tube:
     """A bent rod: round, from point to point, with one radius or one per point."""
 
     points: Sequence[Point] | np.ndarray
-    radius: float | Sequence[float]
+    radius: float | Sequence[float] | np.ndarray
 
     def _ends(self) -> tuple[np.ndarray, np.ndarray]:
         points = np.asarray(self.points, dtype=float)
@@ -180,9 +190,11 @@ class Tube:
 
 @dataclass(frozen=True)
 class Outline:
-    """A trunk or a neck: a rounded cross-section whose half width, half depth and y centre run smoothly along z.
+    """A trunk or a neck: a rounded cross-section whose half width, half depth and y centre run smoothly along
+    z.
 
-    `rows` are (z, half width, half depth, y centre), z ascending; `exponent` 2 is an ellipse, more is squarer.
+    `rows` are (z, half width, half depth, y centre), z ascending; `exponent` 2 is an ellipse, more is
+    squarer.
     """
 
     rows: Sequence[tuple[float, float, float, float]] | np.ndarray
@@ -214,15 +226,15 @@ class Outline:
 
     def placed(self, scale: np.ndarray, shift_mm: np.ndarray) -> Outline:
         rows = np.asarray(self.rows, dtype=float) * [scale[2], scale[0], scale[1], scale[1]]
-        return Outline(rows + [shift_mm[2], 0, 0, shift_mm[1]], self.exponent)
+        return Outline(rows + np.array([shift_mm[2], 0, 0, shift_mm[1]]), self.exponent)
 
 
 @dataclass(frozen=True)
 class Part:
     """A solid of layered tissue: `layers` are (depth below the surface in mm, tissue), outermost first.
 
-    `breathes` is the share of the diaphragm's movement that the part follows; a part named in `organ` is told apart from
-    the rest in the organ map.
+    `breathes` is the share of the diaphragm's movement that the part follows; a part named in `organ` is told
+    apart from the rest in the organ map.
     """
 
     solid: Solid
@@ -234,12 +246,16 @@ class Part:
 
 
 def draw_waves(rng: np.random.Generator) -> np.ndarray:
-    """A patient's waves in space that make organs irregular: (3 waves, 3 axes, [wave number per mm, phase])."""
+    """A patient's waves in space that make organs irregular: (3 waves, 3 axes, [wave number per mm,
+    phase]).
+    """
     return np.stack([2 * np.pi / rng.uniform(45, 90, (3, 3)), rng.uniform(0, 2 * np.pi, (3, 3))], -1)
 
 
 def _bumps(grid: Grid, box: Box, waves: np.ndarray) -> np.ndarray:
-    """The waves' sum, mostly between -1 and 1; each is a product along the axes, so it costs one multiplication per voxel."""
+    """The waves' sum, mostly between -1 and 1; each is a product along the axes, so it costs one
+    multiplication per voxel.
+    """
     axes = grid.axes_mm(box)
     total: np.ndarray | np.float32 = np.float32(0)
     for wave in waves.astype(np.float32):

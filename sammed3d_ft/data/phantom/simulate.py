@@ -58,8 +58,9 @@ CT_SPACING_MM = (1.95, 1.95, 3.0)  # of a CT on its own grid
 class Phantom:
     """One case. Arrays are (x, y, z), RAS+; affines (4, 4) take voxel indices to world mm.
 
-    `pet` float32 SUV; `label` uint8 (1 lesion), `instances` uint16 (lesion ids) and `organs` uint8 (`organ_names`) share its
-    grid. `ct` is int16 HU on its own affine. `lesions` is the truth table; `settings` says what was drawn (spacing, PSF, ...).
+    `pet` float32 SUV; `label` uint8 (1 lesion), `instances` uint16 (lesion ids) and `organs` uint8
+    (`organ_names`) share its grid. `ct` is int16 HU on its own affine. `lesions` is the truth table;
+    `settings` says what was drawn (spacing, PSF, ...).
     """
 
     id: str
@@ -76,7 +77,9 @@ class Phantom:
 
 
 def _stream(seed: int, case: int, purpose: int) -> np.random.Generator:
-    """Randomness of its own for each purpose, so that a patient stays the same man whatever the scanner or the field."""
+    """Randomness of its own for each purpose, so that a patient stays the same man whatever the scanner or
+    the field.
+    """
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, case, purpose])))
 
 
@@ -158,13 +161,14 @@ def make_phantom(
 ) -> Phantom:
     """Draw one case. The same arguments give the same arrays; cases do not depend on each other.
 
-    Without `shape` and `spacing_mm` the voxels are those of a clinical scanner (2 to 5.5 mm) over the whole field; with one of
-    them the other follows from the field's size; with both, the grid is centred in the field. `lesions` fixes their number
-    (as far as there is room). `ct_grid` "pet" samples the CT at the PET's voxels, as nnU-Net needs; "own" at its own, finer ones.
-    The patient is the same in every field and for both tracers; the lesions are drawn for the field.
+    Without `shape` and `spacing_mm` the voxels are those of a clinical scanner (2 to 5.5 mm) over the whole
+    field; with one of them the other follows from the field's size; with both, the grid is centred in the
+    field. `lesions` fixes their number (as far as there is room). `ct_grid` "pet" samples the CT at the PET's
+    voxels, as nnU-Net needs; "own" at its own, finer ones. The patient is the same in every field and for
+    both tracers; the lesions are drawn for the field.
 
-    Not modelled: scatter, attenuation-dependent noise, breathing blur, edge overshoot, and ligands that leave through the
-    liver (PSMA-1007). Raises InputError for arguments out of range.
+    Not modelled: scatter, attenuation-dependent noise, breathing blur, edge overshoot, and ligands that leave
+    through the liver (PSMA-1007). Raises InputError for arguments out of range.
     """
     _check(tracer, field, shape, spacing_mm, ct_grid)
     patient = draw_patient(_stream(seed, case, 0), tracer)

@@ -1,6 +1,7 @@
 """The skeleton of the standing phantom, and where in it metastases sit.
 
-A man of about 175 cm. Origin: midline, middle of the trunk, upper edge of the pubic symphysis; mm, x right, y front, z up.
+A man of about 175 cm. Origin: midline, middle of the trunk, upper edge of the pubic symphysis; mm, x right, y
+front, z up.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ RIBS = (
 
 @dataclass(frozen=True)
 class Site:
-    """Where lesions may sit: along `points` (mm), up to `radius_mm` off it; a lesion thicker than that grows along it."""
+    """Where lesions may sit: along `points` (mm), up to `radius_mm` off it; a lesion thicker than that grows
+    along it.
+    """
 
     region: str
     points: np.ndarray
@@ -52,7 +55,7 @@ def site(region: str, points: list[Point], radius_mm: float, weight: float, brea
     return Site(region, np.asarray(points, dtype=float), radius_mm, weight, breathes)
 
 
-def spine_y(z: float) -> float:
+def spine_y(z: float | np.integer) -> float:
     return float(np.interp(z, SPINE_COURSE[:, 0], SPINE_COURSE[:, 1]))
 
 
@@ -61,7 +64,9 @@ def both_sides(points: list[Point]) -> list[list[Point]]:
 
 
 def spine() -> tuple[list[Part], list[Site], dict[str, float]]:
-    """Vertebral bodies with discs, canal, arches and spinous processes; also the height of each thoracic body by name."""
+    """Vertebral bodies with discs, canal, arches and spinous processes; also the height of each thoracic body
+    by name.
+    """
     parts: list[Part] = []
     sites: list[Site] = []
     heights: dict[str, float] = {}

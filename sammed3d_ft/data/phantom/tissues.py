@@ -1,20 +1,22 @@
-"""What each tissue looks like: its HU on CT and its SUV on PET, for PSMA and for FDG, with the variation between patients.
+"""What each tissue looks like: its HU on CT and its SUV on PET, for PSMA and for FDG, with the variation
+between patients.
 
 Sources of the uptake (SUV by body weight)
-- PSMA, 18F-DCFPyL, 65 scans, mean of organ SUVmean with SD between scans: kidney 20.1 and 19.4 (4.6), parotid 9.1 (2.0),
-  submandibular 9.6 (2.3), lacrimal 6.6 (1.8), liver 5.0 (0.7), spleen 4.0 (1.5). Li et al., J Nucl Med 2017;58:942.
-- PSMA, 68Ga, 55 men, SUVmax: duodenum 17.6 (8.9), Waldeyer ring 10.4 (4.3), vocal cords 8.4 (3), descending colon
-  10.6 (9.2) in 65 %, thyroid 4.5 in 22 %. "Evaluation of practical interpretation hurdles in 68Ga-PSMA PET/CT in 55
-  patients", Clin Nucl Med 2017;42(7).
-- FDG: cerebellum 8.0 (2.2), Wang et al., Mol Imaging Biol 2007;9:83; liver SUVmean 1.88 (0.41), 343 patients, Liu et al.,
-  Iran J Radiol 2019;16(2):e84881. Myocardium and urine vary the most, with diet and with filling.
-Small organs are blurred by the scanner: a published SUVmean of a lacrimal or salivary gland is lower than its true
-concentration. The values below are true concentrations, chosen so that the *measured* mean agrees with the source
-(`MEASURED_SUV`, held by a test). What has no source above (muscle, fat, lung, blood, bowel contents, ...) is a plausible
-background and claims no more.
+- PSMA, 18F-DCFPyL, 65 scans, mean of organ SUVmean with SD between scans: kidney 20.1 and 19.4 (4.6), parotid
+  9.1 (2.0), submandibular 9.6 (2.3), lacrimal 6.6 (1.8), liver 5.0 (0.7), spleen 4.0 (1.5). Li et al., J Nucl
+  Med 2017;58:942.
+- PSMA, 68Ga, 55 men, SUVmax: duodenum 17.6 (8.9), Waldeyer ring 10.4 (4.3), vocal cords 8.4 (3), descending
+  colon 10.6 (9.2) in 65 %, thyroid 4.5 in 22 %. "Evaluation of practical interpretation hurdles in 68Ga-PSMA
+  PET/CT in 55 patients", Clin Nucl Med 2017;42(7).
+- FDG: cerebellum 8.0 (2.2), Wang et al., Mol Imaging Biol 2007;9:83; liver SUVmean 1.88 (0.41), 343 patients,
+  Liu et al., Iran J Radiol 2019;16(2):e84881. Myocardium and urine vary the most, with diet and with filling.
+Small organs are blurred by the scanner: a published SUVmean of a lacrimal or salivary gland is lower than its
+true concentration. The values below are true concentrations, chosen so that the *measured* mean agrees with
+the source (`MEASURED_SUV`, held by a test). What has no source above (muscle, fat, lung, blood, bowel
+contents, ...) is a plausible background and claims no more.
 
-HU are the usual unenhanced values (fat -100, water 0, muscle 50, liver 55, spleen 48, kidney 32, lung -800, trabecular bone
-150 to 250, cortical bone 900).
+HU are the usual unenhanced values (fat -100, water 0, muscle 50, liver 55, spleen 48, kidney 32, lung -800,
+trabecular bone 150 to 250, cortical bone 900).
 """
 
 from __future__ import annotations

@@ -1,0 +1,63 @@
+# make demo   sets up an environment and runs the whole main job on phantoms it makes itself
+# make test   sets up the same environment and runs the checks and the quick tests
+#
+# PYTHON=python3.12 chooses the interpreter, PIP_ARGS passes options to pip. A machine without a GPU saves
+# gigabytes with: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+
+.DELETE_ON_ERROR:
+.PHONY: help venv test test-slow lint demo clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+venv: $(VENV)/installed
+
+# Installed anew only when what is to be installed has changed.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer, got " + sys.version.split()[0] + ": give another by PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable ".[test]"
+	@touch $@
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: venv
+	$(BIN)/python -m pytest -m slow
+
+# From nothing to a score: phantoms, their check, fine-tuning of the small model, prediction of the test cases
+# from simulated clicks, evaluation.
+demo: venv
+	rm -rf $(DEMO)
+	$(BIN)/sammed3d-ft phantom --out $(DEMO)/data --cases 12 --val 2 --test 2 --seed 1 --field pelvis
+	$(BIN)/sammed3d-ft check $(DEMO)/data/manifest.json
+	$(BIN)/accelerate launch --num_processes 1 finetune.py --config configs/demo.yaml \
+		data.manifest=$(DEMO)/data/manifest.json run=$(DEMO)/run
+	for label in $(DEMO)/data/labelsTs/*.nii.gz; do \
+		case=$$(basename $$label .nii.gz); \
+		$(BIN)/sammed3d-ft prompts make $$label --out $(DEMO)/clicks/$$case.json || exit; \
+		$(BIN)/sammed3d-ft predict --image $(DEMO)/data/imagesTs/$${case}_0001.nii.gz \
+			--clicks $(DEMO)/clicks/$$case.json --checkpoint $(DEMO)/run/export \
+			--out $(DEMO)/predicted/$$case.nii.gz --table $(DEMO)/predicted/$$case.csv || exit; \
+	done
+	$(BIN)/sammed3d-ft evaluate --pred $(DEMO)/predicted --gt $(DEMO)/data/manifest.json --split test \
+		--out $(DEMO)/evaluation
+	@echo
+	@echo "Phantoms      $(DEMO)/data"
+	@echo "Training      $(DEMO)/run (curves, metrics, export)"
+	@echo "Masks, tables $(DEMO)/predicted"
+	@echo "Scores        $(DEMO)/evaluation"
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
