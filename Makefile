@@ -1,14 +1,15 @@
 # make demo   sets up an environment and runs the whole main job on phantoms it makes itself
 # make test   sets up the same environment and runs the checks and the quick tests
 #
-# PYTHON=python3.12 chooses the interpreter, PIP_ARGS passes options to pip. A machine without a GPU saves
-# gigabytes with: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# PYTHON=python3.12 chooses the interpreter, PIP_ARGS passes options to pip, such as the index of PyTorch's CPU builds:
+# PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
 PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+DEMO_EPOCHS ?= 20
 
 .DELETE_ON_ERROR:
 .PHONY: help venv test test-slow lint demo clean
@@ -37,27 +38,30 @@ test-slow: venv
 	$(BIN)/python -m pytest -m slow
 
 # From nothing to a score: phantoms, their check, fine-tuning of the small model, prediction of the test cases
-# from simulated clicks, evaluation.
+# from one simulated click per lesion, evaluation.
 demo: venv
 	rm -rf $(DEMO)
+	mkdir -p $(DEMO)/clicks
 	$(BIN)/sammed3d-ft phantom --out $(DEMO)/data --cases 12 --val 2 --test 2 --seed 1 --field pelvis
 	$(BIN)/sammed3d-ft check $(DEMO)/data/manifest.json
-	$(BIN)/accelerate launch --num_processes 1 finetune.py --config configs/demo.yaml \
-		data.manifest=$(DEMO)/data/manifest.json run=$(DEMO)/run
-	for label in $(DEMO)/data/labelsTs/*.nii.gz; do \
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		finetune.py --config configs/mini_scratch.yaml run.dir=$(DEMO)/run \
+		data.manifest=$(DEMO)/data/manifest.json optim.epochs=$(DEMO_EPOCHS) \
+		validate.every_epochs=$(DEMO_EPOCHS)
+	set -e; for label in $(DEMO)/data/labelsTs/*.nii.gz; do \
 		case=$$(basename $$label .nii.gz); \
-		$(BIN)/sammed3d-ft prompts make $$label --out $(DEMO)/clicks/$$case.json || exit; \
+		$(BIN)/sammed3d-ft prompts make $$label --out $(DEMO)/clicks/$$case.json; \
 		$(BIN)/sammed3d-ft predict --image $(DEMO)/data/imagesTs/$${case}_0001.nii.gz \
-			--clicks $(DEMO)/clicks/$$case.json --checkpoint $(DEMO)/run/export \
-			--out $(DEMO)/predicted/$$case.nii.gz --table $(DEMO)/predicted/$$case.csv || exit; \
+			--clicks $(DEMO)/clicks/$$case.json --checkpoint $(DEMO)/run/export/model.safetensors \
+			--out $(DEMO)/predicted/$$case.nii.gz --table $(DEMO)/lesions/$$case.csv; \
 	done
 	$(BIN)/sammed3d-ft evaluate --pred $(DEMO)/predicted --gt $(DEMO)/data/manifest.json --split test \
 		--out $(DEMO)/evaluation
 	@echo
-	@echo "Phantoms      $(DEMO)/data"
-	@echo "Training      $(DEMO)/run (curves, metrics, export)"
-	@echo "Masks, tables $(DEMO)/predicted"
-	@echo "Scores        $(DEMO)/evaluation"
+	@echo "Phantoms         $(DEMO)/data"
+	@echo "Training         $(DEMO)/run (curves.png, metrics.jsonl, export/model.safetensors)"
+	@echo "Predicted masks  $(DEMO)/predicted, their lesion tables $(DEMO)/lesions"
+	@echo "Scores           $(DEMO)/evaluation (cases.csv, lesions.csv, summary.json)"
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 _NAMES = {"build_model": "model.build", "load_weights": "model.weights", "VARIANTS": "model.variants"}
 _PACKAGES = ("data", "evaluation", "figures", "inference", "lesions", "losses", "model", "recipes", "training")
-__all__ = [*sorted(_NAMES), *_PACKAGES, "__version__"]  # noqa: PLE0604
+__all__ = [*sorted(_NAMES), *_PACKAGES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

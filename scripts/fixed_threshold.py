@@ -2,9 +2,14 @@
 
     python scripts/fixed_threshold.py MANIFEST [--split test]
 
-The click is the deepest point of the true mask. From it: the PET's maximum within 20 mm, a threshold at 41 % of
-that maximum over the whole image, and of what exceeds it the 18-connected component that holds the maximum.
-41 % of the maximum is the threshold of the EANM procedure guidelines for FDG PET (Boellaard et al. 2015).
+From a click inside the lesion: the PET's maximum within 20 mm, a threshold at 41 % of that maximum over the
+whole image, and of what reaches it the 18-connected component that holds the maximum. 41 % is the percentage
+of the EANM procedure guidelines for FDG PET (Boellaard et al. 2015).
+
+The click is the deepest point of the true mask, by two definitions that differ where lesions are long or cut
+by the field of view. `array`: the first voxel, in the file's order, of largest distance to a background voxel
+of the image. `model`: the click that the model is given in this project (`prompts.depth.deepest_point`), for
+which what lies beyond the image is background, and the lesion's centre decides between equally deep voxels.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from prompts.depth import deepest_point
 from prompts.errors import InputError
@@ -37,8 +43,8 @@ def fixed_threshold(pet: np.ndarray, click_vox: np.ndarray, spacing_mm: np.ndarr
     return components == components[peak_vox]
 
 
-def dice_of_case(case: Case) -> float:
-    """Dice of the rule's mask with the whole true mask of a case.
+def dice_of_case(case: Case) -> tuple[float, float]:
+    """Dice of the rule's mask with the whole true mask, from the click `array` and from the click `model`.
 
     Raises:
         InputError: no PET, no label, an empty label, or another grid than the PET's.
@@ -48,11 +54,20 @@ def dice_of_case(case: Case) -> float:
     pet, label = read_image(case.images["PT"], case=case.id), read_label(case.label, case=case.id)
     if difference := grid_difference(pet, label):
         raise InputError(f"case {case.id}: {difference}; resample the label onto the PET")
-    truth = label.array > 0
-    deepest = deepest_point(truth, label.spacing_mm)
+    # On the file's own axes, since the first voxel depends on their order.
+    truth = label.source.from_canonical(label.array) > 0
+    uptake = label.source.from_canonical(pet.array)
+    spacing_mm = np.linalg.norm(label.source.affine[:3, :3], axis=0)
+    deepest = deepest_point(truth, spacing_mm)
     if deepest is None:
         raise InputError(f"case {case.id}: the label is empty, so there is nothing to click on")
-    predicted = fixed_threshold(pet.array, deepest[0], pet.spacing_mm)
+    depth = ndimage.distance_transform_edt(truth, sampling=spacing_mm)
+    clicks_vox = (np.array(np.unravel_index(np.argmax(depth), depth.shape)), deepest[0])
+    array, model = (_dice(fixed_threshold(uptake, click, spacing_mm), truth) for click in clicks_vox)
+    return array, model
+
+
+def _dice(predicted: np.ndarray, truth: np.ndarray) -> float:
     return float(2 * (predicted & truth).sum() / (predicted.sum() + truth.sum()))
 
 
@@ -65,15 +80,17 @@ def main() -> None:
         manifest = read_manifest(options.manifest)
         cases = manifest.cases if options.split is None else manifest.split(options.split)
         if not cases:
-            raise InputError(f"{options.manifest}: no case in the split {options.split}")
+            raise InputError(f"{options.manifest}: no case in it, or none in the split asked for")
         values = []
+        print(f"{'case':<24} {'array':>6} {'model':>6}")
         for case in cases:
             values.append(dice_of_case(case))
-            print(f"{case.id}  {values[-1]:.4f}")
+            print(f"{case.id:<24} {values[-1][0]:6.4f} {values[-1][1]:6.4f}")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    print(f"mean Dice of {len(values)} cases: {np.mean(values):.4f}")
+    array, model = np.mean(values, axis=0)
+    print(f"{f'mean of {len(values)}':<24} {array:6.4f} {model:6.4f}")
 
 
 if __name__ == "__main__":

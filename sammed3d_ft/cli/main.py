@@ -16,8 +16,8 @@ from sammed3d_ft.cli import data, evaluate, phantom, predict, prompts, weights
 
 app = typer.Typer(
     name="sammed3d-ft",
-    help="Fine-tune SAM-Med3D to lesions in PET/CT: data, clicks, prediction, evaluation. Not for clinical use.",
-    epilog="Training: accelerate launch finetune.py --config FILE [key.path=value ...]",
+    help="Fine-tune SAM-Med3D to lesions in PET/CT: data, clicks, masks, scores. Not for clinical use.",
+    epilog="Training: accelerate launch finetune.py --config FILE key.path=value ...",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # a fault of ours shows its plain traceback

@@ -9,9 +9,7 @@ import typer
 
 
 def predict(
-    image: Annotated[
-        Path, typer.Option(help="PET in SUV (.nii, .nii.gz); the CT for a model that sees CT alone.")
-    ],
+    image: Annotated[Path, typer.Option(help="PET in SUV (.nii, .nii.gz); the CT for a model that sees CT alone.")],
     clicks: Annotated[
         Path, typer.Option(help="Click file: ours, autoPET, Grand Challenge or 3D Slicer (.mrk.json, .fcsv).")
     ],
@@ -31,7 +29,7 @@ def predict(
     ] = None,
     base: Annotated[Path | None, typer.Option(help="The weights that a LoRA adapter was trained on.")] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps. [default: cuda if there is one, else cpu]")
+        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; left out: cuda if there, else cpu.")
     ] = None,
 ) -> None:
     """Segment the lesions that were clicked on a scan. No true mask is needed.

@@ -150,7 +150,9 @@ def _read_rotated(volume: Tensor, grid: CropGrid, rotation: np.ndarray) -> Tenso
     positions = i * matrix[:, 0] + j * matrix[:, 1] + k * matrix[:, 2]
     positions = positions + torch.tensor(offset, dtype=torch.float32, device=volume.device)
     if (extent < 2).any():
-        raise InputError(f"volume of {tuple(volume.shape[1:])} voxels: expected at least 2 per axis to rotate it")
+        raise InputError(
+            f"volume of {tuple(volume.shape[1:])} voxels: expected at least 2 per axis to rotate it"
+        )
     return F.grid_sample(
         volume[None], positions.flip(-1)[None], mode="bilinear", padding_mode="zeros", align_corners=True
     )[0]
@@ -176,7 +178,9 @@ class Region:
 
 def covered_region(grid: CropGrid, volume_shape: tuple[int, int, int]) -> Region:
     """The volume's voxels whose centres lie within the crop (its outer voxels' outer faces included)."""
-    faces = np.sort(np.stack([grid.to_source(np.full(3, -0.5)), grid.to_source(np.full(3, grid.size - 0.5))]), axis=0)
+    faces = np.sort(
+        np.stack([grid.to_source(np.full(3, -0.5)), grid.to_source(np.full(3, grid.size - 0.5))]), axis=0
+    )
     start = np.clip(np.ceil(faces[0] - 1e-9), 0, volume_shape).astype(int)
     stop = np.clip(np.floor(faces[1] + 1e-9) + 1, start, volume_shape).astype(int)
     return Region((int(start[0]), int(start[1]), int(start[2])), (int(stop[0]), int(stop[1]), int(stop[2])))

@@ -68,7 +68,7 @@ class EmbeddingCache:
                 for row, index in enumerate(batch["index"]):
                     self._write(
                         self.file(index, view),
-                        embedding=embeddings[row].clone(),
+                        embedding=embeddings[row].clone(memory_format=torch.contiguous_format),
                         target=torch.from_numpy(np.packbits(batch["target"][row].numpy())),
                         coords_vox=batch["coords_vox"][row].clone(),
                         label=batch["label"][row].clone(),

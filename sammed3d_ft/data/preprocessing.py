@@ -40,9 +40,7 @@ class Preprocessing:
         for modality in self.modalities:
             given = self.clip.get(modality, CLIP_RANGES.get(modality))
             if given is None:
-                raise InputError(
-                    f"modality {modality!r} has no clipping range; name PT or CT, or give its range"
-                )
+                raise InputError(f"modality {modality!r} has no clipping range; name PT or CT, or give its range")
             low, high = float(given[0]), float(given[1])
             if not low < high:
                 raise InputError(f"clipping of {modality} to [{low:g}, {high:g}]: expected low < high")

@@ -183,9 +183,7 @@ class Predictor:
         """
         return self.add_clicks([position_vox], [label], lesion)
 
-    def add_clicks(
-        self, positions_vox: Iterable[Any], labels: Iterable[int], lesion: int = 1
-    ) -> LesionPrediction:
+    def add_clicks(self, positions_vox: Iterable[Any], labels: Iterable[int], lesion: int = 1) -> LesionPrediction:
         """Several clicks on one lesion, as if given one after the other: one decoder pass each.
 
         Nothing changes when one of them is refused.
@@ -281,9 +279,7 @@ class Predictor:
         return self._lesions[lesion]
 
     def _grid(self, centre_vox: np.ndarray) -> CropGrid:
-        return crop_grid(
-            centre_vox, self.volume.spacing_mm, self.preprocessing.spacing_mm, self.model.image_size
-        )
+        return crop_grid(centre_vox, self.volume.spacing_mm, self.preprocessing.spacing_mm, self.model.image_size)
 
     def _start(self, grid: CropGrid) -> _LesionState:
         """The crop around a lesion's first click, encoded."""
@@ -317,9 +313,7 @@ class Predictor:
         """The position, rounded, after making sure that it can be a click on this scan."""
         position = np.asarray(position_vox, np.float64)
         if position.shape != (3,) or not np.isfinite(position).all():
-            raise InputError(
-                f"lesion {lesion}: a click is three finite voxel coordinates, got {position_vox}"
-            )
+            raise InputError(f"lesion {lesion}: a click is three finite voxel coordinates, got {position_vox}")
         if label not in (0, 1):
             raise InputError(f"lesion {lesion}: a click's label is 1 (foreground) or 0, got {label!r}")
         position = np.round(position, _CLICK_DECIMALS) + 0.0  # no negative zero
@@ -370,7 +364,5 @@ def _device(device: str | torch.device | None) -> torch.device:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0][:160]
-        raise InputError(
-            f"device {str(device)!r} cannot be used ({reason}); try cpu, cuda or cuda:1"
-        ) from error
+        raise InputError(f"device {str(device)!r} cannot be used ({reason}); try cpu, cuda or cuda:1") from error
     return chosen

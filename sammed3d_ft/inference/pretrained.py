@@ -45,9 +45,7 @@ def open_pretrained(path: str | Path, base: str | Path | None = None) -> Pretrai
         model, metadata = load_adapter(path, base)
     else:
         if base is not None:
-            raise InputError(
-                f"{path} is no adapter, so the base weights {base} have no use; leave out --base"
-            )
+            raise InputError(f"{path} is no adapter, so the base weights {base} have no use; leave out --base")
         variant, found = read_whole_model(path)
         metadata = found.metadata
         with torch.device("meta"):

@@ -93,8 +93,8 @@ def configure_tuning(
         raise InputError("the model has LoRA adapters already: build it anew, or merge them first")
     if method == "decoder" and model.in_channels != 1:
         raise InputError(
-            f"tuning method decoder with {model.in_channels} input channels: the patch embedding of the second "
-            "channel would stay zero and the channel unused; use full or lora, or one channel"
+            f"tuning method decoder with {model.in_channels} input channels: the second channel's patch "
+            "embedding would stay zero and the channel unused; use full or lora, or one channel"
         )
     peft_model = _METHODS[method](model, lora_rank, lora_alpha, lora_dropout)
     for name, parameter in model.named_parameters():
@@ -223,7 +223,7 @@ def load_adapter(folder: str | Path, base: str | Path | None) -> tuple[SAMMed3D,
     absent = [key for key in ("base_hash", "variant", "in_channels") if key not in metadata]
     if absent:
         raise InputError(f"{folder / _DECODER_FILE} does not say {', '.join(absent)}: save the adapter again")
-    needed = f"the base checkpoint with hash {metadata['base_hash']} (`sammed3d-ft weights inspect` shows a file's)"
+    needed = f"the base checkpoint with hash {metadata['base_hash']} (`weights inspect` shows a file's)"
     if base is None:
         raise InputError(f"{folder} is a LoRA adapter without its base model: give {needed}")
     found_hash = state_hash(read_whole_model(base)[1].state)
@@ -320,8 +320,8 @@ def _require_fit(what: str, state: Mapping[str, Tensor], expected: Mapping[str, 
     told = [f"{len(names)} {kind}, such as {names[0]}" for kind, names in differences.items() if names]
     if told:
         raise InputError(
-            f"{what} do not fit the model: of {len(expected)} tensors {'; '.join(told)}; use the same variant, "
-            "tuning method and LoRA rank as the run that wrote them"
+            f"{what} do not fit the model: of {len(expected)} tensors {'; '.join(told)}; use the same "
+            "variant, tuning method and LoRA rank as the run that wrote them"
         )
 
 

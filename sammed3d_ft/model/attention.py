@@ -38,7 +38,9 @@ class RelativeAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"{num_heads} heads do not divide {dim} channels")
         if window is not None and window <= grid:
-            raise ValueError(f"window of {window} tokens: expected more than the grid's {grid}, or None (global)")
+            raise ValueError(
+                f"window of {window} tokens: expected more than the grid's {grid}, or None (global)"
+            )
         self.num_heads = num_heads
         self.grid = grid
         self.span = grid if window is None else window
@@ -61,7 +63,8 @@ class RelativeAttention(nn.Module):
         else:
             pad_query, pad_key, pad_value = self.qkv.bias.to(query.dtype).reshape(3, heads, 1, -1)
             bias = torch.cat(
-                [self._real_bias(*terms), self._padding_bias(*terms, pad_query).flatten(2).unsqueeze(-1)], dim=-1
+                [self._real_bias(*terms), self._padding_bias(*terms, pad_query).flatten(2).unsqueeze(-1)],
+                dim=-1,
             )
             key = torch.cat([key, pad_key.expand(batch, -1, -1, -1)], dim=2)
             value = torch.cat([value, pad_value.expand(batch, -1, -1, -1)], dim=2)

@@ -96,10 +96,15 @@ class ImageEncoder(nn.Module):
         """
         expected = (self.in_channels, self.img_size, self.img_size, self.img_size)
         if tuple(image.shape[1:]) != expected:
-            raise ValueError(f"image of shape {tuple(image.shape)}: expected (batch, {', '.join(map(str, expected))})")
+            raise ValueError(
+                f"image of shape {tuple(image.shape)}: expected (batch, {', '.join(map(str, expected))})"
+            )
         tokens = self.patch_embed(image) + self.pos_embed
         for block in self.blocks:
             tokens = block(tokens)
         # The 1x1 convolution is a linear map of the tokens: done before the axes are turned, it moves less memory.
-        weight = self.neck[0].weight.flatten(1)
-        return self.neck[1:](F.linear(tokens, weight).permute(0, 4, 1, 2, 3))
+        pointwise, *rest = self.neck
+        embedding = F.linear(tokens, pointwise.weight.flatten(1)).permute(0, 4, 1, 2, 3)  # type: ignore[operator]
+        for layer in rest:
+            embedding = layer(embedding)
+        return embedding

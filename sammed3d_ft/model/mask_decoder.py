@@ -82,7 +82,11 @@ class MaskDecoder(nn.Module):
         children. So all is done with channels last, and only the finished logits are put in order:
         nothing but the M logits is ever transposed. Tested against the plain `output_upscaling`.
         """
-        first, norm, _, second, _ = self.output_upscaling
+        layers = list(self.output_upscaling)
+        first, norm, second = layers[0], layers[1], layers[3]
+        assert isinstance(first, nn.ConvTranspose3d)
+        assert isinstance(norm, ChannelNorm)
+        assert isinstance(second, nn.ConvTranspose3d)
         voxels = _children(tokens, first)  # (B, g^3, 8, D/4)
         voxels = F.gelu(F.layer_norm(voxels, norm.weight.shape, norm.weight, norm.bias, norm.eps))
         voxels = F.gelu(_children(voxels, second))  # (B, g^3, 8, 8, D/8)

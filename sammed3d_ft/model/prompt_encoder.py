@@ -101,6 +101,6 @@ class PromptEncoder(nn.Module):
         matrix = self.pe_layer.positional_encoding_gaussian_matrix
         # +0.5: the centre of the voxel. Positions stay in the buffer's own precision under autocast.
         encoded = self.pe_layer((coords_vox.to(matrix.dtype) + 0.5) / self.image_size)
-        background, foreground = (embedding.weight for embedding in self.point_embeddings)
+        background, foreground = (embedding.get_parameter("weight") for embedding in self.point_embeddings)
         encoded = encoded + torch.where(labels == 1, foreground, background)
         return torch.where(labels == -1, self.not_a_point_embed.weight, encoded)

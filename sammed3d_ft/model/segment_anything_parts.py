@@ -1,8 +1,8 @@
 """The parts of Meta's `segment-anything` that SAM-Med3D shares, imported without torchvision.
 
 `import segment_anything` runs its package `__init__`, which imports the 2D predictor and with it torchvision;
-beside a CPU-only torch that may not load. The `modeling` sub-package needs none of it, so it is reached
-by registering the parent package without running its `__init__`.
+beside a CPU-only torch that may not load. The `modeling` sub-package needs none of it and imports only within
+itself, so it is loaded under a name of this package, and a later `import segment_anything` finds all its own.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from types import ModuleType
+from pathlib import Path
+
+_NAME = f"{__package__}.segment_anything_modeling"
 
 
-def _modeling_module(name: str) -> ModuleType:
-    """``segment_anything.modeling.<name>`` without running ``segment_anything/__init__``."""
-    full_name = f"segment_anything.modeling.{name}"
-    if "segment_anything" in sys.modules:  # somebody imported it whole: use theirs
-        return importlib.import_module(full_name)
-    spec = importlib.util.find_spec("segment_anything")  # finds, does not execute
-    if spec is None or spec.submodule_search_locations is None:
+def _load_modeling() -> None:
+    """Registers the installed ``segment_anything/modeling`` as the package `_NAME`."""
+    package = importlib.util.find_spec("segment_anything")  # finds, does not execute
+    if package is None or not package.submodule_search_locations:
         raise ModuleNotFoundError("segment_anything is not installed: pip install segment-anything")
-    parent = ModuleType("segment_anything")
-    parent.__path__ = list(spec.submodule_search_locations)
-    sys.modules["segment_anything"] = parent
-    try:
-        return importlib.import_module(full_name)
-    finally:
-        # A later `import segment_anything` by the user must run the real `__init__`.
-        del sys.modules["segment_anything"]
+    folder = Path(package.submodule_search_locations[0]) / "modeling"
+    spec = importlib.util.spec_from_file_location(
+        _NAME, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[_NAME] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
 
 
-MLPBlock = _modeling_module("common").MLPBlock
-MLP = _modeling_module("mask_decoder").MLP
-TwoWayTransformer = _modeling_module("transformer").TwoWayTransformer
+_load_modeling()
+MLPBlock = importlib.import_module(f"{_NAME}.common").MLPBlock
+MLP = importlib.import_module(f"{_NAME}.mask_decoder").MLP
+TwoWayTransformer = importlib.import_module(f"{_NAME}.transformer").TwoWayTransformer

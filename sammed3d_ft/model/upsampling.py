@@ -9,9 +9,12 @@ from torch import Tensor
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # kept for training, even when first asked for in inference
 def _interpolation_matrix(source: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(target, source) weights of linear interpolation, `align_corners=False`, edges repeated."""
-    position = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp(0, source - 1)
+    position = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp(
+        0, source - 1
+    )
     lower = position.floor().long()
     upper = (lower + 1).clamp(max=source - 1)
     fraction = position - lower

@@ -52,7 +52,9 @@ class ModelConfig(_Section):
     @model_validator(mode="after")
     def _known(self) -> ModelConfig:
         if self.variant not in VARIANTS:
-            raise ValueError(f"unknown variant {self.variant!r}: expected one of {', '.join(sorted(VARIANTS))}")
+            raise ValueError(
+                f"unknown variant {self.variant!r}: expected one of {', '.join(sorted(VARIANTS))}"
+            )
         return self
 
 
@@ -66,9 +68,14 @@ class ClickConfig(_Section):
 
     @model_validator(mode="after")
     def _known(self) -> ClickConfig:
-        for name, given, known in (("first", self.first, FIRST_STRATEGIES), ("next", self.next, CORRECTION_STRATEGIES)):
+        for name, given, known in (
+            ("first", self.first, FIRST_STRATEGIES),
+            ("next", self.next, CORRECTION_STRATEGIES),
+        ):
             if given not in known:
-                raise ValueError(f"clicks.{name}: unknown strategy {given!r}, expected one of {', '.join(known)}")
+                raise ValueError(
+                    f"clicks.{name}: unknown strategy {given!r}, expected one of {', '.join(known)}"
+                )
         return self
 
 
@@ -132,7 +139,11 @@ class ValidateConfig(_Section):
     @model_validator(mode="after")
     def _has_selection(self) -> ValidateConfig:
         if not {1, 5} <= set(self.clicks):
-            raise ValueError(f"validate.clicks {list(self.clicks)}: must hold 1 and 5, by which the best is chosen")
+            raise ValueError(
+                f"validate.clicks {list(self.clicks)}: must hold 1 and 5, by which the best is chosen"
+            )
+        if min(self.clicks) < 1:
+            raise ValueError(f"validate.clicks {list(self.clicks)}: a lesion gets at least one click")
         return self
 
 
@@ -213,7 +224,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     except yaml.YAMLError as error:
         raise InputError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{file}: expected sections such as run, data and model, got {type(content).__name__}")
+        raise InputError(
+            f"{file}: expected sections such as run, data and model, got {type(content).__name__}"
+        )
     for override in overrides:
         _apply(content, override)
     try:
@@ -243,7 +256,10 @@ def _apply(content: dict[str, Any], override: str) -> None:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
             raise InputError(f"override {override!r}: {parent} is a value, not a section")
-    section[last] = yaml.safe_load(value)
+    try:
+        section[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"override {override!r}: the value is not readable as YAML; quote it") from None
 
 
 def _problem(item: Any) -> str:
@@ -256,7 +272,11 @@ def _problem(item: Any) -> str:
         hint = f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(_keys(parents))}"
         return f"unknown key {path}{hint}"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{path}: {message} (got {item['input']!r})" if item["type"] != "value_error" else f"{path}: {message}"
+    return (
+        f"{path}: {message} (got {item['input']!r})"
+        if item["type"] != "value_error"
+        else f"{path}: {message}"
+    )
 
 
 def _keys(parents: Sequence[int | str]) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 from tqdm import tqdm
 
 from prompts.click_files import read_clicks
@@ -59,15 +60,20 @@ def run(
         InputError: anything wrong with the input; nothing has been written then.
     """
     started = time.perf_counter()
+    _check_suffixes(out, instances, probability)
     record_path = out.with_name(_stem(out) + ".predict.json")
-    outputs = [path for path in (out, instances, probability, table, record_path) if path is not None]
-    _check_outputs([out, instances, probability], outputs, [image, clicks, checkpoint, ct, base])
+    _check_places(
+        outputs=[path for path in (out, instances, probability, table, record_path) if path is not None],
+        inputs=[path for path in (image, clicks, checkpoint, ct, base) if path is not None],
+    )
 
     # What is quick to check comes before the weights.
     scan = read_image(image)
     points = read_clicks(clicks, affine=scan.source.affine, shape=scan.source.shape)
     lesions, background = group_clicks(points, clicks_to_vox(points, scan.affine), clicks)
     predictor = Predictor.from_pretrained(checkpoint, device, base)
+    model = predictor.model
+    assert isinstance(model, nn.Module)  # as all that comes from a checkpoint
     first, *others = predictor.preprocessing.modalities
     if ct is not None and others != ["CT"]:
         raise InputError(f"{checkpoint} sees {first} alone; leave out --ct, or use a model of PT and CT")
@@ -100,10 +106,10 @@ def run(
         "versions": _versions(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.perf_counter() - started, 2),
-        "device": str(predictor.model.device),
+        "device": str(model.device),
         "checkpoint": str(checkpoint),
         "base": None if base is None else str(base),
-        "model_hash": state_hash(predictor.model.state_dict()),
+        "model_hash": state_hash(model.state_dict()),
         "preprocessing": json.loads(predictor.preprocessing.to_json()),
         "accumulate_clicks": predictor.accumulate,
         "inputs": {
@@ -213,14 +219,15 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _check_outputs(
-    images: Sequence[Path | None], outputs: Sequence[Path], inputs: Sequence[Path | None]
-) -> None:
-    """Wrong output names and folders are refused before anything is computed."""
+def _check_suffixes(*images: Path | None) -> None:
     for path in images:
         if path is not None and not path.name.lower().endswith(_IMAGE_SUFFIXES):
             raise InputError(f"{path}: images are written as .nii or .nii.gz")
-    seen = {path.resolve(): "an input" for path in inputs if path is not None}
+
+
+def _check_places(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """What cannot or must not be written is refused before anything is computed; folders are made."""
+    seen = {path.resolve(): "an input" for path in inputs}
     for path in outputs:
         if path.is_dir():
             raise InputError(f"{path} is a folder; name the file to write")

@@ -30,7 +30,7 @@ from sammed3d_ft.lesions import SIZE_CLASSES, size_class
 from sammed3d_ft.losses import build_loss
 from sammed3d_ft.model.adapters import configure_tuning, merged_state, save_adapter
 from sammed3d_ft.model.build import seeded_model
-from sammed3d_ft.model.weights import load_weights, save_safetensors, state_hash
+from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors, state_hash
 from sammed3d_ft.recipes.config import TrainConfig, digest
 
 _log = logging.getLogger(__name__)
@@ -54,14 +54,19 @@ class PromptedTask:
         )
         for name, cases in (("train", self.train_cases), ("val", self.val_cases)):
             if not cases:
-                raise InputError(f"manifest {manifest.path}: no case in split {name!r}; training needs train and val")
+                raise InputError(
+                    f"manifest {manifest.path}: no case in split {name!r}; training needs train and val"
+                )
         self.preprocessing = Preprocessing(config.data.modalities, config.spacing_mm, dict(config.data.clip))
         self.model = seeded_model(
             config.model.variant, config.run.seed, in_channels=len(config.data.modalities)
         )
-        if config.model.weights != "random":
+        if config.model.weights == "random":
+            self.base_hash = state_hash(self.model.state_dict())
+        else:
             load_weights(self.model, config.model.weights)
-        self.base_hash = state_hash(self.model.state_dict())
+            # Of the file's own tensors, which an adapter is later checked against.
+            self.base_hash = state_hash(read_state_dict(config.model.weights).state)
         self.tuning = configure_tuning(
             self.model,
             config.tune.method,
@@ -92,7 +97,14 @@ class PromptedTask:
         root = self.config.cache.dir or self.config.run.dir / "cache"
         rank, world = accelerator.process_index, accelerator.num_processes
         files = [
-            (case.id, [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in (*case.images.values(), case.label) if p])
+            (
+                case.id,
+                [
+                    [str(p), p.stat().st_size, p.stat().st_mtime_ns]
+                    for p in (*case.images.values(), case.label)
+                    if p
+                ],
+            )
             for case in self.train_cases
         ]
         content = digest(
@@ -137,9 +149,14 @@ class PromptedTask:
 
         total = len(self.cache.missing(rank, world))
         with tqdm(
-            total=total, desc="embeddings", disable=not (total and accelerator.is_local_main_process), leave=False
+            total=total,
+            desc="embeddings",
+            disable=not (total and accelerator.is_local_main_process),
+            leave=False,
         ) as bar:
-            for written in self.cache.build(encode, settings.batch_size, rank, world, self.config.data.workers):
+            for written in self.cache.build(
+                encode, settings.batch_size, rank, world, self.config.data.workers
+            ):
                 bar.update(written)
         accelerator.wait_for_everyone()
 
@@ -187,14 +204,21 @@ class PromptedTask:
         cases: Sequence[Case] = self.val_cases if split == "val" else self.test_cases
         self.model.eval()
         predictor = Predictor(
-            self.model, self.preprocessing, device=accelerator.device, accumulate=self.config.clicks.accumulate
+            self.model,
+            self.preprocessing,
+            device=accelerator.device,
+            accumulate=self.config.clicks.accumulate,
         )
         scores = []
         mine = list(enumerate(cases))[accelerator.process_index :: accelerator.num_processes]
-        for number, case in tqdm(mine, desc=split, disable=not accelerator.is_local_main_process, leave=False):
+        for number, case in tqdm(
+            mine, desc=split, disable=not accelerator.is_local_main_process, leave=False
+        ):
             if case.label is None:
                 raise InputError(f"case {case.id}: split {split} needs a label, the manifest names none")
-            images = {name: read_image(case.images[name], case=case.id) for name in self.preprocessing.modalities}
+            images = {
+                name: read_image(case.images[name], case=case.id) for name in self.preprocessing.modalities
+            }
             score = simulate_case(
                 predictor,
                 images,
@@ -240,7 +264,10 @@ class PromptedTask:
         }
         save_safetensors(folder / "model.safetensors", merged_state(self.model), metadata)
         if self.config.tune.method == "lora":
-            save_adapter(self.tuning.peft_model, self.model, folder / "adapter", metadata)
+            save_adapter(self.tuning, self.model, folder / "adapter", metadata)
+            if self.config.model.weights == "random":  # an adapter is of no use without its base
+                base = seeded_model(self.config.model.variant, self.config.run.seed, self.model.in_channels)
+                save_safetensors(folder / "base.safetensors", base.state_dict(), {"format": "random weights"})
         return folder / "model.safetensors"
 
     def export_clicks(self, folder: Path, scores: Sequence[CaseScore]) -> None:

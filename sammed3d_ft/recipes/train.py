@@ -55,7 +55,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
     started = time.monotonic()
     run = config.run.dir
     device_has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    precision = ("bf16" if device_has_bf16 else "no") if config.optim.precision == "auto" else config.optim.precision
+    precision = (
+        ("bf16" if device_has_bf16 else "no") if config.optim.precision == "auto" else config.optim.precision
+    )
     accelerator = Accelerator(
         mixed_precision=precision, log_with=list(config.track.trackers) or None, project_dir=str(run)
     )
@@ -68,6 +70,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     accelerator.wait_for_everyone()
     checkpoints = list_checkpoints(run / "checkpoints")
     _refuse_changed_config(config, run, resuming=bool(checkpoints))
+    accelerator.wait_for_everyone()  # all have read the earlier run's config before it is written anew
     if main_process:
         run.mkdir(parents=True, exist_ok=True)
         (run / "config.yaml").write_text(yaml.safe_dump(config.as_plain(), sort_keys=False))
@@ -102,11 +105,17 @@ def train(config: TrainConfig) -> dict[str, Any]:
         accelerator.init_trackers("tracking")
 
     # 4. The loop.
-    batches_per_epoch = len(epoch_batches(len(task.store), config.optim.batch_size, 0, 0, 0, accelerator.num_processes))
+    batches_per_epoch = len(
+        epoch_batches(len(task.store), config.optim.batch_size, 0, 0, 0, accelerator.num_processes)
+    )
     steps_per_epoch = -(-batches_per_epoch // config.optim.accumulate)
     total_steps = steps_per_epoch * config.optim.epochs
     bar = tqdm(
-        total=total_steps, initial=step, desc="training", unit="step", disable=not accelerator.is_local_main_process
+        total=total_steps,
+        initial=step,
+        desc="training",
+        unit="step",
+        disable=not accelerator.is_local_main_process,
     )
 
     def record(values: dict[str, float]) -> None:
@@ -116,7 +125,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     def save() -> None:
         if main_process:
-            state = {"epoch": epoch, "batch": batch_in_epoch, "step": step, "best": best, "seed": config.run.seed}
+            state = {
+                "epoch": epoch,
+                "batch": batch_in_epoch,
+                "step": step,
+                "best": best,
+                "seed": config.run.seed,
+            }
             save_checkpoint(
                 run / "checkpoints",
                 step,
@@ -148,6 +163,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         )
         while batches:
             group, batches = batches[: config.optim.accumulate], batches[config.optim.accumulate :]
+            torch.manual_seed(
+                config.run.seed * 1_000_003 + step
+            )  # LoRA's dropout draws from torch's generator
             # The last group of an epoch may be short: the mean is over what it holds, and nothing is dropped.
             for position in range(len(group)):
                 batch = _to_device(next(loader), accelerator.device)
@@ -170,7 +188,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
             bar.update()
             if step % config.track.log_every_steps == 0:
                 numbers = {name: value.item() for name, value in values.items()}
-                record({**numbers, "train/grad_norm": float(norm), "train/lr_factor": factor, "epoch": epoch + 1})
+                record(
+                    {**numbers, "train/grad_norm": float(norm), "train/lr_factor": factor, "epoch": epoch + 1}
+                )
                 bar.set_postfix(loss=f"{numbers['train/loss']:.3f}", dice=f"{numbers['train/dice_last']:.3f}")
             if step % config.checkpoint.every_steps == 0 and batches:
                 save()
@@ -182,7 +202,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
             if score > best["score"]:
                 best = {"score": score, "step": step, "epoch": epoch, **summary}
                 if main_process:
-                    save_checkpoint(run / "best", step, trainable_state(task.model), {}, {"best": best}, keep=1)
+                    save_checkpoint(
+                        run / "best", step, trainable_state(task.model), {}, {"best": best}, keep=1
+                    )
             if main_process:
                 tqdm.write(_validation_line(epoch, summary, config))
                 draw_training_curves(run)
@@ -226,7 +248,9 @@ def _refuse_changed_config(config: TrainConfig, run: Path, resuming: bool) -> No
     if not resuming:
         return
     if config.run.resume == "never":
-        raise InputError(f"{run} holds an earlier run and run.resume is never: choose another run.dir or remove it")
+        raise InputError(
+            f"{run} holds an earlier run and run.resume is never: choose another run.dir or remove it"
+        )
     changed = differences(yaml.safe_load(file.read_text()), config.as_plain()) if file.exists() else []
     if changed:
         raise InputError(
@@ -272,7 +296,9 @@ def _write_scores(path: Path, scores: Sequence[CaseScore], clicks: Sequence[int]
             whole = score.dice or {}
             writer.writerow([score.case, "all", "", *(whole.get(k, "") for k in clicks)])
             for lesion in score.lesions:
-                writer.writerow([score.case, lesion.lesion, lesion.volume_ml, *(lesion.dice[k] for k in clicks)])
+                writer.writerow(
+                    [score.case, lesion.lesion, lesion.volume_ml, *(lesion.dice[k] for k in clicks)]
+                )
 
 
 def _print_summary(summary: dict[str, Any], run: Path, config: TrainConfig) -> None:

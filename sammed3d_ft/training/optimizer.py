@@ -29,7 +29,7 @@ def build_optimizer(
         if not parameter.requires_grad:
             continue
         prefix = max((p for p in learning_rates if name.startswith(p)), key=len)
-        bare = parameter.ndim < 2 or "embed" in name or "token" in name.rsplit(".", 2)[-2]
+        bare = parameter.ndim < 2 or "embed" in name.replace("patch_embed.", "") or "token" in name.rsplit(".", 2)[-2]
         decay = 0.0 if bare or "rel_pos" in name or "iou_" in name else weight_decay
         groups.setdefault((learning_rates[prefix], decay), []).append((name, parameter))
     if not groups:
@@ -74,13 +74,15 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
     """Puts back what `optimizer_tensors` gave."""
-    used = set()
+    used: set[str] = set()
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             found = {key.rsplit("/", 1)[1]: key for key in tensors if key.rsplit("/", 1)[0] == name}
             used.update(found.values())
             optimizer.state[parameter] = {
-                quantity: tensors[key].clone() if quantity == "step" else tensors[key].to(parameter.device, copy=True)
+                quantity: tensors[key].clone()
+                if quantity == "step"
+                else tensors[key].to(parameter.device, copy=True)
                 for quantity, key in found.items()
             }
     unknown = set(tensors) - used

@@ -211,9 +211,7 @@ def wrong_file(kind: str, folder: Path, state: State) -> Path:
     if kind == "missing":
         return path
     if kind in ("truncated zip", "truncated old form", "truncated safetensors", "safetensors header"):
-        writer = {"truncated zip": write_bare, "truncated old form": write_old_form}.get(
-            kind, write_safetensors
-        )
+        writer = {"truncated zip": write_bare, "truncated old form": write_old_form}.get(kind, write_safetensors)
         writer(path, state)
         whole = path.read_bytes()
         path.write_bytes(whole[: 100 if kind == "safetensors header" else len(whole) // 2])
@@ -224,9 +222,7 @@ def wrong_file(kind: str, folder: Path, state: State) -> Path:
     elif kind == "bare folder":
         path.mkdir()
     elif kind in ("tensor", "no tensors", "nothing"):
-        torch.save(
-            {"tensor": torch.ones(3), "no tensors": {"epoch": 3, "lr": 0.1}, "nothing": {}}[kind], path
-        )
+        torch.save({"tensor": torch.ones(3), "no tensors": {"epoch": 3, "lr": 0.1}, "nothing": {}}[kind], path)
     else:
         path.write_bytes(
             {
@@ -272,9 +268,7 @@ def test_each_wrong_file_is_one_clear_line(kind: str, said: str, tmp_path: Path,
     assert len(str(caught.value)) < 500
 
 
-def test_missing_unexpected_and_misshapen_names_by_group(
-    tmp_path: Path, model: SAMMed3D, state: State
-) -> None:
+def test_missing_unexpected_and_misshapen_names_by_group(tmp_path: Path, model: SAMMed3D, state: State) -> None:
     broken = dict(state)
     for name in list(broken):
         if name.startswith("image_encoder.blocks.0.mlp"):
@@ -292,10 +286,7 @@ def test_missing_unexpected_and_misshapen_names_by_group(
     width = state[positions].shape[-1]
     assert f"of its {len(state)} tensors, 4 missing (image_encoder.blocks.* 4, such as" in message
     assert "3 unexpected (mask_decoder.extra.weight, image_encoder.neck.* 2, such as" in message
-    assert (
-        f"1 of another shape ({positions} (1, 8, 8, 8, {width - 1}) where the model has (1, 8, 8, 8"
-        in message
-    )
+    assert f"1 of another shape ({positions} (1, 8, 8, 8, {width - 1}) where the model has (1, 8, 8, 8" in message
     assert "\n" not in message
     assert state_hash(model.state_dict()) == before
 
@@ -393,9 +384,7 @@ def test_shared_memory_and_views_are_written(tmp_path: Path) -> None:
     assert torch.equal(found["c"], table.t())
 
 
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.safetensors"
     save_safetensors(path, {"x": torch.ones(2)}, {})
     before = path.read_bytes()

@@ -24,7 +24,7 @@ VOLUME_MEDIAN_ML = 1.0
 VOLUME_SIGMA = 1.5
 SUV_RANGE = (2.0, 60.0)
 MAX_COUNT = 100
-TOUCHING_SHARE = 0.15  # of the lesions after a patient's first: set against one that is already there
+TOUCHING_SHARE = 0.2  # of the lesions after a patient's first: set against one that is already there
 GAP_MM = 8.0  # between lesions that do not touch: more than the diagonal of a slice's voxel at 5.5 mm
 NECROTIC_ABOVE_ML = 8.0
 CORE = 0.55  # radius of a necrotic core, in radii of its lesion
@@ -43,8 +43,9 @@ _DIRECTIONS = _even_directions(1500)
 
 @dataclass(frozen=True)
 class Shape:
-    """A star-shaped, hence connected, solid: an ellipsoid (`stretch`, 3x3, mm to unit sphere) with waves on
-    its surface.
+    """A star-shaped, hence connected, solid: an ellipsoid with waves on its surface.
+
+    `stretch` (3, 3) takes mm to the unit sphere; `size` scales the whole.
     """
 
     stretch: np.ndarray
@@ -67,19 +68,16 @@ class Shape:
         return float(self.radius_mm(_DIRECTIONS).max()) * 1.03
 
     def depth_share(self, offsets_mm: np.ndarray) -> np.ndarray:
-        """Distance from the centre as a share of the distance to the surface that way: below 1 is inside.
-        (..., 3) -> (...).
-        """
+        """Distance from the centre over the surface's the same way: inside is below 1. (..., 3) -> (...)"""
         distance = np.linalg.norm(offsets_mm, axis=-1)
         directions = offsets_mm / np.maximum(distance, 1e-6)[..., None]
-        return distance / np.where(distance > 1e-6, self.radius_mm(directions), np.inf)
+        directions[distance < 1e-6] = (1, 0, 0)  # the centre itself lies in no direction, and inside
+        return distance / self.radius_mm(directions)
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """One lesion's truth. `touches` is the id of the lesion it was set against (0: none); ids count from
-    1.
-    """
+    """One lesion's truth. `touches` is the id (from 1) of the lesion it was set against; 0: none."""
 
     id: int
     region: str
@@ -94,8 +92,9 @@ class Lesion:
 
 
 def draw_count(rng: np.random.Generator, whole_body: bool) -> int:
-    """Lesions of one patient: 10 % have none, median about 6, up to 100. A smaller field is made for its
-    lesions: 1 to 30.
+    """Lesions of one patient: 10 % have none, median about 6, up to 100.
+
+    A smaller field than the whole body exists for its lesions and has 1 to 30.
     """
     free, log_count = rng.random(), rng.standard_normal()
     if not whole_body:
@@ -110,9 +109,7 @@ def draw_volume_ml(rng: np.random.Generator) -> float:
 
 
 def draw_shape(rng: np.random.Generator, volume_ml: float, site_radius_mm: float, along: np.ndarray) -> Shape:
-    """An irregular solid of exactly this volume; thicker than its site allows, it grows along the site
-    instead.
-    """
+    """An irregular solid of exactly this volume; one too thick for its site grows along the site instead."""
     radius = (volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
     if radius > 1.2 * site_radius_mm:
         squeeze = min((radius / (1.2 * site_radius_mm)) ** 1.5, 1.8)
@@ -128,9 +125,7 @@ def draw_shape(rng: np.random.Generator, volume_ml: float, site_radius_mm: float
     waves *= (rng.uniform(1.5, 6.0, count) / np.linalg.norm(waves, axis=1))[:, None]
     heights = rng.dirichlet(np.ones(count)) * rng.uniform(0.15, 0.6)
     shape = Shape(np.diag(1 / axes) @ frame, waves, rng.uniform(0, 2 * np.pi, count), heights, 1.0)
-    return Shape(
-        shape.stretch, shape.waves, shape.phases, shape.heights, (volume_ml / shape.volume_ml) ** (1 / 3)
-    )
+    return Shape(shape.stretch, shape.waves, shape.phases, shape.heights, (volume_ml / shape.volume_ml) ** (1 / 3))
 
 
 def _gap_mm(centre: np.ndarray, shape: Shape, other: Lesion) -> float:
@@ -143,12 +138,8 @@ def _gap_mm(centre: np.ndarray, shape: Shape, other: Lesion) -> float:
     return distance - float(other.shape.radius_mm(line)) - float(shape.radius_mm(-line))
 
 
-def _clear(
-    centre: np.ndarray, shape: Shape, reach: float, others: Sequence[Lesion], reaches: Sequence[float]
-) -> bool:
-    """Far enough from all others: GAP_MM between surfaces, looked for only where bounding spheres come
-    near.
-    """
+def _clear(centre: np.ndarray, shape: Shape, reach: float, others: Sequence[Lesion], reaches: Sequence[float]) -> bool:
+    """Whether there are GAP_MM to all others; looked into only where bounding spheres come near."""
     for other, other_reach in zip(others, reaches, strict=True):
         if np.linalg.norm(centre - other.centre_mm) > reach + other_reach + GAP_MM:
             continue
@@ -171,9 +162,7 @@ def draw_lesions(
     high_mm: np.ndarray,
     tracer: str,
 ) -> tuple[Lesion, ...]:
-    """`count` lesions with centres between `low_mm` and `high_mm`; fewer only where there is no room for
-    more.
-    """
+    """`count` lesions with centres between `low_mm` and `high_mm`; fewer only where there is no room."""
     reachable = [s for s in sites if ((s.points > low_mm) & (s.points < high_mm)).all(-1).any()]
     if not reachable:
         return ()
@@ -232,16 +221,15 @@ def draw_lesions(
 def covered_share(
     lesion: Lesion, grid: Grid, shift_mm: np.ndarray, scale: float = 1.0
 ) -> tuple[Box, np.ndarray] | None:
-    """Share of each voxel (0 to 1) inside the lesion, by sampling every voxel at several points; `scale`
-    shrinks it.
-    """
+    """Share of each voxel (0 to 1) inside the lesion, sampled at several points; `scale` shrinks it."""
     centre = np.asarray(lesion.centre_mm) + shift_mm
     reach = lesion.shape.reach_mm * scale
     box = grid.box(centre - reach, centre + reach)
     if box is None:
         return None
     radius = (lesion.volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3) * scale
-    per_axis = [int(np.clip(np.ceil(6 * s / radius), 2, 8)) for s in grid.spacing_mm]
+    # an odd number of samples per axis: never exactly half of them inside, which would count ties as lesion
+    per_axis = [2 * int(np.clip(np.ceil(3 * s / radius), 1, 4)) + 1 for s in grid.spacing_mm]
     fine = []
     for b, o, s, n, c in zip(box, grid.origin_mm, grid.spacing_mm, per_axis, centre, strict=True):
         within = (np.arange(n) + 0.5) / n - 0.5
@@ -272,9 +260,7 @@ def true_extent(lesions: Sequence[Lesion], grid: Grid) -> np.ndarray:
             continue
         box, share = found
         for flat in np.argsort(-share, axis=None):
-            voxel = tuple(
-                int(i + b.start) for i, b in zip(np.unravel_index(flat, share.shape), box, strict=True)
-            )
+            voxel = tuple(int(i + b.start) for i, b in zip(np.unravel_index(flat, share.shape), box, strict=True))
             if voxel not in saved:
                 break
         saved.add(voxel)

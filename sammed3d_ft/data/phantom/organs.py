@@ -17,17 +17,19 @@ from sammed3d_ft.data.phantom.skeleton import Site, both_sides, site, skeleton, 
 
 # (z, half width, half depth, y centre) of a man with 15 mm of fat
 TRUNK = (
-    (-82, 40, 34, -12), (-62, 120, 72, -8), (-30, 172, 96, -6), (0, 180, 106, -4), (60, 178, 110, -2), (120, 168, 110, 0), (170, 160, 110, 0),
-    (220, 152, 110, 0), (280, 154, 112, 0), (340, 162, 114, 0), (400, 167, 115, 0), (460, 171, 113, -2), (520, 177, 106, -5),
-    (560, 182, 94, -10), (585, 172, 80, -14), (604, 128, 66, -15), (625, 78, 58, -16),
+    (-82, 40, 34, -12), (-62, 120, 72, -8), (-30, 172, 96, -6), (0, 180, 106, -4), (60, 178, 110, -2),
+    (120, 168, 110, 0), (170, 160, 110, 0), (220, 152, 110, 0), (280, 154, 112, 0), (340, 162, 114, 0),
+    (400, 167, 115, 0), (460, 171, 113, -2), (520, 177, 106, -5), (560, 182, 94, -10),
+    (585, 172, 80, -14), (604, 128, 66, -15), (625, 78, 58, -16),
 )  # fmt: skip
 NECK_AND_HEAD = (
-    (596, 80, 60, -16), (620, 62, 56, -16), (650, 58, 58, -12), (680, 62, 66, -6), (705, 69, 78, 0), (740, 76, 94, 4),
-    (790, 79, 99, 4), (825, 74, 92, 4), (850, 61, 76, 3), (866, 42, 53, 2), (876, 14, 18, 2),
+    (596, 80, 60, -16), (620, 62, 56, -16), (650, 58, 58, -12), (680, 62, 66, -6), (705, 69, 78, 0),
+    (740, 76, 94, 4), (790, 79, 99, 4), (825, 74, 92, 4), (850, 61, 76, 3), (866, 42, 53, 2),
+    (876, 14, 18, 2),
 )  # fmt: skip
 CAVITY = (  # inside of the abdominal wall
-    (-4, 40, 34, 2), (20, 62, 48, 0), (60, 84, 62, 2), (120, 112, 76, 8), (180, 126, 82, 10), (250, 128, 84, 8),
-    (330, 130, 86, 4), (365, 118, 78, 2), (392, 84, 58, 0), (408, 24, 16, 0),
+    (-4, 40, 34, 2), (20, 62, 48, 0), (60, 84, 62, 2), (120, 112, 76, 8), (180, 126, 82, 10),
+    (250, 128, 84, 8), (330, 130, 86, 4), (365, 118, 78, 2), (392, 84, 58, 0), (408, 24, 16, 0),
 )  # fmt: skip
 
 
@@ -134,6 +136,8 @@ def head_and_neck() -> list[Part]:
 
 
 def chest() -> list[Part]:
+    heart = Ellipsoid((-18, 30, 438), (56, 44, 50), (0, 25, -25))
+    left_ventricle = Ellipsoid((-42, 28, 426), (32, 37, 37), (0, 35, -35))
     return [
         organ("lung", Ellipsoid((71, -6, 462), (59, 84, 142), (0, 0, 8))),
         organ("lung", Ellipsoid((-71, -6, 464), (58, 83, 140), (0, 0, -8))),
@@ -141,9 +145,9 @@ def chest() -> list[Part]:
         fill("mediastinum", Ellipsoid((0, 4, 500), (26, 58, 90))),
         fill("air", Tube([(0, -4, 590), (0, -16, 550)], 9.0)),
         fill("air", Tube([(50, -20, 505), (0, -16, 536), (-50, -20, 505)], (5, 8, 5))),
-        Part(Ellipsoid((-18, 30, 438), (56, 44, 50), (0, 25, -25)), ((0.0, "fat"), (4.0, "blood")), organ="heart", breathes=0.4),
-        Part(Ellipsoid((-42, 28, 426), (32, 37, 37), (0, 35, -35)), ((0.0, "myocardium"), (10.0, "blood")), organ="myocardium", breathes=0.4),
-    ]  # fmt: skip
+        Part(heart, ((0.0, "fat"), (4.0, "blood")), organ="heart", breathes=0.4),
+        Part(left_ventricle, ((0.0, "myocardium"), (10.0, "blood")), organ="myocardium", breathes=0.4),
+    ]
 
 
 def vessels() -> list[Part]:
@@ -194,9 +198,11 @@ def gut(rng: np.random.Generator) -> list[Part]:
         (-30, 16, 248),
     ]
     colon = [
-        [(98, 14, 105), (106, 0, 170), (104, -2, 228)], [(104, -2, 228), (80, 48, 232), (0, 74, 212), (-80, 50, 246), (-108, -14, 284)],
-        [(-108, -14, 284), (-114, -18, 210), (-106, 4, 135)], [(-106, 4, 135), (-70, 34, 108), (-30, 20, 104), (10, -10, 106), (4, -44, 92)],
-    ]  # fmt: skip
+        [(98, 14, 105), (106, 0, 170), (104, -2, 228)],
+        [(104, -2, 228), (80, 48, 232), (0, 74, 212), (-80, 50, 246), (-108, -14, 284)],
+        [(-108, -14, 284), (-114, -18, 210), (-106, 4, 135)],
+        [(-106, 4, 135), (-70, 34, 108), (-30, 20, 104), (10, -10, 106), (4, -44, 92)],
+    ]
     parts = [
         organ("ileum", Tube(_loops(rng, (30, 40, 145), (62, 34, 46), 24, 26.0), 12.0)),
         *(
@@ -233,9 +239,7 @@ def upper_abdomen() -> list[Part]:
         organ("liver", Ellipsoid((38, 26, 342), (56, 48, 54), (0, -20, -8)), breathes=1.0, rough_mm=5.0),
         organ("liver", Ellipsoid((-6, 44, 356), (58, 32, 28), (0, -12, -8)), breathes=1.0, rough_mm=5.0),
         organ("gall bladder", Ellipsoid((46, 54, 278), (12, 15, 28), (20, 0, 0)), breathes=1.0),
-        organ(
-            "spleen", Ellipsoid((-102, -42, 330), (20, 38, 47), (-18, -14, -20)), breathes=1.0, rough_mm=4.0
-        ),
+        organ("spleen", Ellipsoid((-102, -42, 330), (20, 38, 47), (-18, -14, -20)), breathes=1.0, rough_mm=4.0),
     ]
     for side, height in ((1, 244), (-1, 258)):
         parts += [
@@ -299,9 +303,7 @@ def lower_urinary(rng: np.random.Generator) -> tuple[list[Part], list[Site]]:
         )
     )
     parts.append(fill("urine", Tube([(0, 8, base + 2), (0, 8, -22)], 2.2), uptake=0.25, organ="urethra"))
-    bed = (
-        [(-10.0, -4.0, 14.0), (10.0, -4.0, 14.0)] if not operated else [(-9.0, -8.0, 4.0), (9.0, -8.0, 10.0)]
-    )
+    bed = [(-10.0, -4.0, 14.0), (10.0, -4.0, 14.0)] if not operated else [(-9.0, -8.0, 4.0), (9.0, -8.0, 10.0)]
     return parts, [site("prostate bed", bed, 11 if operated else 16, 5.0)]
 
 
@@ -362,12 +364,8 @@ def draw_patient(rng: np.random.Generator, tracer: str) -> Patient:
     bones, bone_sites = skeleton()
     urinary, bed = lower_urinary(rng)
     trunk = chest() + gut(rng) + upper_abdomen() + vessels() + urinary
-    ordered = (
-        outline(rng) + [_varied(part, rng) for part in trunk] + bones
-    )  # bones over the edges of lungs and organs,
-    ordered += [
-        _varied(part, rng) for part in head_and_neck()
-    ]  # eyes, glands and airways over the skull and the jaws
+    ordered = outline(rng) + [_varied(part, rng) for part in trunk] + bones  # bones over the edges of lungs and organs,
+    ordered += [_varied(part, rng) for part in head_and_neck()]  # eyes, glands and airways over the skull and the jaws
     sites = bed + node_sites() + bone_sites + (soft_tissue_sites() if tracer == "fdg" else [])
     none = np.zeros(3)
     return Patient(

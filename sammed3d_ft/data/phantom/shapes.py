@@ -108,9 +108,7 @@ class Ellipsoid:
             slope = slope + u / np.float32(r * r)
         near = np.sqrt(near)
         slope = np.sqrt(slope) + np.float32(1e-6)
-        return (1 - near) * near / slope + np.where(
-            near < 0.05, np.float32(min(self.semi_axes)), np.float32(0)
-        )
+        return (1 - near) * near / slope + np.where(near < 0.05, np.float32(min(self.semi_axes)), np.float32(0))
 
     def placed(self, scale: np.ndarray, shift_mm: np.ndarray) -> Ellipsoid:
         centre = point(np.multiply(self.centre, scale) + shift_mm)
@@ -168,18 +166,14 @@ class Tube:
             near = grid.box(np.minimum(p, q) - reach, np.maximum(p, q) + reach)
             if near is None:
                 continue
-            part = tuple(
-                slice(max(n.start, b.start), min(n.stop, b.stop)) for n, b in zip(near, box, strict=True)
-            )
+            part = tuple(slice(max(n.start, b.start), min(n.stop, b.stop)) for n, b in zip(near, box, strict=True))
             if any(s.stop <= s.start for s in part):
                 continue
             x, y, z = (a - np.float32(c) for a, c in zip(grid.axes_mm(part), p, strict=True))  # type: ignore[arg-type]
             d = (q - p).astype(np.float32)
             t = np.clip((x * d[0] + y * d[1] + z * d[2]) / np.float32(max(float(d @ d), 1e-6)), 0, 1)
             away = np.sqrt((x - t * d[0]) ** 2 + (y - t * d[1]) ** 2 + (z - t * d[2]) ** 2)
-            inside = depth[
-                tuple(slice(s.start - b.start, s.stop - b.start) for s, b in zip(part, box, strict=True))
-            ]
+            inside = depth[tuple(slice(s.start - b.start, s.stop - b.start) for s, b in zip(part, box, strict=True))]
             np.maximum(inside, np.float32(r_p) + t * np.float32(r_q - r_p) - away, out=inside)
         return depth
 
@@ -190,8 +184,7 @@ class Tube:
 
 @dataclass(frozen=True)
 class Outline:
-    """A trunk or a neck: a rounded cross-section whose half width, half depth and y centre run smoothly along
-    z.
+    """A trunk or a neck: a rounded cross-section, its half width, half depth and y centre smooth along z.
 
     `rows` are (z, half width, half depth, y centre), z ascending; `exponent` 2 is an ellipse, more is
     squarer.
@@ -208,19 +201,13 @@ class Outline:
         rows = np.asarray(self.rows, dtype=float)
         x, y, z = grid.axes_mm(box)
         low, high = np.float32(rows[0, 0]), np.float32(rows[-1, 0])
-        a, b, y_centre = PchipInterpolator(rows[:, 0], rows[:, 1:])(np.clip(z[0, 0], low, high)).T.astype(
-            np.float32
-        )
+        a, b, y_centre = PchipInterpolator(rows[:, 0], rows[:, 1:])(np.clip(z[0, 0], low, high)).T.astype(np.float32)
         y = y - y_centre
         n = np.float32(self.exponent)
-        near = (
-            np.abs(x / a) ** n + np.abs(y / b) ** n
-        )  # each term is two-dimensional: only the sum is a volume
+        near = np.abs(x / a) ** n + np.abs(y / b) ** n  # each term is two-dimensional: only the sum is a volume
         near **= 1 / n
         radius = np.sqrt(x * x + y * y)
-        depth = radius / np.maximum(
-            near, 1e-3
-        )  # distance from the axis to the surface along the ray through the voxel
+        depth = radius / np.maximum(near, 1e-3)  # distance from the axis to the surface along the ray through the voxel
         depth -= radius
         return np.minimum(depth, np.minimum(z - low, high - z), out=depth)
 
@@ -246,16 +233,12 @@ class Part:
 
 
 def draw_waves(rng: np.random.Generator) -> np.ndarray:
-    """A patient's waves in space that make organs irregular: (3 waves, 3 axes, [wave number per mm,
-    phase]).
-    """
+    """A patient's waves in space that make organs irregular: (wave, axis, [wave number per mm, phase])."""
     return np.stack([2 * np.pi / rng.uniform(45, 90, (3, 3)), rng.uniform(0, 2 * np.pi, (3, 3))], -1)
 
 
 def _bumps(grid: Grid, box: Box, waves: np.ndarray) -> np.ndarray:
-    """The waves' sum, mostly between -1 and 1; each is a product along the axes, so it costs one
-    multiplication per voxel.
-    """
+    """The waves' sum, mostly between -1 and 1; each a product along the axes, which is cheap."""
     axes = grid.axes_mm(box)
     total: np.ndarray | np.float32 = np.float32(0)
     for wave in waves.astype(np.float32):

@@ -77,9 +77,7 @@ class Phantom:
 
 
 def _stream(seed: int, case: int, purpose: int) -> np.random.Generator:
-    """Randomness of its own for each purpose, so that a patient stays the same man whatever the scanner or
-    the field.
-    """
+    """Randomness of its own for each purpose: a patient stays the same man in any scanner and field."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, case, purpose])))
 
 
@@ -113,9 +111,7 @@ def _check(
         raise InputError(f"ct_grid is 'pet' or 'own', got {ct_grid!r}")
     if shape is not None and (len(shape) != 3 or min(shape) < 8):
         raise InputError(f"shape needs three sizes of at least 8 voxels, got {shape}")
-    if spacing_mm is not None and (
-        len(spacing_mm) != 3 or not 0.5 <= min(spacing_mm) <= max(spacing_mm) <= 10
-    ):
+    if spacing_mm is not None and (len(spacing_mm) != 3 or not 0.5 <= min(spacing_mm) <= max(spacing_mm) <= 10):
         raise InputError(f"spacing needs three values between 0.5 and 10 mm, got {spacing_mm}")
 
 
@@ -176,9 +172,8 @@ def make_phantom(
     scanner = _stream(seed, case, 2)
     grid = _grid(FIELDS[field], patient, scanner, shape, spacing_mm)
     psf_mm = float(scanner.uniform(4, 7))
-    filter_mm = max(
-        float(scanner.uniform(4, 6)), 1.25 * max(grid.spacing_mm)
-    )  # narrower than a voxel would not smooth
+    # narrower than a voxel it would not smooth
+    filter_mm = max(float(scanner.uniform(4, 6)), 1.25 * max(grid.spacing_mm))
     liver_noise = float(scanner.uniform(0.06, 0.14))
     rigid_mm = np.clip(scanner.normal(0, 1.5, 3), -4, 4)
 
@@ -198,7 +193,7 @@ def make_phantom(
 
     margin = physics.margin_vox(float(np.hypot(psf_mm, filter_mm)), grid.spacing_mm)
     wide = grid.padded(margin)
-    names = {n: name for n, name in enumerate(sorted({part.organ for part in patient.parts} - {""}), start=1)}
+    names = dict(enumerate(sorted({part.organ for part in patient.parts} - {""}), start=1))
     ids = {name: n for n, name in names.items()}
     activity, organs = paint(
         wide, patient.parts, lambda part, tissue: suv[tissue] * part.uptake, 0.0, patient.waves, ids
@@ -223,7 +218,7 @@ def make_phantom(
     else:
         ct_on = grid
     return Phantom(
-        id=f"{tracer}_{seed}_{case:04d}",
+        id=f"phantom_{tracer}_{seed}_{case:04d}",
         pet=np.ascontiguousarray(pet[inner]),
         pet_affine=grid.affine,
         ct=_paint_ct(ct_on, patient, found, rigid_mm, _stream(seed, case, 5)),
@@ -234,7 +229,15 @@ def make_phantom(
         organ_names=names,
         lesions=found,
         settings={
-            "seed": seed, "case": case, "tracer": tracer, "field": field, "spacing_mm": list(grid.spacing_mm), "psf_mm": psf_mm,
-            "filter_mm": filter_mm, "liver_noise": liver_noise, "misalignment_mm": rigid_mm.tolist(), "breath_mm": patient.breath_mm,
+            "seed": seed,
+            "case": case,
+            "tracer": tracer,
+            "field": field,
+            "spacing_mm": list(grid.spacing_mm),
+            "psf_mm": psf_mm,
+            "filter_mm": filter_mm,
+            "liver_noise": liver_noise,
+            "misalignment_mm": rigid_mm.tolist(),
+            "breath_mm": patient.breath_mm,
         },
-    )  # fmt: skip
+    )

@@ -13,13 +13,14 @@ import numpy as np
 from sammed3d_ft.data.phantom.shapes import Drum, Ellipsoid, Part, Point, Tube
 
 BONE = ((0.0, "cortical bone"), (1.5, "marrow"))
-SHAFT = ((0.0, "cortical bone"), (5.0, "marrow"))
-CORTEX = ((0.0, "cortical bone"),)
+SHAFT = ((0.0, "cortical bone"), (5.0, "fatty marrow"))
 
 # Front-to-back course of the vertebral bodies' centres: (z, y), from the promontory to the skull.
 SPINE_COURSE = np.array(
-    [(110, -42), (150, -32), (200, -28), (250, -32), (312, -42), (360, -52), (400, -57), (450, -58), (500, -54), (550, -47),
-     (600, -36), (655, -22), (712, -14)], dtype=float,
+    (
+        (110, -42), (150, -32), (200, -28), (250, -32), (312, -42), (360, -52), (400, -57),
+        (450, -58), (500, -54), (550, -47), (600, -36), (655, -22), (712, -14),
+    )
 )  # fmt: skip
 # name, number of vertebrae, pitch, half width, half depth of the body; from below
 SPINE = (
@@ -28,10 +29,12 @@ SPINE = (
     ("cervical", 7, 17.0, 12.0, 9.0),
 )
 SPINE_START_Z = 110.0
-# per pair of ribs, from the first: half width and half depth of the cage, angle where the bone ends (90 = midline), fall
+# per pair of ribs, from the first: half width and half depth of the cage, angle at which the bone ends
+# (90 = midline), fall from the spine to that end
 RIBS = (
-    (52, 48, 58, 26), (84, 68, 60, 36), (104, 80, 60, 46), (118, 88, 60, 56), (127, 93, 60, 66), (132, 96, 58, 76),
-    (135, 98, 55, 84), (136, 98, 46, 88), (135, 97, 38, 88), (132, 94, 28, 82), (126, 90, 2, 64), (114, 86, -24, 44),
+    (52, 48, 58, 26), (84, 68, 60, 36), (104, 80, 60, 46), (118, 88, 60, 56), (127, 93, 60, 66),
+    (132, 96, 58, 76), (135, 98, 55, 84), (136, 98, 46, 88), (135, 97, 38, 88), (132, 94, 28, 82),
+    (126, 90, 2, 64), (114, 86, -24, 44),
 )  # fmt: skip
 
 
@@ -77,9 +80,7 @@ def spine() -> tuple[list[Part], list[Site], dict[str, float]]:
         for number in range(count, 0, -1):
             middle = z + pitch / 2
             y = spine_y(middle)
-            body = Drum(
-                (0, y, middle), (half_width, half_depth), pitch / 2 - (4.5 if name == "lumbar" else 2.5)
-            )
+            body = Drum((0, y, middle), (half_width, half_depth), pitch / 2 - (4.5 if name == "lumbar" else 2.5))
             parts.append(Part(body, BONE, organ="vertebra"))
             back = y - half_depth
             arch = half_width * 0.75
@@ -118,8 +119,7 @@ def spine() -> tuple[list[Part], list[Site], dict[str, float]]:
             heights[f"{name[0].upper()}{number}"] = middle
             z += pitch
     canal = [
-        (0.0, spine_y(h) - (28.0 if h < 310 else 23.0 if h < 600 else 17.0), float(h))
-        for h in np.arange(110, 725, 20)
+        (0.0, spine_y(h) - (28.0 if h < 310 else 23.0 if h < 600 else 17.0), float(h)) for h in np.arange(110, 725, 20)
     ]
     parts.append(Part(Tube(canal, 7.5), ((0.0, "cord"),)))
     return parts, sites, heights
@@ -219,9 +219,7 @@ def head_bones() -> tuple[list[Part], list[Site]]:
     """Skull with the brain inside it, and jaws."""
     parts = [
         Part(Ellipsoid((0, -4, 752), (58, 66, 34)), ((0.0, "cortical bone"), (5.0, "muscle"))),
-        Part(
-            Ellipsoid((0, -38, 752), (50, 38, 30)), ((0.0, "cord"), (2.0, "grey matter")), organ="cerebellum"
-        ),
+        Part(Ellipsoid((0, -38, 752), (50, 38, 30)), ((0.0, "cord"), (2.0, "grey matter")), organ="cerebellum"),
         Part(Ellipsoid((0, 2, 800), (71, 89, 70)), ((0.0, "cortical bone"), (6.0, "cord"))),
         Part(
             Ellipsoid((0, 2, 800), (62.5, 80.5, 61.5)),
@@ -252,9 +250,7 @@ def head_bones() -> tuple[list[Part], list[Site]]:
         ),
     ]
     for side in (1, -1):
-        parts.append(
-            Part(Ellipsoid((side * 16, 8, 800), (9, 22, 15)), ((0.0, "grey matter"),), organ="brain")
-        )
+        parts.append(Part(Ellipsoid((side * 16, 8, 800), (9, 22, 15)), ((0.0, "grey matter"),), organ="brain"))
         parts.append(
             Part(
                 Ellipsoid((side * 20, -6, 800), (4, 26, 9), (0, 0, side * 10)),

@@ -46,15 +46,16 @@ TISSUES: dict[str, Tissue] = {
     "blood": Tissue(42, (1.5, 0.2), (1.7, 0.2)),
     "lung": Tissue(-800, (0.35, 0.2), (0.45, 0.2)),
     "cortical bone": Tissue(900, (0.30, 0.2), (0.40, 0.2)),
-    "marrow": Tissue(200, (0.85, 0.25), (1.5, 0.25)),
+    "marrow": Tissue(200, (0.85, 0.25), (1.3, 0.25)),
+    "fatty marrow": Tissue(-30, (0.40, 0.2), (0.45, 0.2)),
     "disc": Tissue(75, (0.45, 0.2), (0.6, 0.2)),
     "cord": Tissue(25, (0.4, 0.2), (1.2, 0.2)),
-    "grey matter": Tissue(38, (0.15, 0.3), (11.3, 0.25)),
+    "grey matter": Tissue(38, (0.15, 0.3), (9.3, 0.25)),
     "white matter": Tissue(28, (0.12, 0.3), (4.0, 0.25)),
     "eye": Tissue(10, (0.3, 0.2), (0.8, 0.2)),
-    "lacrimal gland": Tissue(35, (19.0, 0.27), (1.2, 0.2)),
-    "parotid gland": Tissue(25, (13.2, 0.22), (1.8, 0.3)),
-    "submandibular gland": Tissue(40, (13.3, 0.24), (2.0, 0.3)),
+    "lacrimal gland": Tissue(35, (17.5, 0.27), (1.2, 0.2)),
+    "parotid gland": Tissue(25, (12.3, 0.22), (1.8, 0.3)),
+    "submandibular gland": Tissue(40, (12.6, 0.24), (2.0, 0.3)),
     "sublingual gland": Tissue(40, (9.0, 0.4), (3.2, 0.4)),
     "pharynx": Tissue(45, (6.0, 0.4), (3.0, 0.3)),
     "larynx": Tissue(45, (4.0, 0.35), (1.8, 0.4)),
@@ -66,7 +67,7 @@ TISSUES: dict[str, Tissue] = {
     "pancreas": Tissue(38, (1.9, 0.25), (1.4, 0.2)),
     "adrenal": Tissue(15, (3.0, 0.3), (1.4, 0.2)),
     "ganglion": Tissue(35, (3.6, 0.3), (0.8, 0.2)),
-    "kidney": Tissue(32, (21.3, 0.22), (2.6, 0.25)),
+    "kidney": Tissue(32, (23.0, 0.22), (2.6, 0.25)),
     "renal pelvis": Tissue(5, (14.0, 0.5), (7.0, 0.7)),
     "ureter": Tissue(10, (14.0, 0.6), (8.0, 0.7)),
     "urine": Tissue(5, (18.0, 0.8), (14.0, 0.7)),
@@ -82,7 +83,7 @@ TISSUES: dict[str, Tissue] = {
     "prostate": Tissue(40, (2.8, 0.3), (1.6, 0.25)),
 }
 
-# Published means of SUVmean over an organ's outline, with the SD between patients: what a reader of the image measures.
+# Published means of SUVmean over an organ's outline, with the SD between patients: what a reader measures.
 MEASURED_SUV: dict[str, dict[str, tuple[float, float]]] = {
     "psma": {
         "kidney": (19.75, 4.6),

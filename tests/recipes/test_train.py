@@ -1,0 +1,213 @@
+"""Training end to end on tiny scans: every method, resuming, replaying, two processes, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from prompts import read_clicks
+from prompts.errors import InputError
+from sammed3d_ft.data.images import read_image, read_label
+from sammed3d_ft.data.manifest import read_manifest
+from sammed3d_ft.inference import Predictor
+from sammed3d_ft.recipes import prompted_task
+from sammed3d_ft.recipes import train as recipe
+from sammed3d_ft.recipes.config import TrainConfig, load_config
+from tests.data.tiny_cases import write_cohort
+
+ROOT = Path(__file__).resolve().parents[2]
+
+YAML = """
+run: {{dir: "{run}", seed: 1}}  # whose untrained masks are not empty
+data: {{manifest: "{manifest}"}}
+model: {{variant: mini, weights: random}}
+clicks: {{rounds: 2}}
+tune: {{method: {method}, lora_rank: 2}}
+cache: {{views: 1}}
+optim: {{epochs: 1, batch_size: 2, warmup_steps: 1, lr_decoder: 1e-5, lr_encoder: 1e-5}}
+validate: {{every_epochs: 1, clicks: [1, 5], test: false}}
+checkpoint: {{every_steps: 1}}
+track: {{trackers: [], log_every_steps: 1}}
+"""
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+def config_file(run: Path, manifest: Path, method: str) -> Path:
+    path = run.with_suffix(".yaml")
+    path.write_text(YAML.format(run=run, manifest=manifest, method=method))
+    return path
+
+
+def settings(run: Path, manifest: Path, method: str = "full", *overrides: str) -> TrainConfig:
+    return load_config(config_file(run, manifest, method), overrides)
+
+
+def replayed_dice(run: Path, manifest: Path, split: str, at: tuple[int, ...] = (1, 5)) -> dict[int, float]:
+    """Mean Dice per case after k clicks per lesion: the export, given the run's own click files."""
+    predictor = Predictor.from_pretrained(run / "export" / "model.safetensors", device="cpu")
+    dice: dict[int, list[float]] = {k: [] for k in at}
+    for case in read_manifest(manifest).split(split):
+        assert case.label is not None
+        pet, truth = read_image(case.images["PT"]), read_label(case.label).array > 0
+        clicks = read_clicks(run / "clicks" / split / f"{case.id}.json")
+        for k in at:
+            predictor.set_image({"PT": pet})
+            given: dict[object, int] = {}
+            for click in clicks:
+                given[click.lesion] = given.get(click.lesion, 0) + 1
+                if given[click.lesion] <= k:
+                    assert isinstance(click.lesion, int)
+                    predictor.add_click(pet.to_vox(np.array(click.position_mm)), click.label, click.lesion)
+            mask = predictor.mask() > 0
+            dice[k].append(2 * float((mask & truth).sum()) / float(mask.sum() + truth.sum()))
+    return {k: float(np.mean(values)) for k, values in dice.items()}
+
+
+@pytest.mark.parametrize("method", ["decoder", "full", "lora"])
+def test_a_run_writes_an_export_that_replays_to_its_validation_dice(
+    method: str, tmp_path: Path, manifest: Path
+) -> None:
+    run = tmp_path / "run"
+    summary = recipe.train(settings(run, manifest, method, f"validate.test={method == 'full'}"))
+
+    replayed = replayed_dice(run, manifest, "val")
+    assert replayed[1] == pytest.approx(summary["val/dice@1"], abs=1e-6)
+    assert replayed[5] == pytest.approx(summary["val/dice@5"], abs=1e-6)
+    assert replayed[1] > 0  # a comparison of zeros would say nothing
+    assert json.loads((run / "summary.json").read_text())["export_sha256"] == summary["export_sha256"]
+    assert ("test/dice@1" in summary) == (method == "full")
+    assert (run / "export" / "adapter").is_dir() == (method == "lora")
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged if "train/loss" in line] == [1, 2]
+    assert any("val/dice@1" in line for line in logged)
+    assert any((run / "cache").glob("embeddings_*/*.safetensors")) == (method == "decoder")
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing on the way may handle it."""
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, last_step: int) -> None:
+    real = recipe.save_checkpoint
+
+    def save_then_stop(folder: Path, step: int, *rest: Any, **named: Any) -> Path:
+        path = real(folder, step, *rest, **named)
+        if folder.name == "checkpoints" and step == last_step:
+            raise Killed
+        return path
+
+    monkeypatch.setattr(recipe, "save_checkpoint", save_then_stop)
+
+
+@pytest.mark.parametrize(
+    ("method", "last_step"),
+    [
+        ("full", 1),
+        pytest.param("decoder", 3, marks=pytest.mark.slow),
+        pytest.param("lora", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_run_ends_in_the_same_export(
+    method: str, last_step: int, tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps 1 and 3 are amid epochs, step 2 is at the end of one."""
+    whole = recipe.train(settings(tmp_path / "whole", manifest, method, "optim.epochs=2"))
+    broken = settings(tmp_path / "broken", manifest, method, "optim.epochs=2")
+    with monkeypatch.context() as patched:
+        stop_after(patched, last_step)
+        with pytest.raises(Killed):
+            recipe.train(broken)
+    assert not (tmp_path / "broken" / "summary.json").exists()
+    resumed = recipe.train(broken)
+
+    assert resumed["export_sha256"] == whole["export_sha256"]
+    assert resumed["best"] == whole["best"]
+    lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "broken")]
+    assert lines[0] == lines[1]
+
+
+def test_a_changed_setting_is_refused_on_resuming(
+    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        stop_after(patched, 1)
+        with pytest.raises(Killed):
+            recipe.train(settings(run, manifest))
+    before = (run / "config.yaml").read_text()
+    with pytest.raises(InputError, match=r"loss\.name: l1dfl -> dice") as refused:
+        recipe.train(settings(run, manifest, "full", "loss.name=dice"))
+    assert "\n" not in str(refused.value)
+    assert (run / "config.yaml").read_text() == before
+    with pytest.raises(InputError, match=r"run\.resume is never"):
+        recipe.train(settings(run, manifest, "full", "run.resume=never"))
+
+
+def test_a_loss_that_is_no_number_names_the_lesions(
+    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return logits.sum() * float("nan")
+
+    monkeypatch.setattr(prompted_task, "build_loss", lambda name, **options: Broken())
+    with pytest.raises(InputError, match=r"the loss is nan for train_\d/1, train_\d/1") as error:
+        recipe.train(settings(tmp_path / "run", manifest))
+    assert "\n" not in str(error.value)
+
+
+def test_a_manifest_without_validation_is_refused(tmp_path: Path) -> None:
+    manifest = write_cohort(tmp_path / "cohort", val=0)
+    with pytest.raises(InputError, match="val"):
+        recipe.train(settings(tmp_path / "run", manifest))
+
+
+def test_wrong_input_ends_in_one_line_and_code_2(
+    tmp_path: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = config_file(tmp_path / "run", manifest, "full")
+    with pytest.raises(SystemExit) as ended:
+        recipe.main(["--config", str(file), "optim.epoch=3"])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "did you mean 'epochs'" in error
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    """Each process scores one validation case with its own replica during training; at the end both score
+    with the parameters that the first one saved. The figures agree only if the replicas do.
+    """
+    manifest = write_cohort(tmp_path / "cohort", train=4, val=2)
+    run = tmp_path / "run"
+    file = config_file(run, manifest, "full")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--main_process_port", "0", str(ROOT / "finetune.py"), "--config", str(file)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [*command, "optim.batch_size=1"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+
+    assert json.loads((run / "run.json").read_text())["processes"] == 2
+    summary = json.loads((run / "summary.json").read_text())
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged if "train/loss" in line] == [1, 2]
+    for k in (1, 5):
+        assert summary["best"][f"val/dice@{k}"] == pytest.approx(summary[f"val/dice@{k}"], abs=1e-6)
+        assert summary[f"val/dice@{k}"] > 0
+    replayed = replayed_dice(run, manifest, "val")
+    assert replayed[1] == pytest.approx(summary["val/dice@1"], abs=1e-6)
