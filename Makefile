@@ -1,15 +1,15 @@
 # make demo   sets up an environment and runs the whole main job on phantoms it makes itself
 # make test   sets up the same environment and runs the checks and the quick tests
 #
-# PYTHON=python3.12 chooses the interpreter, PIP_ARGS passes options to pip, such as the index of PyTorch's CPU builds:
-# PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# PYTHON=python3.12 chooses the interpreter; PIP_ARGS passes options to pip, such as the index of PyTorch's CPU
+# builds (pytorch.org, "Start locally", Compute Platform: CPU), which saves gigabytes on a machine without a GPU.
 
 PYTHON ?= python3
 PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
-DEMO_EPOCHS ?= 20
+DEMO_EPOCHS ?= 6
 
 .DELETE_ON_ERROR:
 .PHONY: help venv test test-slow lint demo clean
@@ -45,9 +45,8 @@ demo: venv
 	$(BIN)/sammed3d-ft phantom --out $(DEMO)/data --cases 12 --val 2 --test 2 --seed 1 --field pelvis
 	$(BIN)/sammed3d-ft check $(DEMO)/data/manifest.json
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		finetune.py --config configs/mini_scratch.yaml run.dir=$(DEMO)/run \
-		data.manifest=$(DEMO)/data/manifest.json optim.epochs=$(DEMO_EPOCHS) \
-		validate.every_epochs=$(DEMO_EPOCHS)
+		finetune.py --config configs/demo.yaml run.dir=$(DEMO)/run \
+		data.manifest=$(DEMO)/data/manifest.json optim.epochs=$(DEMO_EPOCHS)
 	set -e; for label in $(DEMO)/data/labelsTs/*.nii.gz; do \
 		case=$$(basename $$label .nii.gz); \
 		$(BIN)/sammed3d-ft prompts make $$label --out $(DEMO)/clicks/$$case.json; \

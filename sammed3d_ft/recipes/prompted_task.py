@@ -267,7 +267,7 @@ class PromptedTask:
             save_adapter(self.tuning, self.model, folder / "adapter", metadata)
             if self.config.model.weights == "random":  # an adapter is of no use without its base
                 base = seeded_model(self.config.model.variant, self.config.run.seed, self.model.in_channels)
-                save_safetensors(folder / "base.safetensors", base.state_dict(), {"format": "random weights"})
+                save_safetensors(folder.parent / "base.safetensors", base.state_dict(), {"format": "random weights"})
         return folder / "model.safetensors"
 
     def export_clicks(self, folder: Path, scores: Sequence[CaseScore]) -> None:

@@ -6,6 +6,9 @@ import argparse
 import csv
 import json
 import logging
+import math
+import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -100,6 +103,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         best = found.state["best"]
         if main_process:
             print(f"resumed at step {step} (epoch {epoch + 1}) from {found.path}")
+    elif main_process:  # checkpoints were removed by hand: their best does not belong to this run
+        shutil.rmtree(run / "best", ignore_errors=True)
     log = MetricsLog(run / "metrics.jsonl", resume_step=step) if main_process else None
     if config.track.trackers:
         accelerator.init_trackers("tracking")
@@ -198,6 +203,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         if epoch % config.validate_.every_epochs == 0 or epoch == config.optim.epochs:
             summary = task.summary(task.score(accelerator, "val"), "val")
             score = (summary["val/dice@1"] + summary["val/dice@5"]) / 2
+            if math.isnan(score):
+                raise InputError("no lesion in any validation case, so no best model can be chosen: see the manifest")
             record({**summary, "epoch": epoch})
             if score > best["score"]:
                 best = {"score": score, "step": step, "epoch": epoch, **summary}
@@ -328,8 +335,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         train(load_config(given.config, given.overrides))
     except InputError as error:
-        import os
-
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)

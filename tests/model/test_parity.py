@@ -40,12 +40,13 @@ def randomise(model: nn.Module) -> None:
         for parameter in model.parameters():
             if is_constant(parameter):
                 # Small beside ones (norm weights), large enough beside zeros to matter.
-                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
     assert ours.shape == theirs.shape
     assert ours.dtype == theirs.dtype
+    ours, theirs = ours.detach(), theirs.detach()
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
@@ -197,13 +198,14 @@ def published_attention(attention: RelativeAttention, tokens: Tensor) -> Tensor:
     batch = tokens.shape[0]
     padded = F.pad(tokens, (0, 0, 0, s - g, 0, s - g, 0, s - g))
     q, k, v = attention.qkv(padded).reshape(batch, s, s, s, 3, heads, -1).permute(4, 0, 5, 1, 2, 3, 6)
+    table_d, table_h, table_w = (attention.get_parameter(f"rel_pos_{axis}") for axis in "dhw")
     scores = attention.scale * torch.einsum("bndhwc,bnijkc->bndhwijk", q, k)
     for d, h, w, kd, kh, kw in itertools.product(range(s), repeat=6):
         # a(d,h,w; kw) + b(d,h,w:=kd; kw) + c(d,h,w:=kh; kw), each from the query at that position
         scores[:, :, d, h, w, kd, kh, kw] += (
-            q[:, :, d, h, w] @ attention.rel_pos_d[d - kw + s - 1]
-            + q[:, :, d, h, kd] @ attention.rel_pos_h[h - kw + s - 1]
-            + q[:, :, d, h, kh] @ attention.rel_pos_w[kh - kw + s - 1]
+            q[:, :, d, h, w] @ table_d[d - kw + s - 1]
+            + q[:, :, d, h, kd] @ table_h[h - kw + s - 1]
+            + q[:, :, d, h, kh] @ table_w[kh - kw + s - 1]
         )
     weights = scores.flatten(5).softmax(-1).unflatten(-1, (s, s, s))
     attended = torch.einsum("bndhwijk,bnijkc->bdhwnc", weights, v).flatten(4)
