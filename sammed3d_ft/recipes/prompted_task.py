@@ -202,7 +202,6 @@ class PromptedTask:
     def score(self, accelerator: Accelerator, split: str) -> list[CaseScore]:
         """Every case of a split by the simulated user, on its own grid; cases are shared among processes."""
         cases: Sequence[Case] = self.val_cases if split == "val" else self.test_cases
-        self.model.eval()
         predictor = Predictor(
             self.model,
             self.preprocessing,
@@ -229,7 +228,6 @@ class PromptedTask:
                 targets=self.config.data.targets,
             )
             scores.append((number, score))
-        self.model.train()
         gathered = gather_object(scores) if accelerator.num_processes > 1 else scores
         return [score for _, score in sorted(gathered, key=lambda pair: pair[0])]
 
