@@ -19,7 +19,6 @@ no lesions: positions are rounded to the nearest voxel and lesion ids are droppe
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -31,6 +30,7 @@ from prompts import slicer_files
 from prompts.clicks import Click, check_inside, clicks_to_vox, to_world_mm
 from prompts.errors import InputError
 from prompts.parsing import Point, label_of_name, mapping, points_of, read_label, read_lesion, read_position
+from prompts.whole_files import write_whole
 
 FORMS = ("world-ras", "world-lps", "voxel", "autopet", "grand-challenge", "slicer-json", "slicer-fcsv")
 VOXEL_FORMS = ("voxel", "autopet", "grand-challenge")
@@ -125,7 +125,7 @@ def write_clicks(
         text = _dumps(_format_voxels(form, clicks, clicks_to_vox(clicks, affine)))
     else:
         text = _dumps(_format_world(clicks, orientation=form.removeprefix("world-").upper()))
-    _write_whole(path, text)
+    write_whole(path, text)
 
 
 def _form_by_name(path: Path) -> str:
@@ -273,13 +273,3 @@ def _dumps(content: dict[str, Any]) -> str:
             value_text = json.dumps(value)
         parts.append(f"  {json.dumps(key)}: {value_text}")
     return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None

@@ -6,17 +6,17 @@ or not at all, so a cache that was interrupted is simply continued.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from sammed3d_ft.data.lesion_store import LesionStore
+from prompts.whole_files import write_whole
+from sammed3d_ft.data.lesion_store import LesionStore, readable
 from sammed3d_ft.data.samples import LesionSamples, SampleSettings, collate
 
 
@@ -56,7 +56,6 @@ class EmbeddingCache:
                 ``batch_size`` samples (the last batch is filled up): the last bits of an embedding depend
                 on the batch it was computed in.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         missing = self.missing(process, processes)
         for view in sorted({view for view, _ in missing}):
             indices = [index for v, index in missing if v == view]
@@ -66,20 +65,14 @@ class EmbeddingCache:
                 filled = torch.cat([image, image[:1].expand(batch_size - len(image), -1, -1, -1, -1)])
                 embeddings = encode(filled)[: len(image)].float().cpu()
                 for row, index in enumerate(batch["index"]):
-                    self._write(
-                        self.file(index, view),
-                        embedding=embeddings[row].clone(memory_format=torch.contiguous_format),
-                        target=torch.from_numpy(np.packbits(batch["target"][row].numpy())),
-                        coords_vox=batch["coords_vox"][row].clone(),
-                        label=batch["label"][row].clone(),
-                    )
+                    tensors = {
+                        "embedding": embeddings[row].clone(memory_format=torch.contiguous_format),
+                        "target": torch.from_numpy(np.packbits(batch["target"][row].numpy())),
+                        "coords_vox": batch["coords_vox"][row].clone(),
+                        "label": batch["label"][row].clone(),
+                    }
+                    write_whole(self.file(index, view), save(tensors))
                 yield len(batch["index"])
-
-    @staticmethod
-    def _write(path: Path, **tensors: Tensor) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.incomplete")
-        save_file(tensors, temporary)
-        temporary.replace(path)
 
 
 class CachedSamples(Dataset[dict[str, object]]):
@@ -92,7 +85,8 @@ class CachedSamples(Dataset[dict[str, object]]):
         return len(self.cache.store)
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        tensors: dict[str, object] = dict(load_file(self.cache.file(index, self.view)))
+        with readable(self.cache.file(index, self.view)) as path:
+            tensors: dict[str, object] = dict(load_file(path))
         size = self.cache.settings.crop_size
         packed = tensors["target"]
         assert isinstance(packed, Tensor)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import io
 import logging
 import os
-import secrets
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
@@ -22,6 +20,7 @@ import nibabel as nib
 import numpy as np
 
 from prompts.errors import InputError
+from prompts.whole_files import whole_file
 from sammed3d_ft.data.grids import (
     SourceGrid,
     Volume,
@@ -253,27 +252,10 @@ def _write(path: Path, array: np.ndarray, like: Volume, dtype: Any) -> None:
     # Without an affine nibabel leaves the header's sform, qform and codes untouched.
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     image = image_class(stored.astype(dtype, copy=False), None, header)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path) as file:
-            if path.name.lower().endswith(".gz"):
-                # No name and no time inside, so that equal masks are equal files.
-                with gzip.GzipFile("", "wb", 4, file, mtime=0) as compressed:
-                    image.to_stream(compressed)
-            else:
-                image.to_stream(file)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[io.BufferedWriter]:
-    """A temporary file beside `path` that takes its name once all is written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as temporary, temporary.open("xb") as file:
+        if path.name.lower().endswith(".gz"):
+            # No name and no time inside, so that equal masks are equal files.
+            with gzip.GzipFile("", "wb", 4, file, mtime=0) as compressed:
+                image.to_stream(compressed)
+        else:
+            image.to_stream(file)

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from prompts import lesions_from_mask
 from prompts.errors import InputError
+from prompts.whole_files import write_whole
 from sammed3d_ft.data.augment import AugmentationRanges
 from sammed3d_ft.data.images import read_image, read_label
 from sammed3d_ft.data.manifest import Case
@@ -47,7 +50,7 @@ class LesionBox:
 
 
 class LesionStore:
-    """The targets of a set of cases, in a folder. Opened by `prepare`, which writes what is missing.
+    """The targets of a set of cases, in a folder. `prepare_case` writes them, `open_store` opens them.
 
     Args:
         folder: holds ``<case>.json`` (the case's entries) and one ``.safetensors`` per target.
@@ -63,8 +66,26 @@ class LesionStore:
 
     def read(self, index: int) -> LesionBox:
         entry = self.entries[index]
-        with safe_open(self.folder / entry.file, "pt") as file:
+        with readable(self.folder / entry.file) as path, safe_open(path, "pt") as file:
             return LesionBox(entry, file.get_tensor("channels"), file.get_tensor("target").bool())
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[Path]:
+    """Turns what goes wrong in reading a cached file into one line that says how to go on."""
+    try:
+        yield path
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: a damaged file of the cache ({reason}): remove it, or the folder, and run the same command again"
+        ) from error
+
+
+def _index(path: Path) -> list[dict[str, Any]]:
+    with readable(path):
+        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        return entries
 
 
 def open_store(folder: Path, cases: Sequence[Case]) -> LesionStore:
@@ -72,7 +93,7 @@ def open_store(folder: Path, cases: Sequence[Case]) -> LesionStore:
     entries = [
         LesionEntry(**{**entry, "spacing_mm": tuple(entry["spacing_mm"])})
         for case in cases
-        for entry in json.loads((folder / f"{case.id}.json").read_text())
+        for entry in _index(folder / f"{case.id}.json")
     ]
     if not entries:
         raise InputError(f"no lesion in any of the {len(cases)} training cases: every label is empty")
@@ -114,7 +135,6 @@ def prepare_case(
         lesions, count = (lesions > 0).astype(np.int32), min(count, 1)
     spacing = reference.spacing_mm
     margin = _margin_vox(spacing, preprocessing.spacing_mm, crop_size, ranges)
-    folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for number in range(1, count + 1):
         mask = lesions == number
@@ -127,9 +147,7 @@ def prepare_case(
             "channels": volume[(slice(None), *box)].contiguous(),
             "target": torch.from_numpy(np.ascontiguousarray(mask[box]).view(np.uint8)),
         }
-        temporary = folder / f".{name}.{_process_tag()}"
-        save_file(tensors, temporary)
-        temporary.replace(folder / name)
+        write_whole(folder / name, save(tensors))
         entries.append(
             LesionEntry(
                 id=f"{case.id}/{number}",
@@ -139,9 +157,7 @@ def prepare_case(
                 file=name,
             )
         )
-    temporary = folder / f".{case.id}.json.{_process_tag()}"
-    temporary.write_text(json.dumps([asdict(entry) for entry in entries], indent=1))
-    temporary.replace(index_file)
+    write_whole(index_file, json.dumps([asdict(entry) for entry in entries], indent=1))
 
 
 def _margin_vox(
@@ -153,9 +169,3 @@ def _margin_vox(
     turned = min((math.cos(angle) + math.sin(angle)) ** 3, math.sqrt(3.0))
     reach_mm = (crop_size / 2 + ranges.jitter_vox + 1) * crop_spacing_mm * (1 + ranges.zoom) * turned
     return [math.ceil(reach_mm / float(s)) + 1 for s in spacing_mm]
-
-
-def _process_tag() -> str:
-    import os
-
-    return f"{os.getpid()}.incomplete"

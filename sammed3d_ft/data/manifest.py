@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prompts.errors import InputError
+from prompts.whole_files import write_whole
 
 SPLITS = ("train", "val", "test")
 MODALITIES = ("PT", "CT")
@@ -90,15 +90,7 @@ def write_manifest(path: str | os.PathLike[str], cases: Iterable[Case]) -> None:
         }
         for case in cases
     ]
-    temporary = folder / f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"version": 1, "cases": entries}, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(folder / file.name)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(file, json.dumps({"version": 1, "cases": entries}, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:

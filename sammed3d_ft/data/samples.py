@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -103,6 +104,17 @@ def collate(samples: Sequence[Sample]) -> dict[str, object]:
     }
     batch["index"] = [sample["index"] for sample in samples]
     return batch
+
+
+def loader_workers(asked: int | None, device: torch.device) -> int:
+    """Processes that load samples: as asked, or (None) as many as help.
+
+    Beside a GPU they keep it from waiting; on a CPU they would only take its cores from the network.
+    """
+    if asked is not None or device.type == "cpu":
+        return asked or 0
+    training_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(8, max(1, (os.cpu_count() or 1) // training_here - 1))
 
 
 def epoch_batches(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from prompts.errors import InputError
+from prompts.whole_files import write_whole
 from sammed3d_ft import __version__
 from sammed3d_ft.evaluation.case import CaseResult
 from sammed3d_ft.evaluation.detection import Detection
@@ -63,9 +64,9 @@ def write_report(
     summary = _summary(evaluations, configuration)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        _replace(out_dir / "cases.csv", _csv(["case", "patient", "error", *METRICS], case_rows))
-        _replace(out_dir / "lesions.csv", _csv(_LESION_COLUMNS, lesion_rows))
-        _replace(out_dir / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
+        write_whole(out_dir / "cases.csv", _csv(["case", "patient", "error", *METRICS], case_rows))
+        write_whole(out_dir / "lesions.csv", _csv(_LESION_COLUMNS, lesion_rows))
+        write_whole(out_dir / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise InputError(f"{out_dir}: cannot be written ({error.strerror or error})") from error
     return summary
@@ -183,10 +184,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write in one step: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -91,8 +91,7 @@ class L1DFL(nn.Module):
         counts, errors, squares, focal, fault = BinSums.apply(
             logits.flatten(1), target.flatten(1), self._steps, self.gamma
         )
-        if fault != 0:
-            _refuse(logits, target, 2)
+        self._refuse_faults(fault, logits, target, 2)
         beta = self._weights(counts.sum((0, 1)))
         # For voxels of label c (the table's middle axis), p of their own class is 1 - g and of the other g.
         overlap = (beta * (counts - errors)).sum(2)
@@ -105,8 +104,7 @@ class L1DFL(nn.Module):
         n_classes = logits.shape[1]
         labels = target.long()
         wrong = (labels != target) | (labels < 0) | (labels >= n_classes)
-        if wrong.sum() + logits.detach().sum() * 0 != 0:
-            _refuse(logits, target, n_classes)
+        self._refuse_faults(wrong.sum() + logits.detach().sum() * 0, logits, target, n_classes)
         log_p = torch.log_softmax(logits, dim=1)
         p = log_p.exp()
         t = torch.zeros_like(p).scatter_(1, labels, 1)
@@ -122,11 +120,24 @@ class L1DFL(nn.Module):
         miss = (1 - log_hit.exp()).clamp_min(torch.finfo(p.dtype).tiny)
         return 1 - dice - (miss.pow(self.gamma) * log_hit).mean() / n_classes
 
+    def _over_processes(self, values: Tensor) -> Tensor:
+        """Summed over processes if counts are."""
+        if not (self.sync_counts and dist.is_available() and dist.is_initialized()):
+            return values
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    def _refuse_faults(self, fault: Tensor, logits: Tensor, target: Tensor, n_classes: int) -> None:
+        """With synchronised counts all processes refuse together: none may wait for another's next counts."""
+        if self._over_processes(fault) != 0:
+            _refuse(logits, target, n_classes)
+            if self.sync_counts:
+                raise InputError("the loss of another process got NaN or infinite logits, or wrong target values")
+
     def _weights(self, counts: Tensor) -> Tensor:
         """Weight of each bin, N * width / count, from the counts of the local batch (or of all processes)."""
-        if self.sync_counts and dist.is_available() and dist.is_initialized():
-            counts = counts.clone()
-            dist.all_reduce(counts)
+        counts = self._over_processes(counts)
         width = torch.full_like(counts, self.epsilon)
         width[0] = width[-1] = self.epsilon / 2
         # An empty bin's weight multiplies sums that are zero: any finite number does.

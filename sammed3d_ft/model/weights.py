@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import pickle
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prompts.errors import InputError
+from prompts.whole_files import whole_file
 from sammed3d_ft.model.sam_med3d import SAMMed3D
 from sammed3d_ft.model.variants import VARIANTS
 from sammed3d_ft.model.weight_fit import PATCH_WEIGHT, describe_misfit, foreign_form, recognise_variant
@@ -148,26 +147,20 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
 
 
 def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes tensors and metadata: whole or not at all, and equal content gives equal bytes."""
+    """Writes tensors and metadata: whole or not at all, and equal content gives equal bytes.
+
+    Raises:
+        InputError: the file cannot be written (disk full, no permission, ...).
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = {_HEADER_KEY: json.dumps(dict(metadata), sort_keys=True)}
     # Copies, because safetensors refuses tensors that share memory (tied weights, views of one buffer).
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".incomplete")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        save_file(tensors, temporary, metadata=header)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        # mkstemp's files are private to the user; give this one what the umask allows others.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=header)
+        except SafetensorError as error:  # it hides the OSError
+            raise InputError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
 
 
 def sha256_of(path: str | Path) -> str:

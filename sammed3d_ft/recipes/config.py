@@ -39,7 +39,7 @@ class DataConfig(_Section):
     targets: Literal["each", "all"] = "each"
     connectivity: Literal[6, 18, 26] = 18
     clip: dict[str, tuple[float, float]] = Field(default_factory=dict)
-    workers: int = Field(0, ge=0)
+    workers: int | None = Field(None, ge=0)  # None: as many as help
 
 
 class ModelConfig(_Section):
@@ -190,17 +190,19 @@ class TrainConfig(_Section):
 _MAY_CHANGE = ("run.resume", "data.workers", "track.", "checkpoint.", "cache.dir")
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """``key: old -> new`` of every setting that differs and matters to the result."""
-    lines = []
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[list[str], list[str]]:
+    """``key: old -> new`` of every setting that differs: those that matter to the result, and those that do not."""
+    matter: list[str] = []
+    harmless: list[str] = []
     for key in sorted({*old, *new}):
         path = f"{prefix}{key}"
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            lines += differences(before, after, f"{path}.")
-        elif before != after and not path.startswith(_MAY_CHANGE):
-            lines.append(f"{path}: {before} -> {after}")
-    return lines
+            for lines, more in zip((matter, harmless), differences(before, after, f"{path}."), strict=True):
+                lines += more
+        elif before != after:
+            (harmless if path.startswith(_MAY_CHANGE) else matter).append(f"{path}: {before} -> {after}")
+    return matter, harmless
 
 
 def digest(*parts: Any) -> str:

@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import platform
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from prompts.click_files import read_clicks
 from prompts.clicks import Click, clicks_to_vox
 from prompts.errors import InputError
+from prompts.whole_files import write_whole
 from sammed3d_ft import __version__
 from sammed3d_ft.data.images import read_image, write_float, write_mask
 from sammed3d_ft.inference.predictor import Predictor
@@ -101,7 +101,7 @@ def run(
     if probability is not None:
         write_float(probability, predictor.probability(), scan)
     if table is not None:
-        _replace(table, _csv(rows))
+        write_whole(table, _csv(rows))
     record = {
         "versions": _versions(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -129,7 +129,7 @@ def run(
         },
         "lesions": rows,
     }
-    _replace(record_path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    write_whole(record_path, json.dumps(record, indent=2, allow_nan=False) + "\n")
     return record
 
 
@@ -250,14 +250,3 @@ def _versions() -> dict[str, str]:
     return {"sammed3d-ft": __version__, "python": platform.python_version()} | {
         package: version(package) for package in packages
     }
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write in one step: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -23,7 +23,7 @@ from sammed3d_ft.data.images import read_image, read_label
 from sammed3d_ft.data.lesion_store import LesionStore, open_store, prepare_case
 from sammed3d_ft.data.manifest import Case, Manifest
 from sammed3d_ft.data.preprocessing import Preprocessing
-from sammed3d_ft.data.samples import LesionSamples, SampleSettings
+from sammed3d_ft.data.samples import LesionSamples, SampleSettings, loader_workers
 from sammed3d_ft.inference.predictor import Predictor
 from sammed3d_ft.inference.simulation import CaseScore, simulate_case
 from sammed3d_ft.lesions import SIZE_CLASSES, size_class
@@ -86,6 +86,15 @@ class PromptedTask:
         )
         self.store: LesionStore | None = None
         self.cache: EmbeddingCache | None = None
+
+    @property
+    def data_digest(self) -> str:
+        """Names the cases, their splits, and what their files hold, as far as file sizes tell."""
+        cases = [
+            (case.id, case.split, [path.stat().st_size for path in (*case.images.values(), case.label) if path])
+            for case in (*self.train_cases, *self.val_cases, *self.test_cases)
+        ]
+        return digest(cases)
 
     @property
     def learning_rates(self) -> dict[str, float]:
@@ -155,7 +164,7 @@ class PromptedTask:
             leave=False,
         ) as bar:
             for written in self.cache.build(
-                encode, settings.batch_size, rank, world, self.config.data.workers
+                encode, settings.batch_size, rank, world, loader_workers(self.config.data.workers, accelerator.device)
             ):
                 bar.update(written)
         accelerator.wait_for_everyone()

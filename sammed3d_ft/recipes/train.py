@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import logging
 import math
 import os
+import platform
 import shutil
 import sys
 import time
@@ -19,24 +21,26 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, gather_object, set_seed
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import sammed3d_ft
 from prompts.errors import InputError
+from prompts.whole_files import INCOMPLETE, write_whole
 from sammed3d_ft.data.check import check_manifest
 from sammed3d_ft.data.manifest import read_manifest
-from sammed3d_ft.data.samples import collate, epoch_batches
+from sammed3d_ft.data.samples import collate, epoch_batches, loader_workers
 from sammed3d_ft.figures import draw_training_curves
 from sammed3d_ft.inference.simulation import CaseScore
 from sammed3d_ft.model.adapters import load_trainable_state, trainable_state
 from sammed3d_ft.model.weights import sha256_of
 from sammed3d_ft.recipes.config import TrainConfig, differences, load_config
 from sammed3d_ft.recipes.prompted_task import PromptedTask
-from sammed3d_ft.training.checkpoints import list_checkpoints, read_checkpoint, save_checkpoint
+from sammed3d_ft.training.checkpoints import list_checkpoints, prune_checkpoints, read_checkpoint, save_checkpoint
 from sammed3d_ft.training.metrics_log import MetricsLog
 from sammed3d_ft.training.optimizer import (
     build_optimizer,
@@ -47,23 +51,24 @@ from sammed3d_ft.training.optimizer import (
 )
 
 _log = logging.getLogger(__name__)
+# What a continuation must share with the run it continues, beside its settings.
+_SAME_FACTS = {
+    "processes": "number of processes",
+    "base_hash": "base weights",
+    "data_digest": "cases, splits or their files",
+}
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
     """Runs or continues one fine-tuning; returns the content of the run's ``summary.json``.
 
     Raises:
-        InputError: anything wrong with config, data or weights, before training starts.
+        InputError: anything wrong with config, data or weights, before training starts; a loss or gradient
+            that is no number; a disk that is full. What was written before is whole in each case.
     """
     started = time.monotonic()
     run = config.run.dir
-    device_has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    precision = (
-        ("bf16" if device_has_bf16 else "no") if config.optim.precision == "auto" else config.optim.precision
-    )
-    accelerator = Accelerator(
-        mixed_precision=precision, log_with=list(config.track.trackers) or None, project_dir=str(run)
-    )
+    accelerator = _accelerator(config)
     main_process = accelerator.is_main_process
 
     # 1. What there is: data checked before a model is loaded, an earlier run recognised before it is written to.
@@ -72,11 +77,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
         check_manifest(manifest, config.data.modalities, connectivity=config.data.connectivity).raise_if_bad()
     accelerator.wait_for_everyone()
     checkpoints = list_checkpoints(run / "checkpoints")
-    _refuse_changed_config(config, run, resuming=bool(checkpoints))
+    if checkpoints:
+        _refuse_changed_config(config, run, tell=main_process)
     accelerator.wait_for_everyone()  # all have read the earlier run's config before it is written anew
     if main_process:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / "config.yaml").write_text(yaml.safe_dump(config.as_plain(), sort_keys=False))
+        for left in run.rglob(f".*{INCOMPLETE}"):  # by a process that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        write_whole(run / "config.yaml", yaml.safe_dump(config.as_plain(), sort_keys=False))
+    accelerator.wait_for_everyone()
 
     # 2. Model and data.
     set_seed(config.run.seed)
@@ -84,9 +92,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if main_process:
         for line in task.tuning.lines():
             print(line)
-        (run / "run.json").write_text(json.dumps(_run_facts(config, task, accelerator), indent=1))
     task.prepare(accelerator)
     assert task.store is not None
+    facts = _run_facts(config, task, accelerator)
+    if checkpoints:
+        _refuse_changed_facts(facts, run)
+    accelerator.wait_for_everyone()
+    if main_process:
+        write_whole(run / "run.json", json.dumps(facts, indent=1))
     optimizer = build_optimizer(task.model.named_parameters(), task.learning_rates, config.optim.weight_decay)
     model = accelerator.prepare_model(task.model)
     if accelerator.num_processes == 1:
@@ -101,13 +114,21 @@ def train(config: TrainConfig) -> dict[str, Any]:
         load_optimizer_tensors(optimizer, found.optimizer)
         epoch, batch_in_epoch, step = (found.state[name] for name in ("epoch", "batch", "step"))
         best = found.state["best"]
+        if epoch == config.optim.epochs and (run / "summary.json").exists():
+            summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
+            if main_process:
+                print(f"{run} is finished; nothing is left to do")
+                _print_summary(summary, run, config)
+            return summary
         if main_process:
             print(f"resumed at step {step} (epoch {epoch + 1}) from {found.path}")
-    elif main_process:  # checkpoints were removed by hand: their best does not belong to this run
-        shutil.rmtree(run / "best", ignore_errors=True)
+    if main_process:  # what was best after the checkpoint will be found again; best's own folder stays
+        for later in list_checkpoints(run / "best"):
+            if later.name != f"step_{best['step']}":
+                shutil.rmtree(later)
     log = MetricsLog(run / "metrics.jsonl", resume_step=step) if main_process else None
     if config.track.trackers:
-        accelerator.init_trackers("tracking")
+        accelerator.init_trackers("tracking", init_kwargs={"tensorboard": {"purge_step": step + 1}})
 
     # 4. The loop.
     batches_per_epoch = len(
@@ -130,22 +151,25 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     def save() -> None:
         if main_process:
-            state = {
-                "epoch": epoch,
-                "batch": batch_in_epoch,
-                "step": step,
-                "best": best,
-                "seed": config.run.seed,
-            }
-            save_checkpoint(
-                run / "checkpoints",
-                step,
-                trainable_state(task.model),
-                optimizer_tensors(optimizer),
-                state,
-                config.checkpoint.keep,
-            )
+            state = {"epoch": epoch, "batch": batch_in_epoch, "step": step, "best": best, "seed": config.run.seed}
+            folder = run / "checkpoints"
+            save_checkpoint(folder, step, trainable_state(task.model), optimizer_tensors(optimizer), state)
+            prune_checkpoints(folder, config.checkpoint.keep)
+            if best["step"] >= 0:  # only now: an older checkpoint would ask for an older best
+                prune_checkpoints(run / "best", keep=1)
         accelerator.wait_for_everyone()
+
+    def stop_unless_finite(finite: bool, what: str, cases: list[str]) -> None:
+        """Every process comes here at the same points, so that all stop at the same one."""
+        if not _all_agree(accelerator, finite):
+            optimizer.zero_grad(set_to_none=True)
+            cases = gather_object(cases) if accelerator.num_processes > 1 else cases
+            save()
+            raise InputError(
+                f"step {step}: {what} is not a finite number, for {', '.join(sorted(set(cases)))}; the weights from "
+                f"before this step are in {run / 'checkpoints' / f'step_{step}'}. Look at these cases, or begin "
+                f"anew with a lower optim.lr_decoder and optim.lr_encoder"
+            )
 
     model.train()
     while epoch < config.optim.epochs:
@@ -162,28 +186,25 @@ def train(config: TrainConfig) -> dict[str, Any]:
                 task.dataset(epoch),
                 batch_sampler=batches,
                 collate_fn=collate,
-                num_workers=config.data.workers,
+                num_workers=loader_workers(config.data.workers, accelerator.device),
                 pin_memory=accelerator.device.type == "cuda",
             )
         )
         while batches:
             group, batches = batches[: config.optim.accumulate], batches[config.optim.accumulate :]
-            torch.manual_seed(
-                config.run.seed * 1_000_003 + step
-            )  # LoRA's dropout draws from torch's generator
+            torch.manual_seed(config.run.seed * 1_000_003 + step)  # LoRA's dropout draws from torch's generator
+            group_cases: list[str] = []
             # The last group of an epoch may be short: the mean is over what it holds, and nothing is dropped.
             for position in range(len(group)):
                 batch = _to_device(next(loader), accelerator.device)
+                group_cases += task.case_ids(batch)
                 last = position == len(group) - 1
                 with nullcontext() if last else accelerator.no_sync(model), accelerator.autocast():
-                    loss, values = task.loss(model, batch, epoch)
-                    if not torch.isfinite(loss):
-                        raise InputError(
-                            f"step {step}: the loss is {loss.item()} for {', '.join(task.case_ids(batch))}; "
-                            f"the last checkpoint is intact. Lower optim.lr_*, or look at these cases"
-                        )
+                    loss, values = _loss(task, model, batch, epoch)
+                    stop_unless_finite(bool(torch.isfinite(loss)), "the loss", _wrong_cases(task, batch, loss))
                     accelerator.backward(loss / len(group))
-            norm = accelerator.clip_grad_norm_(task.model.parameters(), config.optim.clip_norm)
+            norm = float(accelerator.clip_grad_norm_(task.model.parameters(), config.optim.clip_norm))
+            stop_unless_finite(math.isfinite(norm), "the gradient", group_cases)
             factor = schedule_factor(step, config.optim.warmup_steps, total_steps)
             set_learning_rates(optimizer, factor)
             optimizer.step()
@@ -192,10 +213,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
             batch_in_epoch += len(group)
             bar.update()
             if step % config.track.log_every_steps == 0:
-                numbers = {name: value.item() for name, value in values.items()}
-                record(
-                    {**numbers, "train/grad_norm": float(norm), "train/lr_factor": factor, "epoch": epoch + 1}
-                )
+                numbers = _mean_over_processes(accelerator, values)
+                record({**numbers, "train/grad_norm": norm, "train/lr_factor": factor, "epoch": epoch + 1})
                 bar.set_postfix(loss=f"{numbers['train/loss']:.3f}", dice=f"{numbers['train/dice_last']:.3f}")
             if step % config.checkpoint.every_steps == 0 and batches:
                 save()
@@ -209,9 +228,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             if score > best["score"]:
                 best = {"score": score, "step": step, "epoch": epoch, **summary}
                 if main_process:
-                    save_checkpoint(
-                        run / "best", step, trainable_state(task.model), {}, {"best": best}, keep=1
-                    )
+                    save_checkpoint(run / "best", step, trainable_state(task.model), {}, {"best": best})
             if main_process:
                 tqdm.write(_validation_line(epoch, summary, config))
                 draw_training_curves(run)
@@ -228,10 +245,8 @@ def _finish(
 ) -> dict[str, Any]:
     run = config.run.dir
     accelerator.wait_for_everyone()
-    chosen = list_checkpoints(run / "best")
-    if chosen:
-        load_trainable_state(task.model, read_checkpoint(chosen[-1]).model)
-    summary: dict[str, Any] = {"best": best, "seconds": round(seconds, 1)}
+    load_trainable_state(task.model, read_checkpoint(run / "best" / f"step_{best['step']}").model)
+    summary: dict[str, Any] = {"best": best, "seconds": round(seconds, 1)}  # of the last start
     scores = {"val": task.score(accelerator, "val")}
     if config.validate_.test and task.test_cases:
         scores["test"] = task.score(accelerator, "test")
@@ -241,53 +256,123 @@ def _finish(
         path = task.export(run / "export", {"best_step": best["step"], "val_score": round(best["score"], 6)})
         summary["export"], summary["export_sha256"] = str(path), sha256_of(path)
         for split, split_scores in scores.items():
-            _write_scores(run / f"{split}_cases.csv", split_scores, config.validate_.clicks)
+            write_whole(run / f"{split}_cases.csv", _scores_csv(split_scores, config.validate_.clicks))
             task.export_clicks(run / "clicks" / split, split_scores)
-        (run / "summary.json").write_text(json.dumps(summary, indent=1))
+        write_whole(run / "summary.json", json.dumps(summary, indent=1))
         _print_summary(summary, run, config)
     accelerator.end_training()
     return summary
 
 
-def _refuse_changed_config(config: TrainConfig, run: Path, resuming: bool) -> None:
+def _accelerator(config: TrainConfig) -> Accelerator:
+    precision = config.optim.precision
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    accelerator = Accelerator(
+        mixed_precision=precision, log_with=list(config.track.trackers) or None, project_dir=str(config.run.dir)
+    )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise InputError(
+            f"started with {accelerator.distributed_type.value}, which shards a model that fits every card "
+            "(100 M parameters): launch with `accelerate launch --multi_gpu`; for memory, lower optim.batch_size"
+        )
+    return accelerator
+
+
+def _refuse_changed_config(config: TrainConfig, run: Path, tell: bool) -> None:
     """A run goes on with the settings it began with; anything else would be another run under its name."""
-    file = run / "config.yaml"
-    if not resuming:
-        return
     if config.run.resume == "never":
         raise InputError(
             f"{run} holds an earlier run and run.resume is never: choose another run.dir or remove it"
         )
-    changed = differences(yaml.safe_load(file.read_text()), config.as_plain()) if file.exists() else []
+    file = run / "config.yaml"
+    before = _earlier(file) or config.as_plain()
+    changed, harmless = differences(before, config.as_plain())
     if changed:
         raise InputError(
             f"{run} holds a run with other settings ({'; '.join(changed)}): choose another run.dir, "
             f"or give the settings it began with"
         )
+    if harmless and tell:
+        print(f"settings that changed since the run began, and may: {'; '.join(harmless)}")
+
+
+def _refuse_changed_facts(facts: dict[str, Any], run: Path) -> None:
+    """Same settings are not enough: files behind their names may have changed."""
+    before = _earlier(run / "run.json") or {}
+    changed = [
+        f"{what}: {before[key]} -> {facts[key]}"
+        for key, what in _SAME_FACTS.items()
+        if key in before and before[key] != facts[key]
+    ]
+    if changed:
+        raise InputError(
+            f"{run} was begun with other inputs ({'; '.join(changed)}), though under the same names: "
+            f"restore them, or choose another run.dir"
+        )
+
+
+def _earlier(file: Path) -> dict[str, Any] | None:
+    """What an earlier start wrote there (JSON is YAML, too); None if nothing."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
+    except (yaml.YAMLError, ValueError) as error:
+        content = " ".join(str(error).split())
+    if content is None or isinstance(content, dict):
+        return content
+    raise InputError(f"{file}: not what a run wrote there ({content!s:.120}): remove it, or choose another run.dir")
 
 
 def _run_facts(config: TrainConfig, task: PromptedTask, accelerator: Accelerator) -> dict[str, Any]:
-    import platform
-
     return {
         "sammed3d_ft": sammed3d_ft.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
         "mixed_precision": accelerator.mixed_precision,
         "seed": config.run.seed,
         "base_hash": task.base_hash,
         "manifest_sha256": sha256_of(config.data.manifest),
+        "data_digest": task.data_digest,
         "tuning": task.tuning.lines(),
     }
 
 
 def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return {
-        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
         for name, value in batch.items()
     }
+
+
+def _loss(task: PromptedTask, model: nn.Module, batch: dict[str, Any], epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """The task's loss; NaN where the loss refused its input, so that all processes hear of it together."""
+    try:
+        return task.loss(model, batch, epoch)
+    except InputError as error:
+        _log.warning("%s: %s", ", ".join(task.case_ids(batch)), error)
+        return torch.full((), math.nan), {}
+
+
+def _wrong_cases(task: PromptedTask, batch: dict[str, Any], loss: Tensor) -> list[str]:
+    return [] if torch.isfinite(loss) else task.case_ids(batch)
+
+
+def _all_agree(accelerator: Accelerator, mine: bool) -> bool:
+    """Whether it holds on every process."""
+    if accelerator.num_processes == 1:
+        return mine
+    wrong = torch.tensor(float(not mine), device=accelerator.device)
+    return accelerator.reduce(wrong, "sum").item() == 0
+
+
+def _mean_over_processes(accelerator: Accelerator, values: dict[str, Tensor]) -> dict[str, float]:
+    stacked = torch.stack([value.detach().float() for value in values.values()])
+    if accelerator.num_processes > 1:
+        stacked = accelerator.reduce(stacked, "mean")
+    return dict(zip(values, stacked.tolist(), strict=True))
 
 
 def _validation_line(epoch: int, summary: dict[str, float], config: TrainConfig) -> str:
@@ -295,17 +380,16 @@ def _validation_line(epoch: int, summary: dict[str, float], config: TrainConfig)
     return f"epoch {epoch}: validation Dice at clicks  {figures}"
 
 
-def _write_scores(path: Path, scores: Sequence[CaseScore], clicks: Sequence[int]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["case", "lesion", "volume_ml", *(f"dice@{k}" for k in clicks)])
-        for score in scores:
-            whole = score.dice or {}
-            writer.writerow([score.case, "all", "", *(whole.get(k, "") for k in clicks)])
-            for lesion in score.lesions:
-                writer.writerow(
-                    [score.case, lesion.lesion, lesion.volume_ml, *(lesion.dice[k] for k in clicks)]
-                )
+def _scores_csv(scores: Sequence[CaseScore], clicks: Sequence[int]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["case", "lesion", "volume_ml", *(f"dice@{k}" for k in clicks)])
+    for score in scores:
+        whole = score.dice or {}
+        writer.writerow([score.case, "all", "", *(whole.get(k, "") for k in clicks)])
+        for lesion in score.lesions:
+            writer.writerow([score.case, lesion.lesion, lesion.volume_ml, *(lesion.dice[k] for k in clicks)])
+    return text.getvalue()
 
 
 def _print_summary(summary: dict[str, Any], run: Path, config: TrainConfig) -> None:
@@ -333,11 +417,54 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings to change")
     given = parser.parse_args(arguments)
     try:
-        train(load_config(given.config, given.overrides))
+        config = load_config(given.config, given.overrides)
+        try:
+            train(config)
+        except RuntimeError as error:
+            explained = explain_failure(error, config)
+            if explained is None:
+                raise
+            raise InputError(explained) from error
     except InputError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        _print_error(str(error))
         sys.exit(2)
+
+
+def explain_failure(error: RuntimeError, config: TrainConfig) -> str | None:
+    """One line for what a run can meet without a mistake in the program; None for everything else."""
+    text = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+        optim, ways = config.optim, []
+        if optim.batch_size > 1:
+            ways.append(
+                f"optim.batch_size={optim.batch_size // 2} optim.accumulate={optim.accumulate * 2} (the same step)"
+            )
+        if config.clicks.rounds > 1:
+            ways.append(f"clicks.rounds={config.clicks.rounds - 1} (now {config.clicks.rounds})")
+        if optim.precision == "no":
+            ways.append("optim.precision=bf16")
+        if config.tune.method != "decoder" and len(config.data.modalities) == 1:
+            ways.append("tune.method=decoder (the encoder is then frozen and its output cached)")
+        return f"out of memory ({text[:120]}); try {', or '.join(ways) or 'a device with more memory'}"
+    if isinstance(error, torch.distributed.DistError) or "Connection closed by peer" in text:
+        return (
+            f"lost contact with another process of this run ({text[:120]}); the launcher says below which one ended, "
+            "and why. The same command goes on from the last checkpoint"
+        )
+    return None
+
+
+def _print_error(message: str) -> None:
+    """Once, though every process may meet the same error: the others give the first one time to say it.
+
+    The launcher ends all processes as soon as one has ended, so a process that still lives after that time
+    is the only one with this error.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    if rank:
+        time.sleep(3)
+        message = f"process {rank}: {message}"
+    print(f"error: {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,25 @@
 """Checkpoints: complete, atomic, and never a pickle.
 
-``checkpoints/step_N/`` holds ``model.safetensors`` (parameters that train), ``optimizer.safetensors`` and
-``state.json``. It is written to a temporary folder and renamed, so a folder with that name is whole.
+``step_N/`` holds ``model.safetensors`` (parameters that train), ``optimizer.safetensors`` and ``state.json``.
+It is written under a hidden name and then renamed, so a folder with that name is whole.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
+
+from prompts.errors import InputError
+from prompts.whole_files import INCOMPLETE, write_whole
+from sammed3d_ft.model.weights import save_safetensors
 
 
 @dataclass(frozen=True)
@@ -29,29 +33,43 @@ class LoadedCheckpoint:
 
 
 def save_checkpoint(
-    folder: Path,
-    step: int,
-    model: Mapping[str, Tensor],
-    optimizer: Mapping[str, Tensor],
-    state: Mapping[str, Any],
-    keep: int,
+    folder: Path, step: int, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> Path:
-    """Writes ``folder/step_N`` and removes all but the newest ``keep``."""
+    """Writes ``folder/step_N``; one of that name, left by the same step done before, is replaced.
+
+    Raises:
+        InputError: it cannot be written; earlier checkpoints are as they were.
+    """
     final = folder / f"step_{step}"
-    temporary = folder / f".step_{step}.{os.getpid()}.incomplete"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    _save(temporary / "model.safetensors", model)
-    _save(temporary / "optimizer.safetensors", optimizer)
-    (temporary / "state.json").write_text(json.dumps(dict(state), indent=1, sort_keys=True))
-    if final.exists():
-        shutil.rmtree(final)
-    temporary.rename(final)
-    for stale in folder.glob(".step_*.incomplete"):
-        shutil.rmtree(stale, ignore_errors=True)
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    new, old = (folder / f".step_{step}.{which}{INCOMPLETE}" for which in ("new", "old"))
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        save_safetensors(new / "model.safetensors", model, {})
+        save_safetensors(new / "optimizer.safetensors", optimizer, {})
+        write_whole(new / "state.json", json.dumps(dict(state), indent=1, sort_keys=True))
+        if final.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
+        new.rename(final)
+    except InputError as error:
+        earlier = list_checkpoints(folder)
+        kept = f"the last whole checkpoint is {earlier[-1]}" if earlier else "there is no earlier one"
+        raise InputError(
+            f"no checkpoint at step {step}: {error}; {kept}. Make room and run the same command again"
+        ) from error
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
     return final
+
+
+def prune_checkpoints(folder: Path, keep: int) -> None:
+    """Removes all but the newest ``keep`` checkpoints."""
+    for old in list_checkpoints(folder)[:-keep]:
+        hidden = old.with_name(f".{old.name}.old{INCOMPLETE}")  # so that none is ever seen half removed
+        shutil.rmtree(hidden, ignore_errors=True)
+        old.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -61,16 +79,20 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def read_checkpoint(path: Path) -> LoadedCheckpoint:
-    """Reads one checkpoint; JSON and safetensors only, no code runs."""
-    return LoadedCheckpoint(
-        path,
-        load_file(path / "model.safetensors"),
-        load_file(path / "optimizer.safetensors"),
-        json.loads((path / "state.json").read_text()),
-    )
+    """Reads one checkpoint. JSON and safetensors only: no code runs, whatever the files hold.
 
-
-def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    Raises:
+        InputError: it is damaged, or something else lies in its place.
+    """
+    try:
+        return LoadedCheckpoint(
+            path,
+            load_file(path / "model.safetensors"),
+            load_file(path / "optimizer.safetensors"),
+            json.loads((path / "state.json").read_text(encoding="utf-8")),
+        )
+    except (OSError, ValueError, SafetensorError) as error:  # UnicodeDecodeError and JSON's are ValueErrors
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: no readable checkpoint ({reason}): remove this folder to go on from the one before it"
+        ) from error

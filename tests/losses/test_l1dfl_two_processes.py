@@ -1,14 +1,16 @@
-"""L1DFL with counts summed over two processes equals one process with the joint batch."""
+"""L1DFL with counts summed over two processes equals one process with the joint batch, and refuses jointly."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from prompts.errors import InputError
 from sammed3d_ft.losses import L1DFL
 
 SHAPE = (4, 10, 11, 12)
@@ -29,12 +31,18 @@ def one_process(rank: int, folder: str, channels: int) -> None:
     try:
         assert dist.get_world_size() == 2
         logits, target = (x[2 * rank : 2 * rank + 2] for x in joint_batch(channels))
-        result = {}
+        result: dict[str, Any] = {}
         for name, sync in (("joint", True), ("local", False)):
             leaf = logits.clone().requires_grad_()
             loss = L1DFL(sync_counts=sync)(leaf, target)
             loss.backward()
             result[name] = (loss.detach(), leaf.grad)
+        if rank == 1:
+            logits[0, 0, 0, 0, 0] = torch.nan
+        try:
+            L1DFL(sync_counts=True)(logits, target)
+        except InputError as error:
+            result["refusal"] = str(error)
         torch.save(result, Path(folder) / f"{rank}.pt")
     finally:
         dist.destroy_process_group()
@@ -60,3 +68,5 @@ def test_two_processes_equal_the_joint_batch(tmp_path: Path, channels: int) -> N
     torch.testing.assert_close(grad, logits.grad, rtol=1e-9, atol=1e-15)
     value, _ = average("local")
     assert abs(value - loss.detach()) > 1e-5
+    assert "another process" in ranks[0]["refusal"]
+    assert "got 1 NaN" in ranks[1]["refusal"]

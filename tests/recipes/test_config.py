@@ -148,9 +148,16 @@ def test_differences_are_those_that_matter(file: Path) -> None:
             "run.resume=never",
         ],
     )
-    assert differences(old.as_plain(), old.as_plain()) == []
-    lines = differences(old.as_plain(), new.as_plain())
-    assert lines == ["data.clip.PT: None -> [0.0, 30.0]", "optim.epochs: 50 -> 3"]
+    assert differences(old.as_plain(), old.as_plain()) == ([], [])
+    matter, harmless = differences(old.as_plain(), new.as_plain())
+    assert matter == ["data.clip.PT: None -> [0.0, 30.0]", "optim.epochs: 50 -> 3"]
+    assert harmless == [
+        "cache.dir: None -> elsewhere",
+        "checkpoint.every_steps: 200 -> 1",
+        "data.workers: None -> 2",
+        "run.resume: auto -> never",
+        "track.log_every_steps: 5 -> 1",
+    ]
 
 
 def test_a_config_survives_its_own_file(file: Path) -> None:
@@ -158,4 +165,4 @@ def test_a_config_survives_its_own_file(file: Path) -> None:
     config = load_config(file, ["data.clip.PT=[0, 30]", "data.modalities=[PT]"])
     written = yaml.safe_load(yaml.safe_dump(config.as_plain()))
     assert TrainConfig.model_validate(written) == config
-    assert differences(written, config.as_plain()) == []
+    assert differences(written, config.as_plain()) == ([], [])

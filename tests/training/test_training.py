@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import resource
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from prompts.errors import InputError
 from sammed3d_ft.model.adapters import configure_tuning
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.training import checkpoints
-from sammed3d_ft.training.checkpoints import list_checkpoints, read_checkpoint, save_checkpoint
+from sammed3d_ft.training.checkpoints import list_checkpoints, prune_checkpoints, read_checkpoint, save_checkpoint
 from sammed3d_ft.training.metrics_log import MetricsLog
 from sammed3d_ft.training.optimizer import (
     build_optimizer,
@@ -28,8 +31,8 @@ from sammed3d_ft.training.optimizer import (
 MODEL = {"a.weight": torch.arange(6.0).reshape(2, 3)}
 
 
-def save(folder: Path, step: int, keep: int = 2, model: dict[str, torch.Tensor] = MODEL) -> Path:
-    return save_checkpoint(folder, step, model, {"a.weight/step": torch.tensor(3.0)}, {"step": step}, keep)
+def save(folder: Path, step: int, model: dict[str, torch.Tensor] = MODEL) -> Path:
+    return save_checkpoint(folder, step, model, {"a.weight/step": torch.tensor(3.0)}, {"step": step})
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -50,6 +53,7 @@ def test_views_and_shared_memory_can_be_saved(tmp_path: Path) -> None:
 def test_the_newest_are_kept_by_number(tmp_path: Path) -> None:
     for step in (2, 9, 10, 11):
         save(tmp_path, step)
+    prune_checkpoints(tmp_path, keep=2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_10", "step_11"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_10", "step_11"]
 
@@ -59,22 +63,42 @@ def test_a_write_cut_off_leaves_the_earlier_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what_fails: str
 ) -> None:
     save(tmp_path, 1)
-    real = checkpoints._save
     with monkeypatch.context() as patched:
-        if what_fails == "state.json":
-            patched.setattr(json, "dumps", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-        else:
-            patched.setattr(
-                checkpoints,
-                "_save",
-                lambda path, tensors: real(path, tensors) if path.name[0] == "m" else path.read_bytes(),
-            )
-        with pytest.raises((KeyboardInterrupt, FileNotFoundError)):
+        for name in ("save_safetensors", "write_whole"):
+            real = getattr(checkpoints, name)
+
+            def write(path: Path, *content: object, real: Callable[..., None] = real) -> None:
+                if path.name == what_fails:
+                    raise KeyboardInterrupt
+                real(path, *content)
+
+            patched.setattr(checkpoints, name, write)
+        with pytest.raises(KeyboardInterrupt):
             save(tmp_path, 2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_1"]
     assert read_checkpoint(tmp_path / "step_1").state == {"step": 1}
     save(tmp_path, 2)  # goes through, and clears away what was left
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_1", "step_2"]
+
+
+@pytest.mark.parametrize("room_bytes", [10, 10_000, 4_000_300])
+def test_a_full_disk_is_told_and_damages_nothing(tmp_path: Path, room_bytes: int) -> None:
+    """The system refuses to write more than so many bytes to a file: amid the first tensor file, or the second."""
+    big = {"a.weight": torch.rand(1000, 1000)}
+    save(tmp_path, 1, big)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, hard))
+    model = big if room_bytes < 4_000_000 else MODEL
+    try:
+        with pytest.raises(InputError, match=r"no checkpoint at step 2: .*cannot be wr.*step_1\. Make") as error:
+            save_checkpoint(tmp_path, 2, model, {"o": torch.rand(1100, 1000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_1"]
+    assert torch.equal(read_checkpoint(tmp_path / "step_1").model["a.weight"], big["a.weight"])
 
 
 def test_the_same_step_is_replaced(tmp_path: Path) -> None:
@@ -101,7 +125,7 @@ def test_a_planted_pickle_is_not_run(tmp_path: Path) -> None:
         (folder / name).write_bytes(bomb)
     assert read_checkpoint(folder).state == {"step": 1}
     (folder / "model.safetensors").write_bytes(bomb)
-    with pytest.raises(Exception, match=r"(?i)header|deserializ"):
+    with pytest.raises(InputError, match=r"no readable checkpoint .*(?i:header).* remove this folder"):
         read_checkpoint(folder)
     assert not gone_off.exists()
     pickle.loads(bomb)
@@ -128,7 +152,7 @@ def test_the_optimiser_goes_on_where_it_was(tmp_path: Path) -> None:
     model, optimizer = small()
     for seed in range(3):
         step(model, optimizer, seed)
-    saved = save_checkpoint(tmp_path, 3, model.state_dict(), optimizer_tensors(optimizer), {}, keep=1)
+    saved = save_checkpoint(tmp_path, 3, model.state_dict(), optimizer_tensors(optimizer), {})
     step(model, optimizer, 9)
 
     other, continued = small()

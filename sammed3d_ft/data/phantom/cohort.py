@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from prompts.errors import InputError
+from prompts.whole_files import write_whole
 from sammed3d_ft.data.grids import from_array
 from sammed3d_ft.data.images import write_float, write_mask
 from sammed3d_ft.data.manifest import Case, write_manifest
@@ -78,7 +79,7 @@ def write_cohort(
         "numTraining": cases - test,
         "file_ending": ".nii.gz",
     }
-    (out / "dataset.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    write_whole(out / "dataset.json", json.dumps(description, indent=1) + "\n")
     write_manifest(out / "manifest.json", listed)
     return out / "manifest.json"
 

@@ -1,0 +1,42 @@
+"""Files that are there whole or not at all, whatever kills the process that writes them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prompts.errors import InputError
+
+INCOMPLETE = ".incomplete"
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; once the block ends, that file is on the disk and takes `path`'s name.
+
+    Until then a reader sees the old file, or none. A block that fails leaves nothing behind; a process that is
+    killed leaves a hidden file that ends in ``.incomplete``.
+
+    Raises:
+        InputError: the file cannot be written (disk full, no permission, ...).
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{INCOMPLETE}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a text (UTF-8, its line ends as they are) or bytes by `whole_file`."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)

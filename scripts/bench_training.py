@@ -1,0 +1,271 @@
+"""Times decoder tuning against the reference's procedure, and shows where a run's time goes.
+
+python scripts/bench_training.py [--rounds 11] [--batch 2] [--repeats 3] [--threads 2]
+
+1. Samples per second, in turn in one process, on the same crops, clicks and loss, vit_b_ori at 128^3: ours (cached
+   embeddings; building the cache is spread over the configured epochs and views) against medim's model, which encodes
+   at every step, its encoder frozen and without gradient.
+2. Forward and backward pass of decoder, upsampling and loss, each alone.
+3. The share of each stage in a whole run of the recipe: cache, loading, steps, validation, checkpoints, export.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import platform
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from medim.models.sam_med3d import build_sam3D_vit_b_ori
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F
+
+from prompts import next_click
+from sammed3d_ft.data.embedding_cache import CachedSamples, EmbeddingCache
+from sammed3d_ft.data.manifest import read_manifest
+from sammed3d_ft.data.phantom.cohort import write_cohort
+from sammed3d_ft.data.samples import LesionSamples, collate
+from sammed3d_ft.losses import L1DFL
+from sammed3d_ft.model import sam_med3d
+from sammed3d_ft.model.image_encoder import ImageEncoder
+from sammed3d_ft.model.upsampling import upsample
+from sammed3d_ft.recipes import prompted_task
+from sammed3d_ft.recipes import train as recipe
+from sammed3d_ft.recipes.config import TrainConfig
+from sammed3d_ft.recipes.prompted_task import PromptedTask
+from sammed3d_ft.training.optimizer import build_optimizer
+
+CONSOLE = Console(width=110)
+
+
+def config_of(work: Path, manifest: Path, rounds: int, batch: int, **sections: Any) -> TrainConfig:
+    """configs/decoder.yaml as it ships, but for weights, rounds and batch size."""
+    shipped = recipe.load_config(
+        Path("configs/decoder.yaml"),
+        ["model.weights=random", f"run.dir={work / 'run'}", f"data.manifest={manifest}", "track.trackers=[]"],
+    ).as_plain()
+    shipped["clicks"]["rounds"], shipped["optim"]["batch_size"] = rounds, batch
+    for name, values in sections.items():
+        shipped[name].update(values)
+    return TrainConfig.model_validate(shipped)
+
+
+class Ours:
+    """Steps of our recipe on cached embeddings."""
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
+        self.config = config
+        self.task = PromptedTask(config, read_manifest(config.data.manifest))
+        built: list[float] = []
+        real = EmbeddingCache.build
+
+        def timed(*arguments: Any, **named: Any) -> Iterator[int]:
+            start = time.perf_counter()
+            yield from real(*arguments, **named)
+            built.append(time.perf_counter() - start)
+
+        EmbeddingCache.build = timed  # type: ignore[method-assign]
+        self.task.prepare(accelerator)
+        EmbeddingCache.build = real  # type: ignore[method-assign]
+        assert self.task.store is not None
+        assert self.task.cache is not None
+        self.seconds_per_view = built[0] / (len(self.task.store) * config.cache.views)
+        self.samples = CachedSamples(self.task.cache, epoch=0)
+        self.optimizer = build_optimizer(self.task.model.named_parameters(), self.task.learning_rates, 0.01)
+
+    def step(self, indices: list[int]) -> float:
+        start = time.perf_counter()
+        batch: Any = collate([self.samples[index] for index in indices])  # type: ignore[misc]
+        loss, _ = self.task.loss(self.task.model, batch, epoch=0)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return time.perf_counter() - start
+
+
+class Reference:
+    """The published procedure with medim's model: encode, then rounds of click, decode, upsample, loss."""
+
+    def __init__(self, ours: Ours) -> None:
+        self.config, self.criterion = ours.config, ours.task.criterion
+        self.model = build_sam3D_vit_b_ori()
+        self.model.load_state_dict(ours.task.model.state_dict(), strict=True)
+        self.model.image_encoder.requires_grad_(False)
+        assert ours.task.store is not None
+        self.samples = LesionSamples(ours.task.store, ours.task.samples, epoch=0)
+        self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], 2e-4)
+
+    def step(self, indices: list[int]) -> float:
+        start = time.perf_counter()
+        batch: Any = collate([self.samples[index] for index in indices])
+        target: Tensor = batch["target"]
+        with torch.no_grad():
+            embedding = self.model.image_encoder(batch["image"])
+        coords, labels = batch["coords_vox"][:, None], batch["label"][:, None]
+        low = embedding.new_zeros(len(indices), 1, 32, 32, 32)
+        total = torch.zeros(())
+        for number in range(1, self.config.clicks.rounds + 1):
+            sparse, dense = self.model.prompt_encoder(points=[coords, labels], boxes=None, masks=low.detach())
+            low, _ = self.model.mask_decoder(
+                image_embeddings=embedding,
+                image_pe=self.model.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=False,
+            )
+            logits = F.interpolate(low, size=target.shape[-3:], mode="trilinear", align_corners=False)
+            total = total + self.criterion(logits, target)
+            with torch.no_grad():
+                keys = [(self.config.run.seed, 0, index, number) for index in indices]
+                new, sign = next_click(logits > 0, target, strategy=self.config.clicks.next, keys=keys)
+            coords, labels = torch.cat([coords, new[:, None]], 1), torch.cat([labels, sign[:, None]], 1)
+        (total / self.config.clicks.rounds).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return time.perf_counter() - start
+
+
+def compare(config: TrainConfig, shipped: TrainConfig, repeats: int) -> Ours:
+    """Builds one view of the cache; its cost is spread over the views and epochs of the shipped config."""
+    ours = Ours(config, Accelerator(cpu=True))
+    reference = Reference(ours)
+    batch = config.optim.batch_size
+    count = len(ours.samples)
+    mine, theirs = [], []
+    for repeat in range(repeats + 1):  # the first warms up
+        indices = [(repeat * batch + i) % count for i in range(batch)]
+        mine.append(ours.step(indices))
+        theirs.append(reference.step(indices))
+    step, reference_step = (statistics.median(times[1:]) / batch for times in (mine, theirs))
+    views, epochs = shipped.cache.views, shipped.optim.epochs
+    cache = ours.seconds_per_view * views / epochs
+    table = Table(title=f"decoder tuning, vit_b_ori, {config.clicks.rounds} rounds, batch {batch}")
+    for column in ("seconds per sample", "ours", "medim, encoding every step"):
+        table.add_column(column, justify="left" if column[0] == "s" else "right")
+    table.add_row("step (load to optimiser)", f"{step:.2f}", f"{reference_step:.2f}")
+    spread_over = f"cache: {ours.seconds_per_view:.2f} s x {views} views / {epochs} epochs"
+    table.add_row(spread_over, f"{cache:.2f}", "")
+    table.add_row("samples per second", f"{1 / (step + cache):.3f}", f"{1 / reference_step:.3f}")
+    table.add_row("ratio", f"{reference_step / (step + cache):.1f} times more", "")
+    CONSOLE.print(table)
+    return ours
+
+
+def parts_alone(ours: Ours, repeats: int) -> None:
+    """Forward and backward pass of each part of a round, one sample."""
+    model, size = ours.task.model, ours.task.model.image_size
+    batch: Any = collate([ours.samples[0]])  # type: ignore[misc]
+    target, coords, labels = batch["target"], batch["coords_vox"][:, None], batch["label"][:, None]
+    low = torch.randn(1, 1, size // 4, size // 4, size // 4, requires_grad=True)
+    logits = torch.randn(1, 1, size, size, size, requires_grad=True)
+    parts: dict[str, Callable[[], Tensor]] = {
+        "prompt encoder and decoder": lambda: model.decode(batch["embedding"], coords, labels)[0].sum(),
+        "upsampling to 128^3": lambda: upsample(low, size).sum(),
+        "L1DFL": lambda: ours.task.criterion(logits, target),
+    }
+    times: dict[str, list[float]] = defaultdict(list)
+    for _ in range(repeats + 1):
+        for name, part in parts.items():
+            start = time.perf_counter()
+            part().backward()
+            times[name].append(time.perf_counter() - start)
+    table = Table(title="one round of one sample: forward and backward, each alone")
+    table.add_column("part")
+    table.add_column("s", justify="right")
+    for name, values in times.items():
+        table.add_row(name, f"{statistics.median(values[1:]):.3f}")
+    CONSOLE.print(table)
+
+
+class Stages:
+    """Adds up the time spent in functions, each without what is spent in others that are timed too."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._stack: list[list[Any]] = []
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        entry = [name, time.perf_counter(), 0.0]
+        self._stack.append(entry)
+        try:
+            yield
+        finally:
+            self._stack.pop()
+            spent = time.perf_counter() - entry[1]
+            self.seconds[name] += spent - entry[2]
+            if self._stack:
+                self._stack[-1][2] += spent
+
+    def watch(self, owner: Any, attribute: str, name: str) -> None:
+        real = getattr(owner, attribute)
+
+        @functools.wraps(real)
+        def timed(*arguments: Any, **named: Any) -> Any:
+            with self.stage(name):
+                return real(*arguments, **named)
+
+        setattr(owner, attribute, timed)
+
+
+def shares(config: TrainConfig) -> None:
+    """Runs the recipe itself with its functions watched."""
+    stages = Stages()
+    stages.watch(recipe, "check_manifest", "check of the data")
+    stages.watch(prompted_task, "prepare_case", "cutting out lesions")
+    stages.watch(LesionSamples, "__getitem__", "cache: crops")
+    stages.watch(ImageEncoder, "forward", "encoder")
+    stages.watch(CachedSamples, "__getitem__", "loading")
+    stages.watch(sam_med3d.SAMMed3D, "decode", "prompt encoder and decoder, forward")
+    stages.watch(sam_med3d, "upsample", "upsampling, forward")
+    stages.watch(L1DFL, "forward", "loss, forward")
+    stages.watch(prompted_task, "next_click", "clicks")
+    stages.watch(Accelerator, "backward", "backward pass")
+    stages.watch(Accelerator, "clip_grad_norm_", "optimiser")
+    stages.watch(torch.optim.AdamW, "step", "optimiser")
+    stages.watch(recipe, "save_checkpoint", "checkpoints")
+    stages.watch(recipe, "draw_training_curves", "curves")
+    stages.watch(PromptedTask, "score", "validation, but for encoder and decoder")
+    stages.watch(PromptedTask, "export", "export")
+    with stages.stage("all else"):
+        recipe.train(config)
+    total = sum(stages.seconds.values())
+    table = Table(title=f"a run of {config.optim.epochs} epochs, {total:.0f} s")
+    for column in ("stage", "s", "share"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for name, seconds in sorted(stages.seconds.items(), key=lambda pair: -pair[1]):
+        table.add_row(name, f"{seconds:.1f}", f"{seconds / total:.1%}")
+    CONSOLE.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=11, help="decoder passes per step")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3, help="timed steps of each")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        manifest = write_cohort(work / "data", cases=3, val=1, test=0, seed=3, field="pelvis")
+        shipped = config_of(work, manifest, given.rounds, given.batch)
+        short = config_of(work, manifest, given.rounds, given.batch, optim={"epochs": 4}, cache={"views": 1})
+        parts_alone(compare(short, shipped, given.repeats), given.repeats)
+        shares(short.model_copy(update={"run": shipped.run.model_copy(update={"dir": work / "whole"})}))
+    CONSOLE.print(f"{given.threads} threads, torch {torch.__version__}, {platform.machine()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Kills a training run again and again, restarts it by the same command, and compares its end with an undisturbed run.
+
+python scripts/kill_and_resume.py [--kills 20] [--seed 0] [--work FOLDER]
+
+The moments are random within the phase asked for: while the embedding cache is built, in a step, while a checkpoint
+is written (its hidden folder is there), in validation. Exit code 1 if the exported model or the metrics differ by a
+byte, or if anything unreadable is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from safetensors import safe_open
+
+from sammed3d_ft.data.phantom.cohort import write_cohort
+from sammed3d_ft.model.weights import sha256_of
+from sammed3d_ft.training.checkpoints import list_checkpoints
+
+# Phase: what tells that it has begun (a progress bar's name, or a file), and for how many seconds to wait at most
+# from then on.
+PHASES = {
+    "cache": ("embeddings:", 1.0),
+    "step": ("training:", 2.0),
+    "checkpoint": ("", 0.01),
+    "validation": ("val:", 0.5),
+}
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = """
+run: {{dir: "{run}"}}
+data: {{manifest: "{manifest}"}}
+model: {{variant: mini, weights: random, spacing_mm: 4.0}}
+clicks: {{rounds: 2}}
+tune: {{method: decoder}}
+cache: {{views: 2}}
+optim: {{epochs: 5, batch_size: 2, warmup_steps: 2}}
+validate: {{every_epochs: 1, clicks: [1, 5], test: false}}
+checkpoint: {{every_steps: 1}}
+track: {{log_every_steps: 1}}
+"""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill: the phase asked for, seconds since the start, the newest checkpoint then."""
+
+    phase: str
+    seconds: float
+    checkpoint: str
+
+
+class Run:
+    """A training process whose progress is watched."""
+
+    def __init__(self, run: Path, manifest: Path) -> None:
+        self.folder = run
+        config = run.with_suffix(".yaml")
+        config.write_text(CONFIG.format(run=run, manifest=manifest))
+        command = [sys.executable, "-m", "sammed3d_ft.recipes.train", "--config", str(config)]
+        # One thread: the last bits of a sum depend on how many there are.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self.said = b""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        while piece := os.read(self.process.stderr.fileno(), 4096):
+            self.said += piece
+
+    def finish(self) -> None:
+        code = self.process.wait()
+        self._reader.join()
+        if code:
+            raise SystemExit(f"the run ended with code {code}:\n{self.said.decode()[-2000:]}")
+
+    def kill_in(self, phase: str, generator: random.Random) -> Kill | None:
+        """Kills once the phase has begun and a random time has passed; None if the run ended before."""
+        marker, longest = PHASES[phase]
+        while not self._has_begun(phase, marker):
+            if self.process.poll() is not None:
+                self.finish()
+                return None
+            time.sleep(0.0005)
+        time.sleep(generator.uniform(0, longest))
+        if self.process.poll() is not None:
+            self.finish()
+            return None
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        kept = list_checkpoints(self.folder / "checkpoints")
+        return Kill(phase, time.monotonic() - self.started, kept[-1].name if kept else "none")
+
+    def _has_begun(self, phase: str, marker: str) -> bool:
+        if phase == "checkpoint":
+            return any(self.folder.glob("*/.step_*.incomplete/*"))
+        return marker.encode() in self.said
+
+
+def unreadable(run: Path) -> list[str]:
+    """Files of a run that are unfinished or cannot be read."""
+    wrong = []
+    for path in sorted(run.rglob("*")):
+        try:
+            if path.name.endswith(".incomplete"):
+                raise ValueError("unfinished")
+            if path.suffix == ".safetensors":
+                with safe_open(path, "pt") as file:
+                    for name in file.keys():  # noqa: SIM118 (it is no dict)
+                        file.get_tensor(name)
+            elif path.suffix == ".json":
+                json.loads(path.read_text())
+        except Exception as error:
+            wrong.append(f"{path}: {error}")
+    return wrong
+
+
+def kill_and_resume(work: Path, kills: int, seed: int) -> tuple[list[Kill], list[str]]:
+    """Both runs; the kills that were done, and what is wrong at the end (empty if all is well)."""
+    manifest = write_cohort(work / "data", cases=3, val=1, test=0, seed=3, tracer="psma", field="pelvis")
+    undisturbed = Run(work / "undisturbed", manifest)
+    undisturbed.finish()
+
+    generator = random.Random(seed)
+    # The cache is built once: its kills come first, and leave enough of it for the next.
+    phases = ["cache"] * min(4, kills // 4)
+    phases += [("step", "checkpoint", "validation")[number % 3] for number in range(kills - len(phases))]
+    rest = phases[kills // 4 :]
+    generator.shuffle(rest)
+    done = []
+    for phase in phases[: kills // 4] + rest:
+        kill = Run(work / "killed", manifest).kill_in(phase, generator)
+        if kill is None:
+            break
+        done.append(kill)
+        print(f"kill {len(done)}: {kill.phase}, after {kill.seconds:.1f} s, newest checkpoint {kill.checkpoint}")
+    Run(work / "killed", manifest).finish()
+
+    wrong = [] if len(done) == kills else [f"the run ended after {len(done)} kills of {kills}"]
+    for name in ("export/model.safetensors", "metrics.jsonl", "val_cases.csv"):
+        hashes = [sha256_of(work / run / name) for run in ("undisturbed", "killed")]
+        print(f"{name}: SHA-256 {hashes[0][:16]}... undisturbed, {hashes[1][:16]}... killed {len(done)} times")
+        if hashes[0] != hashes[1]:
+            wrong.append(f"{name} differs")
+    return done, wrong + unreadable(work / "killed")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, help="an empty folder to keep both runs in; default: a temporary one")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        kills, wrong = kill_and_resume(given.work or Path(temporary), given.kills, given.seed)
+    table = Table(title=f"{len(kills)} kills")
+    for column in ("phase", "kills", "newest checkpoint then"):
+        table.add_column(column)
+    for phase in PHASES:
+        members = [kill for kill in kills if kill.phase == phase]
+        table.add_row(phase, str(len(members)), ", ".join(kill.checkpoint for kill in members))
+    Console().print(table)
+    print("\n".join(wrong) or "equal to the undisturbed run to the byte; nothing unreadable is left")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

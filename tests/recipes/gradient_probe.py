@@ -1,0 +1,43 @@
+"""Started by `accelerate launch` in place of finetune.py: the same run, whose gradients and weights are written down.
+
+``$PROBE/rank<r>_gradients.safetensors``: what the optimiser gets at its first step; ``..._weights``: the trained
+parameters at the end; ``..._world.txt``: the number of processes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from sammed3d_ft.recipes.train import main
+
+FOLDER = Path(os.environ["PROBE"])
+RANK = os.environ.get("RANK", "0")
+real_step = torch.optim.AdamW.step
+optimizers: list[torch.optim.Optimizer] = []
+
+
+def named(optimizer: torch.optim.Optimizer) -> list[tuple[str, torch.nn.Parameter]]:
+    return [pair for group in optimizer.param_groups for pair in zip(group["names"], group["params"], strict=True)]
+
+
+def step(self: torch.optim.AdamW, *rest: Any, **more: Any) -> Any:
+    if not optimizers:
+        optimizers.append(self)
+        world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        (FOLDER / f"rank{RANK}_world.txt").write_text(str(world))
+        gradients = {name: p.grad.clone() for name, p in named(self) if p.grad is not None}
+        save_file(gradients, FOLDER / f"rank{RANK}_gradients.safetensors")
+    return real_step(self, *rest, **more)
+
+
+torch.optim.AdamW.step = step  # type: ignore[method-assign]
+main(sys.argv[1:])
+save_file(
+    {name: p.detach().clone() for name, p in named(optimizers[0])}, FOLDER / f"rank{RANK}_weights.safetensors"
+)
