@@ -10,6 +10,7 @@ byte, or if anything unreadable is left.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -33,7 +34,7 @@ from sammed3d_ft.training.checkpoints import list_checkpoints
 # Phase: what tells that it has begun (a progress bar's name, or a file), and for how many seconds to wait at most
 # from then on.
 PHASES = {
-    "cache": ("embeddings:", 1.0),
+    "cache": ("embeddings:", 0.4),
     "step": ("training:", 2.0),
     "checkpoint": ("", 0.01),
     "validation": ("val:", 0.5),
@@ -45,7 +46,7 @@ data: {{manifest: "{manifest}"}}
 model: {{variant: mini, weights: random, spacing_mm: 4.0}}
 clicks: {{rounds: 2}}
 tune: {{method: decoder}}
-cache: {{views: 2}}
+cache: {{views: 6}}
 optim: {{epochs: 5, batch_size: 2, warmup_steps: 2}}
 validate: {{every_epochs: 1, clicks: [1, 5], test: false}}
 checkpoint: {{every_steps: 1}}
@@ -72,7 +73,7 @@ class Run:
         command = [sys.executable, "-m", "sammed3d_ft.recipes.train", "--config", str(config)]
         # One thread: the last bits of a sum depend on how many there are.
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.started = time.monotonic()
+        self.started, self.started_ns = time.monotonic(), time.time_ns()
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -114,8 +115,11 @@ class Run:
         return Kill(phase, time.monotonic() - self.started, kept[-1].name if kept else "none")
 
     def _has_begun(self, phase: str, marker: str) -> bool:
-        if phase == "checkpoint":
-            return any(self.folder.glob("*/.step_*.incomplete/*"))
+        if phase == "checkpoint":  # one of this process, not what a killed one has left
+            with contextlib.suppress(FileNotFoundError):  # renamed just now
+                hidden = self.folder.glob("*/.step_*.incomplete/*")
+                return any(path.stat().st_mtime_ns > self.started_ns for path in hidden)
+            return False
         return marker.encode() in self.said
 
 
@@ -139,7 +143,7 @@ def unreadable(run: Path) -> list[str]:
 
 def kill_and_resume(work: Path, kills: int, seed: int) -> tuple[list[Kill], list[str]]:
     """Both runs; the kills that were done, and what is wrong at the end (empty if all is well)."""
-    manifest = write_cohort(work / "data", cases=3, val=1, test=0, seed=3, tracer="psma", field="pelvis")
+    manifest = write_cohort(work / "data", cases=5, val=1, test=0, seed=3, tracer="psma", field="pelvis")
     undisturbed = Run(work / "undisturbed", manifest)
     undisturbed.finish()
 

@@ -49,6 +49,7 @@ from sammed3d_ft.training.optimizer import (
     schedule_factor,
     set_learning_rates,
 )
+from sammed3d_ft.training.stopping import tell_when_stopped
 
 _log = logging.getLogger(__name__)
 # What a continuation must share with the run it continues, beside its settings.
@@ -70,6 +71,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
     run = config.run.dir
     accelerator = _accelerator(config)
     main_process = accelerator.is_main_process
+    if accelerator.num_processes > 1 and accelerator.process_index < 2:  # two, since one may be the one that dies
+        tell_when_stopped(
+            f"process {accelerator.process_index} of {accelerator.num_processes} was told to stop: another one ended, "
+            "or the job was cancelled. The launcher's report names the first that ended and its signal (SIGKILL: "
+            "often out of memory). The same command goes on from the last checkpoint"
+        )
 
     # 1. What there is: data checked before a model is loaded, an earlier run recognised before it is written to.
     manifest = read_manifest(config.data.manifest)
@@ -446,7 +453,7 @@ def explain_failure(error: RuntimeError, config: TrainConfig) -> str | None:
         if config.tune.method != "decoder" and len(config.data.modalities) == 1:
             ways.append("tune.method=decoder (the encoder is then frozen and its output cached)")
         return f"out of memory ({text[:120]}); try {', or '.join(ways) or 'a device with more memory'}"
-    if isinstance(error, torch.distributed.DistError) or "Connection closed by peer" in text:
+    if isinstance(error, torch.distributed.DistError) or "/gloo/" in text:  # gloo's are plain RuntimeErrors
         return (
             f"lost contact with another process of this run ({text[:120]}); the launcher says below which one ended, "
             "and why. The same command goes on from the last checkpoint"

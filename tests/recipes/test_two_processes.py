@@ -126,6 +126,32 @@ def test_an_error_of_one_process_alone_is_told_and_ends_the_run(tmp_path: Path, 
     assert load_config(config).run.dir.joinpath("checkpoints").is_dir()
 
 
+@pytest.mark.parametrize("dies", [0, 1])
+def test_a_process_that_is_killed_ends_the_run_with_a_line_that_says_how_to_go_on(
+    dies: int, tmp_path: Path, manifest: Path
+) -> None:
+    """As the system does when memory runs out."""
+    script = tmp_path / "dying.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        "from sammed3d_ft.recipes import prompted_task\n"
+        "from sammed3d_ft.recipes.train import main\n"
+        "real, calls = prompted_task.PromptedTask.loss, []\n"
+        "def loss(self, model, batch, epoch):\n"
+        "    calls.append(batch)\n"
+        f"    if len(calls) == 2 and os.environ['RANK'] == '{dies}': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return real(self, model, batch, epoch)\n"
+        "prompted_task.PromptedTask.loss = loss\n"
+        "main(sys.argv[1:])\n"
+    )
+    config = config_file(tmp_path / "run", manifest, "full")
+    ended = launch(2, script, config, "optim.batch_size=1", probe=tmp_path / "probe")
+    assert ended.returncode != 0
+    assert f"process {1 - dies} of 2 was told to stop" in ended.stderr or "lost contact" in ended.stderr
+    assert "The same command goes on from the last checkpoint" in ended.stderr
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_1"]
+
+
 def test_a_loss_that_is_no_number_on_one_process_stops_both_at_the_same_step(tmp_path: Path, manifest: Path) -> None:
     script = tmp_path / "no_number.py"
     script.write_text(

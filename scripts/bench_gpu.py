@@ -1,0 +1,253 @@
+"""Figures of one GPU: bf16 parity, speed and memory of encoder and training steps against medim, and a profile.
+
+python scripts/bench_gpu.py [--batches 1 8] [--rounds 5] [--repeats 10]
+python scripts/bench_gpu.py --device cpu --variant mini --batches 1 --repeats 1     # only shows that it runs
+
+One synthetic batch of crops with a ball each; ours and medim's with equal weights, in turn. A training step is
+encoder (unless cached), all rounds with L1DFL and clicks, backward pass and AdamW. medim's mode `decoder` encodes at
+every step without gradient, as it has no cache; it has no LoRA. Both run under the same autocast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from prompts import next_click
+from sammed3d_ft.losses import L1DFL
+from sammed3d_ft.model.adapters import configure_tuning
+from sammed3d_ft.model.build import seeded_model
+
+CONSOLE = Console(width=120)
+LOSS = L1DFL()
+
+
+def synthetic(batch: int, size: int, device: torch.device) -> dict[str, Tensor]:
+    """Noise with a bright ball in the middle, its mask and a click at its centre."""
+    axis = torch.arange(size, device=device) - size // 2
+    ball = (axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None] ** 2) < (size / 8) ** 2
+    target = ball.expand(batch, 1, size, size, size).contiguous()
+    noise = torch.randn(target.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    coords = torch.full((batch, 3), size / 2, device=device)
+    return {
+        "image": noise + 3 * target,
+        "target": target,
+        "coords": coords,
+        "labels": torch.ones(batch, dtype=torch.long, device=device),
+    }
+
+
+def clicks(prediction: Tensor, target: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    keys = [(0, 0, index, number) for index in range(len(target))]
+    coords, labels = next_click(prediction, target, strategy="error_random", keys=keys)
+    return coords, labels
+
+
+def our_loss(model: Any, batch: dict[str, Tensor], rounds: int, embedding: Tensor | None) -> Tensor:
+    given = {"image": batch["image"]} if embedding is None else {"embedding": embedding}
+    first = (batch["coords"], batch["labels"])
+    loss: Tensor = model(batch["target"], first, clicks, LOSS, rounds=rounds, **given).loss
+    return loss
+
+
+def their_loss(model: Any, batch: dict[str, Tensor], rounds: int, frozen_encoder: bool) -> Tensor:
+    with torch.set_grad_enabled(not frozen_encoder):
+        embedding = model.image_encoder(batch["image"])
+    coords, labels = batch["coords"][:, None], batch["labels"][:, None]
+    low = embedding.new_zeros(len(coords), 1, 32, 32, 32)
+    total = embedding.new_zeros((), dtype=torch.float32)
+    for number in range(1, rounds + 1):
+        sparse, dense = model.prompt_encoder(points=[coords, labels], boxes=None, masks=low.detach())
+        low, _ = model.mask_decoder(
+            image_embeddings=embedding,
+            image_pe=model.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        logits = F.interpolate(low, size=batch["target"].shape[-3:], mode="trilinear", align_corners=False)
+        total = total + LOSS(logits, batch["target"])
+        with torch.no_grad():
+            new, sign = clicks(logits > 0, batch["target"], number)
+        coords, labels = torch.cat([coords, new[:, None]], 1), torch.cat([labels, sign[:, None]], 1)
+    return total / rounds
+
+
+class Bench:
+    """Times functions on a device, in turn, with their peak memory."""
+
+    def __init__(self, device: torch.device, repeats: int) -> None:
+        self.device, self.repeats = device, repeats
+
+    def synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def measure(self, runs: dict[str, Callable[[], None]]) -> dict[str, tuple[float, float]]:
+        """Median seconds, and peak GB above what was there before, by name."""
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        peaks = dict.fromkeys(runs, float("nan"))
+        for _ in range(self.repeats + 1):  # the first warms up
+            for name, run in runs.items():
+                if self.device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(self.device)
+                    before = torch.cuda.memory_allocated(self.device)
+                self.synchronise()
+                start = time.perf_counter()
+                run()
+                self.synchronise()
+                times[name].append(time.perf_counter() - start)
+                if self.device.type == "cuda":
+                    peaks[name] = (torch.cuda.max_memory_allocated(self.device) - before) / 1e9
+        return {name: (statistics.median(values[1:]), peaks[name]) for name, values in times.items()}
+
+
+def reference(variant: str, device: torch.device) -> nn.Module | None:
+    if variant != "vit_b_ori":
+        return None
+    from medim.models.sam_med3d import build_sam3D_vit_b_ori
+
+    model = build_sam3D_vit_b_ori().to(device)
+    model.load_state_dict(seeded_model(variant, seed=0).state_dict(), strict=True)
+    return model
+
+
+def parity(variant: str, device: torch.device) -> None:
+    model = seeded_model(variant, seed=0).to(device).eval()
+    batch = synthetic(1, model.image_size, device)
+    exact = reference(variant, device) or model
+    with torch.no_grad():
+        expected = exact.image_encoder(batch["image"])  # type: ignore[operator, union-attr]
+        points = (batch["coords"][:, None], batch["labels"][:, None])
+        logits = model.decode(expected, *points)[0]
+        with torch.autocast(device.type, torch.bfloat16):
+            embedding = model.image_encoder(batch["image"]).float()
+            low = model.decode(expected, *points)[0].float()
+    whose = "medim's" if exact is not model else "our own"
+    for name, got, wanted in (("encoder", embedding, expected), ("decoder", low, logits)):
+        error = float((got - wanted).norm() / wanted.norm())
+        against = whose if name == "encoder" else "our own"
+        CONSOLE.print(f"bf16 {name} against {against} float32: relative error {error:.1e}")
+
+
+def steps(variant: str, batch: dict[str, Tensor], rounds: int, bench: Bench, precision: torch.dtype) -> None:
+    device, size = bench.device, len(batch["image"])
+    runs: dict[str, Callable[[], None]] = {}
+
+    def add(name: str, model: nn.Module, loss: Callable[[], Tensor]) -> None:
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-5)
+
+        def run() -> None:
+            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                value = loss()
+            value.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        runs[name] = run
+
+    for method in ("decoder", "lora", "full"):
+        ours = seeded_model(variant, seed=0).to(device)
+        configure_tuning(ours, method)
+        ours.to(device).train()
+        embedding = None
+        if method == "decoder":
+            with torch.no_grad():
+                embedding = ours.image_encoder(batch["image"])
+        add(f"ours, {method}", ours, lambda m=ours, e=embedding: our_loss(m, batch, rounds, e))  # type: ignore[misc]
+        theirs = None if method == "lora" else reference(variant, device)
+        if theirs is not None:
+            frozen = method == "decoder"
+            theirs.image_encoder.requires_grad_(not frozen)  # type: ignore[operator, union-attr]
+            add(f"medim, {method}", theirs, lambda m=theirs, f=frozen: their_loss(m, batch, rounds, f))  # type: ignore[misc]
+    table = Table(title=f"training step, {variant}, batch {size}, {rounds} rounds, {precision}")
+    for column in ("", "s", "samples / s", "peak GB above weights"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, (seconds, peak) in bench.measure(runs).items():
+        table.add_row(name, f"{seconds:.3f}", f"{size / seconds:.2f}", f"{peak:.2f}")
+    CONSOLE.print(table)
+
+
+def encoders(variant: str, batch: dict[str, Tensor], bench: Bench) -> None:
+    device, size = bench.device, len(batch["image"])
+    models = {"ours": seeded_model(variant, seed=0).to(device), "medim": reference(variant, device)}
+    runs: dict[str, Callable[[], None]] = {}
+    for whose, model in models.items():
+        if model is None:
+            continue
+        for precision in (torch.float32, torch.bfloat16):
+            for backward in (False, True):
+
+                def run(model: Any = model, precision: torch.dtype = precision, backward: bool = backward) -> None:
+                    with (
+                        torch.set_grad_enabled(backward),
+                        torch.autocast(device.type, precision, enabled=precision != torch.float32),
+                    ):
+                        embedding = model.image_encoder(batch["image"])
+                    if backward:
+                        embedding.float().square().mean().backward()
+                        model.zero_grad(set_to_none=True)
+
+                what = "forward + backward" if backward else "forward"
+                runs[f"{whose}, {str(precision).removeprefix('torch.')}, {what}"] = run
+    table = Table(title=f"image encoder, {variant}, batch {size}")
+    for column in ("", "s", "crops / s", "peak GB above weights"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, (seconds, peak) in bench.measure(runs).items():
+        table.add_row(name, f"{seconds:.4f}", f"{size / seconds:.1f}", f"{peak:.2f}")
+    CONSOLE.print(table)
+
+
+def largest_items(variant: str, batch: dict[str, Tensor], rounds: int, device: torch.device) -> None:
+    """Profile of a full training step in bf16."""
+    model = seeded_model(variant, seed=0).to(device).train()
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = our_loss(model, batch, rounds, None)
+        loss.backward()
+
+    step()  # warms up
+    with profile(activities=activities) as profiled:
+        step()
+    key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    print(profiled.key_averages().table(sort_by=key, row_limit=8))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--variant", default="vit_b_ori", choices=("vit_b_ori", "mini"))
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=10)
+    given = parser.parse_args()
+    if given.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("no CUDA device here; --device cpu --variant mini only shows that the script runs")
+    device = torch.device(given.device)
+    bench = Bench(device, given.repeats)
+    size = seeded_model(given.variant, seed=0).image_size
+    parity(given.variant, device)
+    for number in given.batches:
+        batch = synthetic(number, size, device)
+        encoders(given.variant, batch, bench)
+        for precision in (torch.float32, torch.bfloat16):
+            steps(given.variant, batch, given.rounds, bench, precision)
+    largest_items(given.variant, batch, given.rounds, device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    CONSOLE.print(f"{name}, torch {torch.__version__}, medians of {given.repeats}")
+
+
+if __name__ == "__main__":
+    main()
