@@ -12,7 +12,7 @@ def phantom(
     out: Annotated[Path, typer.Option(help="Folder to write; it must not hold phantoms yet.")],
     cases: Annotated[int, typer.Option(help="Number of patients.")] = 12,
     seed: Annotated[int, typer.Option(help="The same seed gives the same patients.")] = 0,
-    tracer: Annotated[str, typer.Option(help="psma or fdg.")] = "psma",
+    tracer: Annotated[str, typer.Option(help="psma, fdg, or both in turn.")] = "psma",
     field: Annotated[str, typer.Option(help="whole-body, head-neck, chest, abdomen or pelvis.")] = "whole-body",
     val: Annotated[int, typer.Option(help="How many of the cases are for validation.")] = 2,
     test: Annotated[int, typer.Option(help="How many of the cases are for the test.")] = 2,

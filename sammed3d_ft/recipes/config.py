@@ -39,6 +39,7 @@ class DataConfig(_Section):
     targets: Literal["each", "all"] = "each"
     connectivity: Literal[6, 18, 26] = 18
     clip: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    shapes: int = Field(0, ge=0)  # generic promptable shapes per epoch, beside the lesions: for pre-training
     workers: int | None = Field(None, ge=0)  # None: as many as help
 
 

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 from tqdm import tqdm
 
 import sammed3d_ft
@@ -23,6 +23,7 @@ from sammed3d_ft.data.images import read_image, read_label
 from sammed3d_ft.data.lesion_store import LesionStore, open_store, prepare_case
 from sammed3d_ft.data.manifest import Case, Manifest
 from sammed3d_ft.data.preprocessing import Preprocessing
+from sammed3d_ft.data.promptable_shapes import ShapeSamples
 from sammed3d_ft.data.samples import LesionSamples, SampleSettings, loader_workers
 from sammed3d_ft.inference.predictor import Predictor
 from sammed3d_ft.inference.simulation import CaseScore, simulate_case
@@ -57,6 +58,11 @@ class PromptedTask:
                 raise InputError(
                     f"manifest {manifest.path}: no case in split {name!r}; training needs train and val"
                 )
+        if config.data.shapes and (config.tune.method == "decoder" or config.data.modalities != ("PT",)):
+            raise InputError(
+                f"data.shapes {config.data.shapes}: generic shapes are PET-like and made anew in every epoch, so they "
+                f"need data.modalities [PT] and tune.method full or lora"
+            )
         self.preprocessing = Preprocessing(config.data.modalities, config.spacing_mm, dict(config.data.clip))
         self.model = seeded_model(
             config.model.variant, config.run.seed, in_channels=len(config.data.modalities)
@@ -169,17 +175,31 @@ class PromptedTask:
                 bar.update(written)
         accelerator.wait_for_everyone()
 
+    @property
+    def sample_count(self) -> int:
+        """Training samples of an epoch: lesions, then generic shapes."""
+        assert self.store is not None
+        return len(self.store) + self.config.data.shapes
+
     def dataset(self, epoch: int) -> Dataset[Any]:
         """The training samples of an epoch."""
         assert self.store is not None
         if self.cache is not None:
             return CachedSamples(self.cache, epoch)
-        return LesionSamples(self.store, self.samples, epoch)
+        lesions = LesionSamples(self.store, self.samples, epoch)
+        if not self.config.data.shapes:
+            return lesions
+        return ConcatDataset(
+            [lesions, ShapeSamples(self.config.data.shapes, self.samples, epoch, first_index=len(self.store))]
+        )
 
     def case_ids(self, batch: dict[str, Any]) -> list[str]:
         """Lesion ids of a batch, for messages."""
         assert self.store is not None
-        return [self.store.entries[index].id for index in batch["index"]]
+        lesions = self.store.entries
+        return [
+            lesions[index].id if index < len(lesions) else f"shape {index - len(lesions)}" for index in batch["index"]
+        ]
 
     def loss(self, model: nn.Module, batch: dict[str, Any], epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch and what to log; ``model`` is the wrapped one, so that gradients are averaged."""

@@ -100,7 +100,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
         for line in task.tuning.lines():
             print(line)
     task.prepare(accelerator)
-    assert task.store is not None
     facts = _run_facts(config, task, accelerator)
     if checkpoints:
         _refuse_changed_facts(facts, run)
@@ -139,7 +138,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     # 4. The loop.
     batches_per_epoch = len(
-        epoch_batches(len(task.store), config.optim.batch_size, 0, 0, 0, accelerator.num_processes)
+        epoch_batches(task.sample_count, config.optim.batch_size, 0, 0, 0, accelerator.num_processes)
     )
     steps_per_epoch = -(-batches_per_epoch // config.optim.accumulate)
     total_steps = steps_per_epoch * config.optim.epochs
@@ -181,7 +180,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     model.train()
     while epoch < config.optim.epochs:
         batches = epoch_batches(
-            len(task.store),
+            task.sample_count,
             config.optim.batch_size,
             config.run.seed,
             epoch,

@@ -96,6 +96,15 @@ def test_a_run_writes_an_export_that_replays_to_its_validation_dice(
     assert any((run / "cache").glob("embeddings_*/*.safetensors")) == (method == "decoder")
 
 
+def test_generic_shapes_join_the_lesions(tmp_path: Path, manifest: Path) -> None:
+    run = tmp_path / "run"
+    recipe.train(settings(run, manifest, "full", "data.shapes=3"))
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged if "train/loss" in line] == [1, 2, 3]  # 3 lesions, 3 shapes, 2 a step
+    with pytest.raises(InputError, match="data.shapes 3: .*tune.method full or lora"):
+        recipe.train(settings(tmp_path / "other", manifest, "decoder", "data.shapes=3"))
+
+
 class Killed(BaseException):
     """Not an Exception: nothing on the way may handle it."""
 

@@ -14,7 +14,7 @@ from prompts.whole_files import write_whole
 from sammed3d_ft.data.grids import from_array
 from sammed3d_ft.data.images import write_float, write_mask
 from sammed3d_ft.data.manifest import Case, write_manifest
-from sammed3d_ft.data.phantom.simulate import Phantom, make_phantom
+from sammed3d_ft.data.phantom.simulate import TRACERS, Phantom, make_phantom
 
 _TRUTH_COLUMNS = (
     "case",
@@ -51,7 +51,7 @@ def write_cohort(
         out: folder, made if need be.
         cases: number of patients, of which `val` and `test` are for validation and test.
         seed: with the case's number it determines the patient; a smaller cohort is the start of a larger one.
-        tracer: psma or fdg.
+        tracer: psma, fdg, or both in turn.
         field: one of `FIELDS`.
 
     Raises:
@@ -65,7 +65,8 @@ def write_cohort(
     listed: list[Case] = []
     rows: list[dict[str, object]] = []
     for number in tqdm(range(cases), "phantoms", unit="case", leave=False):
-        phantom = make_phantom(seed, number, tracer, field)
+        chosen = TRACERS[number % len(TRACERS)] if tracer == "both" else tracer
+        phantom = make_phantom(seed, number, chosen, field)
         split = "test" if number >= cases - test else "val" if number >= cases - test - val else "train"
         listed.append(_write_case(out, phantom, split))
         rows += _truth(phantom)

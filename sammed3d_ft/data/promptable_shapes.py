@@ -1,0 +1,160 @@
+"""Generic promptable shapes: PET-like crops around irregular objects, made on the fly for pre-training.
+
+They stand for what the phantom lacks: objects from one voxel to most of the crop, partly cold, partly outside, with
+others like them beside. Nothing here claims to be anatomy.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cc3d
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from prompts import first_click, uniforms
+from sammed3d_ft.data.intensity import z_score
+from sammed3d_ft.data.samples import Sample, SampleSettings
+
+_RADIUS_VOX = (1.0, 0.38)  # of the ball of an object's volume: smallest in voxels, largest as a share of the crop
+_CONTRAST = (1.8, 25.0)  # object over background
+_LEVELS = (0.15, 3.0)  # of compartments, over background
+_PSF_SD_VOX = (0.5, 1.5)  # FWHM of 4 to 7 mm at crop spacings of 1.5 to 3 mm, and a little beyond
+_MAX_OTHERS = 4
+
+
+class ShapeSamples(Dataset[Sample]):
+    """So many shapes of an epoch; (seed, epoch, number) alone decide each.
+
+    Args:
+        count: per epoch.
+        settings: crop size, first click, jitter and seed are used.
+        epoch: of training.
+        first_index: the batch index of the first shape (lesions come before).
+    """
+
+    def __init__(self, count: int, settings: SampleSettings, epoch: int, first_index: int = 0) -> None:
+        self.count, self.settings, self.epoch, self.first_index = count, settings, epoch, first_index
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> Sample:
+        settings = self.settings
+        key = (settings.seed, self.epoch, number, 0)
+        rng = np.random.default_rng(int(uniforms((*key, "shape"), 1)[0] * 2**53))
+        size = settings.crop_size
+        form = draw_form(size, rng)
+        click = first_click(
+            torch.from_numpy(form > 0)[None], strategy=_without_pet(settings.first_click), keys=[key]
+        ).coords_vox[0]
+        jitter = settings.ranges.jitter_vox if settings.ranges is not None else 0
+        place = size // 2 - rng.integers(-jitter, jitter + 1, 3)  # of the click in the crop
+        form = _shifted(form, place - click.numpy().astype(int), fill=-1.0)
+        image, target = draw_intensities(form, rng), form > 0
+        if rng.random() < 0.3:  # the scan ends before the crop does
+            beyond = _beyond_the_scan(size, place, rng)
+            image[beyond], target[beyond] = 0, False
+        return Sample(
+            image=z_score(torch.from_numpy(image)[None]),
+            target=torch.from_numpy(target)[None],
+            coords_vox=torch.from_numpy(place.astype(np.float32)),
+            label=torch.tensor(1),
+            index=self.first_index + number,
+        )
+
+
+def draw_form(size: int, rng: np.random.Generator) -> np.ndarray:
+    """(size, size, size) float32, above 0 inside one connected object about the middle, 1 at its deepest."""
+    low, high = math.log(_RADIUS_VOX[0]), math.log(_RADIUS_VOX[1] * size)
+    radius = math.exp(rng.uniform(low, high))
+    middle = (size - 1) / 2 + rng.uniform(-0.5, 0.5, 3)
+    depth = 1 - _ellipsoid(size, middle, radius * np.exp(rng.normal(0, 0.25, 3)), rng)
+    if radius > 2:  # bumps of the object's size, and finer ones
+        bumps = smooth_noise(size, max(radius, 1.5), rng) + 0.3 * smooth_noise(size, max(radius / 3, 1.0), rng)
+        depth += rng.uniform(0, 0.4) * bumps
+    inside = depth > 0
+    parts = cc3d.connected_components(inside, connectivity=6)
+    if parts.max() == 0:  # smaller than a voxel
+        centre = tuple(np.round(middle).astype(int))
+        depth = np.full_like(depth, -1)
+        depth[centre] = 1
+    elif parts.max() > 1:
+        largest = np.bincount(parts.ravel())[1:].argmax() + 1
+        depth[inside & (parts != largest)] = -0.01
+    return np.minimum(depth / depth.max(), 1).astype(np.float32)
+
+
+def draw_intensities(form: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """PET-like intensities (float32, at least 0) around and in an object; the same shape as its `draw_form`."""
+    size, inside = len(form), form > 0
+    image = np.exp(rng.uniform(0, 0.35) * smooth_noise(size, rng.uniform(4, 14), rng))
+    for _ in range(rng.integers(0, 5)):  # compartments, like organs
+        radii = np.exp(rng.uniform(math.log(4), math.log(size / 2), 3))
+        image[_ellipsoid(size, rng.uniform(0, size, 3), radii, rng) < 1] *= math.exp(rng.uniform(*np.log(_LEVELS)))
+    if rng.random() < 0.4:  # the body's edge, with air beyond
+        middle = size / 2 + rng.normal(0, size / 8, 3)
+        radii = np.exp(rng.uniform(math.log(size / 4), math.log(size), 3))
+        image[_ellipsoid(size, middle, radii, rng) > 1] *= 0.03
+    level = math.exp(rng.uniform(*np.log(_CONTRAST))) * float(image[inside].mean())
+    for _ in range(rng.integers(0, _MAX_OTHERS + 1)):  # others, as bright, apart or touching
+        radii = np.exp(rng.uniform(math.log(1), math.log(size / 6))) * np.exp(rng.normal(0, 0.3, 3))
+        other = _ellipsoid(size, rng.uniform(0, size, 3), radii, rng) < 1
+        image[other & ~inside] = level * math.exp(rng.normal(0, 0.5))
+    radius = (inside.sum() * 3 / (4 * math.pi)) ** (1 / 3)
+    uptake = np.exp(rng.uniform(0, 0.6) * smooth_noise(size, max(radius / 3, 1.5), rng))
+    if radius > 3 and rng.random() < 0.6:  # cold inside, and still part of the object
+        cold = form + rng.uniform(0, 0.3) * smooth_noise(size, max(radius / 2, 1.5), rng) > rng.uniform(0.2, 0.7)
+        uptake[cold] *= rng.uniform(0.05, 0.7)
+    image[inside] = level * uptake[inside]
+    image = gaussian_filter(image, rng.uniform(*_PSF_SD_VOX))
+    noise = gaussian_filter(rng.standard_normal(form.shape, dtype=np.float32), 0.7)
+    image += rng.uniform(0.01, 0.25) * noise / noise.std() * np.sqrt(image * image.mean())
+    return np.maximum(image, 0).astype(np.float32)
+
+
+def smooth_noise(size: int, length_vox: float, rng: np.random.Generator) -> np.ndarray:
+    """(size, size, size) float32 of zero mean and unit SD that varies over about this many voxels."""
+    coarse = max(round(size / length_vox), 2)
+    grid = torch.from_numpy(rng.standard_normal((1, 1, coarse, coarse, coarse), dtype=np.float32))
+    noise = F.interpolate(grid, size=(size, size, size), mode="trilinear", align_corners=True)[0, 0].numpy()
+    return (noise - noise.mean()) / max(float(noise.std()), 1e-6)
+
+
+def _ellipsoid(size: int, middle: np.ndarray, radii: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Distance from the middle over the surface's the same way, of a turned ellipsoid: 1 on its surface."""
+    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0] / np.maximum(radii, 0.5)
+    axes = [np.arange(size, dtype=np.float32) - np.float32(m) for m in middle]
+    square = np.zeros((size, size, size), np.float32)
+    for column in turn.T.astype(np.float32):
+        x, y, z = (c * axis for c, axis in zip(column, axes, strict=True))
+        square += (x[:, None, None] + y[None, :, None] + z[None, None]) ** 2
+    return np.sqrt(square)
+
+
+def _shifted(array: np.ndarray, by: np.ndarray, fill: float) -> np.ndarray:
+    """Moved by whole voxels; what comes in is `fill`, what goes out is lost."""
+    result = np.full_like(array, fill)
+    into = tuple(slice(max(s, 0), n + min(s, 0)) for s, n in zip(by, array.shape, strict=True))
+    out_of = tuple(slice(max(-s, 0), n + min(-s, 0)) for s, n in zip(by, array.shape, strict=True))
+    result[into] = array[out_of]
+    return result
+
+
+def _beyond_the_scan(size: int, click: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice, slice]:
+    """A side of the crop up to some place short of the click."""
+    axis = int(rng.integers(3))
+    slices = [slice(None)] * 3
+    if rng.random() < 0.5:
+        slices[axis] = slice(0, int(rng.integers(1, max(click[axis] - 1, 2))))
+    else:
+        slices[axis] = slice(int(rng.integers(min(click[axis] + 2, size - 1), size)), size)
+    return slices[0], slices[1], slices[2]
+
+
+def _without_pet(strategy: str) -> str:
+    """The first click is drawn before intensities are."""
+    return "uniform" if strategy == "suvmax" else strategy
