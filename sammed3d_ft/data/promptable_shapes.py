@@ -93,8 +93,8 @@ def draw_intensities(form: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     size, inside = len(form), form > 0
     image = np.exp(rng.uniform(0, 0.35) * smooth_noise(size, rng.uniform(4, 14), rng))
     for _ in range(rng.integers(0, 5)):  # compartments, like organs
-        radii = np.exp(rng.uniform(math.log(4), math.log(size / 2), 3))
-        image[_ellipsoid(size, rng.uniform(0, size, 3), radii, rng) < 1] *= math.exp(rng.uniform(*np.log(_LEVELS)))
+        middle, radii = rng.uniform(0, size, 3), np.exp(rng.uniform(math.log(4), math.log(size / 2), 3))
+        image[_ellipsoid(size, middle, radii, rng) < 1] *= math.exp(rng.uniform(*np.log(_LEVELS)))
     if rng.random() < 0.4:  # the body's edge, with air beyond
         middle = size / 2 + rng.normal(0, size / 8, 3)
         radii = np.exp(rng.uniform(math.log(size / 4), math.log(size), 3))
