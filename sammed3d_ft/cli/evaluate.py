@@ -23,6 +23,9 @@ def evaluate(
         str,
         typer.Option(help="Which labels are lesion: binary (only 0 and 1 may occur), any, or one label."),
     ] = "binary",
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Draw figures/CASE.png: the PET's projections with both masks.")
+    ] = False,
 ) -> None:
     """Score predicted lesion masks by voxels, surfaces, detection, lesions and PET, per case and cohort.
 
@@ -36,7 +39,7 @@ def evaluate(
     if connectivity not in (6, 18, 26):
         raise InputError(f"--connectivity {connectivity}: expected 6, 18 or 26")
     rule: Any = int(foreground) if foreground.isdecimal() else foreground
-    summary = run(pred, gt, out, pet, split, connectivity, rule)
+    summary = run(pred, gt, out, pet, split, connectivity, rule, figures)
     _print(summary, out)
     if summary["cases"]["failed"]:
         raise typer.Exit(3)

@@ -14,7 +14,7 @@ def predict(
         Path, typer.Option(help="Click file: ours, autoPET, Grand Challenge or 3D Slicer (.mrk.json, .fcsv).")
     ],
     checkpoint: Annotated[
-        Path, typer.Option(help="Export, published SAM-Med3D checkpoint, or folder of a LoRA adapter.")
+        Path, typer.Option(help="Export, published SAM-Med3D checkpoint, folder of a LoRA adapter, or `mini`.")
     ],
     out: Annotated[Path, typer.Option(help="Mask to write, on the image's own grid (.nii, .nii.gz).")],
     ct: Annotated[Path | None, typer.Option(help="CT in HU, for a model that sees PET and CT.")] = None,
@@ -26,6 +26,9 @@ def predict(
     ] = None,
     table: Annotated[
         Path | None, typer.Option(help="Write a CSV here: place, volume, SUVs, predicted IoU per lesion.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Write a PNG here: the PET's projections with the mask outlined.")
     ] = None,
     base: Annotated[Path | None, typer.Option(help="The weights that a LoRA adapter was trained on.")] = None,
     device: Annotated[
@@ -42,7 +45,7 @@ def predict(
     """
     from sammed3d_ft.recipes.predict import run
 
-    record = run(image, clicks, checkpoint, out, ct, instances, probability, table, base, device)
+    record = run(image, clicks, checkpoint, out, ct, instances, probability, table, figure, base, device)
     _print(record)
 
 

@@ -35,7 +35,7 @@ def fetch(
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="Checkpoint, state dict, safetensors file or export folder.")],
+    file: Annotated[Path, typer.Argument(help="Checkpoint, state dict, safetensors file, export folder, or `mini`.")],
 ) -> None:
     """Show what a weights file holds: kind, variant, tensors, parameters by part. Nothing in it is run."""
     from collections import Counter
@@ -80,6 +80,7 @@ def inspect(
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Checkpoint, state dict or safetensors file.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="File to write.")],
+    half: Annotated[bool, typer.Option(help="Store as float16: half the size, rounded to 3 digits.")] = False,
 ) -> None:
     """Write the tensors of SAM-Med3D weights, and nothing else of the file, as safetensors."""
     from prompts.errors import InputError
@@ -93,5 +94,6 @@ def convert(
     metadata = {"variant": variant, **found.metadata}
     if source.is_file():
         metadata |= {"converted_from": source.name, "converted_from_sha256": sha256_of(source)}
-    save_safetensors(out, found.state, metadata)
+    state = {name: tensor.half() if half else tensor for name, tensor in found.state.items()}
+    save_safetensors(out, state, metadata)
     typer.echo(f"{out}: {len(found.state)} tensors of {variant}, SHA-256 {sha256_of(out)}")

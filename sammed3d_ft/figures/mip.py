@@ -29,7 +29,7 @@ def draw_mip(
     title: str = "",
 ) -> Path:
     """Write the figure of `mip_figure` to the PNG ``out`` and return its path."""
-    mip_figure(pet, spacing_mm, truth, prediction, suv_window, title).savefig(out, dpi=150)
+    mip_figure(pet, spacing_mm, truth, prediction, suv_window, title).savefig(out, dpi=150, format="png")
     return out
 
 

@@ -19,14 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from prompts.errors import InputError
-from prompts.whole_files import whole_file
+from prompts.whole_files import write_whole
 from sammed3d_ft.model.sam_med3d import SAMMed3D
 from sammed3d_ft.model.variants import VARIANTS
 from sammed3d_ft.model.weight_fit import PATCH_WEIGHT, describe_misfit, foreign_form, recognise_variant
+
+# Weights of this package, by the name that stands for them wherever a file can be named.
+SHIPPED = {"mini": Path(__file__).with_name("shipped") / "mini.safetensors"}
 
 # Where training checkpoints keep their tensors: the published one under the first of these.
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
@@ -85,12 +88,12 @@ def read_state_dict(path: str | Path) -> Checkpoint:
     """Tensors of a checkpoint file, without running anything in it.
 
     Args:
-        path: pickled training checkpoint or state dict (`torch.save`), safetensors, or an export's folder.
+        path: pickled training checkpoint or state dict (`torch.save`), safetensors, an export's folder, or a
+            name of `SHIPPED` (a file of that name in the present folder comes first).
 
     Raises:
         InputError: missing, empty, truncated or foreign file; a pickle that names anything but tensors and
-        the
-            listed harmless types.
+            the listed harmless types.
     """
     path = _file_of(Path(path))
     form = foreign_form(path)
@@ -156,11 +159,8 @@ def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Ma
     header = {_HEADER_KEY: json.dumps(dict(metadata), sort_keys=True)}
     # Copies, because safetensors refuses tensors that share memory (tied weights, views of one buffer).
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
-    with whole_file(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=header)
-        except SafetensorError as error:  # it hides the OSError
-            raise InputError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
+    # By way of memory: the library's own writing makes the file private, and leaves a stray one when it is killed.
+    write_whole(path, save(tensors, metadata=header))
 
 
 def sha256_of(path: str | Path) -> str:
@@ -180,10 +180,13 @@ def state_hash(state: Mapping[str, Tensor]) -> str:
 
 
 def _file_of(path: Path) -> Path:
-    """The weights file of a path that may be an export's folder."""
+    """The weights file of a path that may be an export's folder, or the name of weights that ship."""
+    if not path.exists() and str(path) in SHIPPED:
+        return SHIPPED[str(path)]
     if not path.exists():
         raise InputError(
-            f"no weights at {path}; name another file, or run `sammed3d-ft weights fetch` for the published"
+            f"no weights at {path}; name another file, {' or '.join(SHIPPED)} for those of this package, or run "
+            f"`sammed3d-ft weights fetch` for the published"
         )
     if not path.is_dir():
         return path

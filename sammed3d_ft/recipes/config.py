@@ -44,7 +44,7 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """Architecture, base weights and crop spacing. Weights have no default: "random" must be said."""
+    """Architecture, base weights (a file, "mini", or "random") and crop spacing; none of them is assumed."""
 
     variant: str
     weights: str

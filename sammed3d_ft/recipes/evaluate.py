@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from prompts.errors import InputError
-from sammed3d_ft.evaluation.cohort import Foreground, evaluate_pairs
+from sammed3d_ft.data.images import read_image, read_label
+from sammed3d_ft.evaluation.cohort import CaseEvaluation, Foreground, evaluate_pairs
 from sammed3d_ft.evaluation.pairing import pair_files, pair_folders, pair_manifest
 from sammed3d_ft.evaluation.report import write_report
+from sammed3d_ft.figures import draw_mip
 
 
 def run(
@@ -21,6 +24,7 @@ def run(
     split: str | None = None,
     connectivity: int = 18,
     foreground: Foreground = "binary",
+    figures: bool = False,
 ) -> dict[str, Any]:
     """Evaluate ``pred`` against ``gt`` and return the content of summary.json.
 
@@ -32,6 +36,7 @@ def run(
         split: of a manifest, only these cases.
         connectivity: 6, 18 or 26.
         foreground: which labels are lesion.
+        figures: draw ``figures/<case>.png`` for every case with a PET, its projections with both masks.
 
     Raises:
         InputError: the files do not fit together; every offender is named.
@@ -63,4 +68,18 @@ def run(
         "connectivity": connectivity,
         "foreground": foreground,
     }
-    return write_report(evaluations, out, configuration)
+    summary = write_report(evaluations, out, configuration)
+    if figures:
+        _draw(evaluations, out / "figures")
+    return summary
+
+
+def _draw(evaluations: Sequence[CaseEvaluation], folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for evaluation in tqdm(evaluations, "figures", unit="case", leave=False):
+        case = evaluation.paths
+        if evaluation.result is None or case.pet is None:
+            continue
+        pet, truth, pred = read_image(case.pet), read_label(case.truth), read_label(case.pred)
+        title = f"{case.id}, Dice {evaluation.result.dice:.3f}"
+        draw_mip(pet.array, pet.spacing_mm, folder / f"{case.id}.png", truth.array > 0, pred.array > 0, title=title)

@@ -21,9 +21,10 @@ from tqdm import tqdm
 from prompts.click_files import read_clicks
 from prompts.clicks import Click, clicks_to_vox
 from prompts.errors import InputError
-from prompts.whole_files import write_whole
+from prompts.whole_files import whole_file, write_whole
 from sammed3d_ft import __version__
 from sammed3d_ft.data.images import read_image, write_float, write_mask
+from sammed3d_ft.figures import draw_mip
 from sammed3d_ft.inference.predictor import Predictor
 from sammed3d_ft.lesions.table import lesion_table
 from sammed3d_ft.model.weights import sha256_of, state_hash
@@ -41,6 +42,7 @@ def run(
     instances: Path | None = None,
     probability: Path | None = None,
     table: Path | None = None,
+    figure: Path | None = None,
     base: Path | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
@@ -55,6 +57,7 @@ def run(
         instances: image of lesion numbers to write.
         probability: image of the highest lesion probability to write.
         table: CSV to write, a row per lesion.
+        figure: PNG to write, the scan's maximum-intensity projections with the mask; of PET only.
 
     Raises:
         InputError: anything wrong with the input; nothing has been written then.
@@ -63,7 +66,7 @@ def run(
     _check_suffixes(out, instances, probability)
     record_path = out.with_name(_stem(out) + ".predict.json")
     _check_places(
-        outputs=[path for path in (out, instances, probability, table, record_path) if path is not None],
+        outputs=[path for path in (out, instances, probability, table, figure, record_path) if path is not None],
         inputs=[path for path in (image, clicks, checkpoint, ct, base) if path is not None],
     )
 
@@ -77,6 +80,8 @@ def run(
     first, *others = predictor.preprocessing.modalities
     if ct is not None and others != ["CT"]:
         raise InputError(f"{checkpoint} sees {first} alone; leave out --ct, or use a model of PT and CT")
+    if figure is not None and first != "PT":
+        raise InputError(f"--figure {figure}: drawn of PET, but {checkpoint} sees CT first; leave it out")
     images = {first: scan}
     if ct is not None:
         images["CT"] = read_image(ct)
@@ -102,6 +107,9 @@ def run(
         write_float(probability, predictor.probability(), scan)
     if table is not None:
         write_whole(table, _csv(rows))
+    if figure is not None:
+        with whole_file(figure) as temporary:
+            draw_mip(scan.array, scan.spacing_mm, temporary, prediction=numbered > 0, title=_stem(image))
     record = {
         "versions": _versions(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -124,6 +132,7 @@ def run(
                 ("instances", instances),
                 ("probability", probability),
                 ("table", table),
+                ("figure", figure),
             )
             if path is not None
         },

@@ -132,7 +132,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         for later in list_checkpoints(run / "best"):
             if later.name != f"step_{best['step']}":
                 shutil.rmtree(later)
-    log = MetricsLog(run / "metrics.jsonl", resume_step=step) if main_process else None
+    log = MetricsLog(run / "metrics.jsonl", step if checkpoints else None) if main_process else None
     if config.track.trackers:
         accelerator.init_trackers("tracking", init_kwargs={"tensorboard": {"purge_step": step + 1}})
 
@@ -177,8 +177,26 @@ def train(config: TrainConfig) -> dict[str, Any]:
                 f"anew with a lower optim.lr_decoder and optim.lr_encoder"
             )
 
-    model.train()
+    def validate() -> None:
+        nonlocal best
+        summary = task.summary(task.score(accelerator, "val"), "val")
+        score = (summary["val/dice@1"] + summary["val/dice@5"]) / 2
+        if math.isnan(score):
+            raise InputError("no lesion in any validation case, so no best model can be chosen: see the manifest")
+        record({**summary, "epoch": epoch})
+        if score > best["score"]:
+            best = {"score": score, "step": step, "epoch": epoch, **summary}
+            if main_process:
+                save_checkpoint(run / "best", step, trainable_state(task.model), {}, {"best": best})
+        if main_process:
+            tqdm.write(_validation_line(epoch, summary, config))
+            draw_training_curves(run)
+        save()
+
+    if not checkpoints and config.model.weights != "random":
+        validate()  # what training has to beat; if it never does, these weights are the best
     while epoch < config.optim.epochs:
+        model.train()
         batches = epoch_batches(
             task.sample_count,
             config.optim.batch_size,
@@ -226,20 +244,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
                 save()
         epoch, batch_in_epoch = epoch + 1, 0
         if epoch % config.validate_.every_epochs == 0 or epoch == config.optim.epochs:
-            summary = task.summary(task.score(accelerator, "val"), "val")
-            score = (summary["val/dice@1"] + summary["val/dice@5"]) / 2
-            if math.isnan(score):
-                raise InputError("no lesion in any validation case, so no best model can be chosen: see the manifest")
-            record({**summary, "epoch": epoch})
-            if score > best["score"]:
-                best = {"score": score, "step": step, "epoch": epoch, **summary}
-                if main_process:
-                    save_checkpoint(run / "best", step, trainable_state(task.model), {}, {"best": best})
-            if main_process:
-                tqdm.write(_validation_line(epoch, summary, config))
-                draw_training_curves(run)
-            save()
-            model.train()
+            validate()
     bar.close()
 
     # 5. The best model: exported, and tested once.
@@ -383,7 +388,8 @@ def _mean_over_processes(accelerator: Accelerator, values: dict[str, Tensor]) ->
 
 def _validation_line(epoch: int, summary: dict[str, float], config: TrainConfig) -> str:
     figures = "  ".join(f"{k}: {summary[f'val/dice@{k}']:.3f}" for k in config.validate_.clicks)
-    return f"epoch {epoch}: validation Dice at clicks  {figures}"
+    when = f"epoch {epoch}" if epoch else "before training"
+    return f"{when}: validation Dice at clicks  {figures}"
 
 
 def _scores_csv(scores: Sequence[CaseScore], clicks: Sequence[int]) -> str:
@@ -470,7 +476,8 @@ def _print_error(message: str) -> None:
     if rank:
         time.sleep(3)
         message = f"process {rank}: {message}"
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    tqdm.write(f"error: {message}", file=sys.stderr)  # clears a progress bar from the line first
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -15,16 +15,16 @@ class MetricsLog:
 
     Args:
         path: the file.
-        resume_step: lines of later steps are dropped: those steps are about to be done again.
+        resume_step: lines of later steps are dropped: those steps are about to be done again. None: all are.
     """
 
-    def __init__(self, path: Path, resume_step: int = 0) -> None:
+    def __init__(self, path: Path, resume_step: int | None = None) -> None:
         self.path = path
         kept = []
         if path.exists():
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    if json.loads(line)["step"] <= resume_step and resume_step > 0:
+                    if resume_step is not None and json.loads(line)["step"] <= resume_step:
                         kept.append(line)
                 except (json.JSONDecodeError, KeyError, TypeError):
                     continue  # a line cut off when the run was killed

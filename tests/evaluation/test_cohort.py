@@ -188,7 +188,10 @@ def test_manifest_gives_labels_pet_split_and_patients(cohort: Path) -> None:
     with pytest.raises(InputError, match=r"c\.nii\.gz belongs to no case"):
         run(cohort / "pred", manifest, cohort / "out", split="test")
     (cohort / "pred" / "c.nii.gz").unlink()
-    summary = run(cohort / "pred", manifest, cohort / "out", split="test")
+    summary = run(cohort / "pred", manifest, cohort / "out", split="test", figures=True)
+    figures = sorted((cohort / "out" / "figures").iterdir())
+    assert [path.name for path in figures] == ["a.png", "b.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
     assert summary["cases"] == {"evaluated": 2, "patients": 1, "failed": {}}
     assert [row["patient"] for row in rows(cohort / "out" / "cases.csv")] == ["patient 1", "patient 1"]
     assert float(rows(cohort / "out" / "cases.csv")[0]["truth_suv_max"]) == 3

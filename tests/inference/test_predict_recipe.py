@@ -66,7 +66,11 @@ def clicks(tmp_path, pet) -> list[Click]:
 def test_outputs_lie_on_the_grid_of_the_file_and_the_table_agrees(tmp_path, pet, clicks, export):
     out = tmp_path / "new" / "folder" / "mask.nii.gz"
     instances, probability, table = (tmp_path / n for n in ("inst.nii.gz", "prob.nii", "lesions.csv"))
-    record = run(pet, tmp_path / "clicks.json", export, out, None, instances, probability, table, device="cpu")
+    figure = tmp_path / "mip.png"
+    record = run(
+        pet, tmp_path / "clicks.json", export, out, None, instances, probability, table, figure, device="cpu"
+    )
+    assert figure.read_bytes().startswith(b"\x89PNG")
 
     source = nib.load(pet)
     for path in (out, instances, probability):

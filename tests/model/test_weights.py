@@ -20,7 +20,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prompts.errors import InputError
-from sammed3d_ft.model import weights
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.sam_med3d import SAMMed3D
 from sammed3d_ft.model.variants import VARIANTS
@@ -389,12 +388,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, state: State, monkey
     save_safetensors(path, {"x": torch.ones(2)}, {})
     before = path.read_bytes()
 
-    def full_disk(tensors: State, name: Path, metadata: dict[str, str]) -> None:
-        Path(name).write_bytes(b"half")
+    real = Path.write_bytes
+
+    def full_disk(name: Path, content: bytes) -> int:
+        real(name, content[:100])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(InputError, match="a.safetensors: cannot be written .No space left"):
         save_safetensors(path, state, {})
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]

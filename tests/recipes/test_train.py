@@ -18,6 +18,8 @@ from prompts.errors import InputError
 from sammed3d_ft.data.images import read_image, read_label
 from sammed3d_ft.data.manifest import read_manifest, write_manifest
 from sammed3d_ft.inference import Predictor
+from sammed3d_ft.model.build import seeded_model
+from sammed3d_ft.model.weights import read_state_dict, save_safetensors
 from sammed3d_ft.recipes import prompted_task
 from sammed3d_ft.recipes import train as recipe
 from sammed3d_ft.recipes.config import TrainConfig, load_config
@@ -94,6 +96,26 @@ def test_a_run_writes_an_export_that_replays_to_its_validation_dice(
     assert [line["step"] for line in logged if "train/loss" in line] == [1, 2]
     assert any("val/dice@1" in line for line in logged)
     assert any((run / "cache").glob("embeddings_*/*.safetensors")) == (method == "decoder")
+
+
+def test_given_weights_are_scored_before_training_and_may_stay_the_best(
+    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training that ruins the model ends in an export of what it began with."""
+    base = tmp_path / "base.safetensors"
+    save_safetensors(base, seeded_model("mini", seed=1).state_dict(), {})
+    changes = (f"model.weights={base}", "optim.lr_decoder=1e-1", "optim.lr_encoder=1e-1")
+    config = settings(tmp_path / "run", manifest, "full", *changes)
+    with monkeypatch.context() as patched:
+        stop_after(patched, 0)  # and resumed right after the first validation
+        with pytest.raises(Killed):
+            recipe.train(config)
+    summary = recipe.train(config)
+    assert summary["best"]["step"] == summary["best"]["epoch"] == 0
+    exported, given = (read_state_dict(path).state for path in (summary["export"], base))
+    assert all(torch.equal(exported[name], given[name]) for name in given)
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["epoch"]) for line in logged if "val/dice@1" in line] == [(0, 0), (2, 1)]
 
 
 def test_generic_shapes_join_the_lesions(tmp_path: Path, manifest: Path) -> None:

@@ -1,0 +1,75 @@
+"""Dice after k simulated clicks per lesion, on the scans' own grids: per case, per lesion, per size class.
+
+python scripts/zero_shot.py MANIFEST [--checkpoint mini] [--split test] [--clicks 1 3 5 10] [--out FILE.csv]
+
+The simulated user of validation: first the lesion's deepest point, then the deepest point of the error. Nothing is
+trained. Size classes: small < 1.5 ml, medium < 4 ml, large.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from prompts.errors import InputError
+from sammed3d_ft.data.images import read_image, read_label
+from sammed3d_ft.data.manifest import SPLITS, read_manifest
+from sammed3d_ft.inference import Predictor
+from sammed3d_ft.inference.simulation import CaseScore, simulate_case
+from sammed3d_ft.lesions import SIZE_CLASSES, size_class
+
+
+def click_scores(checkpoint: str, manifest: Path, split: str | None, clicks: list[int]) -> list[CaseScore]:
+    predictor = Predictor.from_pretrained(checkpoint)
+    found = read_manifest(manifest)
+    scores = []
+    for case in tqdm(found.cases if split is None else found.split(split), unit="case"):
+        if case.label is None:
+            raise InputError(f"case {case.id}: no label")
+        images = {name: read_image(case.images[name], case=case.id) for name in predictor.preprocessing.modalities}
+        scores.append(simulate_case(predictor, images, read_label(case.label, case=case.id), clicks, case=case.id))
+    return scores
+
+
+def table_of(scores: list[CaseScore], clicks: list[int], title: str) -> Table:
+    table = Table(title=title)
+    for column in ("mean Dice", "n", *(f"{k} clicks" if k > 1 else "1 click" for k in clicks)):
+        table.add_column(column, justify="left" if column == "mean Dice" else "right")
+    lesions = [lesion for score in scores for lesion in score.lesions]
+    rows = {"cases": [score.dice for score in scores if score.dice is not None], "lesions": [x.dice for x in lesions]}
+    for name in SIZE_CLASSES:
+        rows[f"  {name}"] = [x.dice for x in lesions if size_class(x.volume_ml) == name]
+    for name, members in rows.items():
+        means = [f"{np.mean([dice[k] for dice in members]):.3f}" if members else "" for k in clicks]
+        table.add_row(name, str(len(members)), *means)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--checkpoint", default="mini")
+    parser.add_argument("--split", choices=SPLITS, help="only these cases; default: all")
+    parser.add_argument("--clicks", type=int, nargs="+", default=[1, 3, 5, 10])
+    parser.add_argument("--out", type=Path, help="CSV with a row per lesion")
+    given = parser.parse_args()
+    scores = click_scores(given.checkpoint, given.manifest, given.split, given.clicks)
+    Console().print(table_of(scores, given.clicks, f"{given.checkpoint} on {given.manifest}"))
+    if given.out is not None:
+        with given.out.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["case", "lesion", "volume_ml", *(f"dice@{k}" for k in given.clicks)])
+            for score in scores:
+                for lesion in score.lesions:
+                    dice = [lesion.dice[k] for k in given.clicks]
+                    writer.writerow([score.case, lesion.lesion, lesion.volume_ml, *dice])
+
+
+if __name__ == "__main__":
+    main()
