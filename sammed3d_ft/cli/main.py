@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from prompts.errors import InputError
-from sammed3d_ft.cli import data, evaluate, phantom, predict, prompts, weights
+from sammed3d_ft.cli import benchmark, data, evaluate, phantom, predict, prompts, weights
 
 app = typer.Typer(
     name="sammed3d-ft",
@@ -29,6 +29,7 @@ app.add_typer(prompts.app, name="prompts")
 app.add_typer(weights.app, name="weights")
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
+app.command("benchmark")(benchmark.benchmark)
 
 
 def _print_version(wanted: bool) -> None:
