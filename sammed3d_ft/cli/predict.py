@@ -45,7 +45,7 @@ def predict(
     """
     from sammed3d_ft.recipes.predict import run
 
-    record = run(image, clicks, checkpoint, out, ct, instances, probability, table, figure, base, device)
+    record = run(image, clicks, checkpoint, out, ct, instances, probability, table, base, device, figure)
     _print(record)
 
 

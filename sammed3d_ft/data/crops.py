@@ -175,6 +175,11 @@ class Region:
         x, y, z = (b - a for a, b in zip(self.start, self.stop, strict=True))
         return x, y, z
 
+    def within(self, outer: Region) -> tuple[slice, slice, slice]:
+        """Where this region lies in an array of another one that holds it."""
+        x, y, z = (slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True))
+        return x, y, z
+
 
 def covered_region(grid: CropGrid, volume_shape: tuple[int, int, int]) -> Region:
     """The volume's voxels whose centres lie within the crop (its outer voxels' outer faces included)."""

@@ -22,6 +22,8 @@ from sammed3d_ft.inference.pretrained import open_pretrained
 # Clicks in mm come back to voxels through an affine that a file stores in float32. Rounded to this many
 # decimals of a voxel, one scan stored in two axis orders gives the same clicks, bit for bit.
 _CLICK_DECIMALS = 3
+# The crop at the model's spacing, one of twice and one of four times: 0.77 m for a crop of 192 mm.
+_MOST_VIEWS = 3
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +49,7 @@ class LesionPrediction:
 
     Attributes:
         lesion: its number, from 1.
-        region: the voxels of the canonical volume that its crop covers; the lesion is known only there.
+        region: the voxels of the canonical volume that its crops cover; the lesion is known only there.
         logits: ``region.shape`` float32, on the volume's own voxels; the lesion is where they are > 0.
         predicted_iou: the network's own estimate of its overlap with the true lesion.
         clicks: position in canonical voxels and label (1 foreground, 0 background) of every click used.
@@ -66,15 +68,23 @@ class LesionPrediction:
 
 
 @dataclass(eq=False)
-class _LesionState:
-    """What is kept of a lesion between clicks."""
+class _View:
+    """A lesion seen in one crop, and what is kept of it between clicks."""
 
     grid: CropGrid
     region: Region
     embedding: Tensor  # (1, D, g, g, g)
+    low: Tensor | None = None  # (1, 1, L, L, L) logits of the last round, fed back in the next
+    predicted_iou: float = 0.0
+
+
+@dataclass(eq=False)
+class _LesionState:
+    """A lesion's clicks, and its views: the crop at the model's spacing, then coarser ones while it is followed."""
+
+    views: list[_View]
     coords_vox: list[np.ndarray] = field(default_factory=list)  # canonical voxels, (3,) each
     labels: list[int] = field(default_factory=list)
-    low: Tensor | None = None  # (1, 1, L, L, L) logits of the last round, fed back in the next
     prediction: LesionPrediction | None = None
 
 
@@ -85,6 +95,10 @@ class Predictor:
     one pass of the encoder; every click costs one of the decoder, which is given all clicks so far and its
     own previous logits.
 
+    A lesion that reaches its crop's border is followed: it is seen a second time in a crop of twice the spacing
+    about the same centre, and if need be a third time, of four times. Where crops overlap the finer one holds,
+    and gives way softly to the coarser one towards its border.
+
     All positions are canonical voxel coordinates (``Volume.to_vox`` gives them for world mm): integers are
     voxel centres, axes x, y, z point to Right, Anterior, Superior.
 
@@ -94,6 +108,7 @@ class Predictor:
         device: where to move the model; None leaves it where it is.
         accumulate: give the decoder all clicks so far; False gives it the newest alone, for models that
             were trained so.
+        follow: look further where a lesion reaches its crop's border.
 
     Raises:
         InputError: the model's input channels and the modalities differ in number.
@@ -105,6 +120,7 @@ class Predictor:
         preprocessing: Preprocessing,
         device: str | torch.device | None = None,
         accumulate: bool = True,
+        follow: bool = True,
     ) -> None:
         if model.in_channels != len(preprocessing.modalities):
             raise InputError(
@@ -116,6 +132,7 @@ class Predictor:
         self.model = model
         self.preprocessing = preprocessing
         self.accumulate = accumulate
+        self.follow = follow
         self._volume: Volume | None = None
         self._channels = torch.empty(0)
         self._lesions: dict[int, _LesionState] = {}
@@ -209,20 +226,20 @@ class Predictor:
                 f"lesion {lesion}: its first click, {self._place(clicks[0][0])}, is background; "
                 "start with a foreground click inside the lesion"
             )
-        grid = state.grid if state is not None else self._grid(clicks[0][0])
+        grid = state.views[-1].grid if state is not None else self._grid(clicks[0][0])
         used = []
         for position, label in clicks:
             if _holds(grid, position):
                 used.append((position, label))
                 continue
-            reach_mm = self.model.image_size * self.preprocessing.spacing_mm
+            reach_mm = self.model.image_size * abs(grid.step_vox[0]) * float(self.volume.spacing_mm[0])
             what = f"lesion {lesion}: the click {self._place(position)} lies outside its {reach_mm:g} mm crop"
             if label == 1:
                 raise InputError(f"{what} around its first click; give it a lesion number of its own")
             _log.warning("%s; a background click there changes nothing and is left out", what)
         with torch.inference_mode(), _evaluating(self.model), self._precision():
             if state is None:
-                state = self._start(grid)
+                state = _LesionState([self._view(grid)])
             for position, label in used:
                 self._round(state, position, label, lesion)
         self._lesions[lesion] = state
@@ -231,7 +248,7 @@ class Predictor:
 
     def crop_holds(self, position_vox: Any, lesion: int) -> bool:
         """Whether a position lies in the crop of a lesion that has been clicked."""
-        return _holds(self._state(lesion).grid, np.asarray(position_vox, np.float64))
+        return _holds(self._state(lesion).views[-1].grid, np.asarray(position_vox, np.float64))
 
     def lesion(self, lesion: int) -> LesionPrediction:
         """The present prediction of a lesion; `InputError` when it was never clicked."""
@@ -278,36 +295,72 @@ class Predictor:
             raise InputError(f"lesion {lesion} has no clicks yet; those with clicks: {known}")
         return self._lesions[lesion]
 
-    def _grid(self, centre_vox: np.ndarray) -> CropGrid:
-        return crop_grid(centre_vox, self.volume.spacing_mm, self.preprocessing.spacing_mm, self.model.image_size)
+    def _grid(self, centre_vox: np.ndarray, coarser: int = 1) -> CropGrid:
+        spacing_mm = coarser * self.preprocessing.spacing_mm
+        return crop_grid(centre_vox, self.volume.spacing_mm, spacing_mm, self.model.image_size)
 
-    def _start(self, grid: CropGrid) -> _LesionState:
-        """The crop around a lesion's first click, encoded."""
+    def _view(self, grid: CropGrid) -> _View:
+        """A crop, encoded."""
         # On the CPU, so that the crop is the same whatever the device.
         crop = prepare_crop(self._channels, grid)
         shape = self.volume.array.shape
         region = covered_region(grid, (shape[0], shape[1], shape[2]))
-        return _LesionState(grid, region, self.model.image_encoder(crop[None].to(self.model.device)))
+        return _View(grid, region, self.model.image_encoder(crop[None].to(self.model.device)))
 
     def _round(self, state: _LesionState, position_vox: np.ndarray, label: int, lesion: int) -> None:
-        """One pass of the decoder with one more click."""
+        """One pass of the decoder with one more click, in every view of the lesion."""
         state.coords_vox.append(position_vox)
         state.labels.append(label)
-        first = 0 if self.accumulate else -1
-        coords = state.grid.to_crop(np.stack(state.coords_vox[first:]))
-        device = self.model.device
-        state.low, predicted_iou = self.model.decode(
-            state.embedding,
-            torch.tensor(coords, dtype=torch.float32, device=device)[None],
-            torch.tensor(state.labels[first:], device=device)[None],
-            state.low,
-        )
+        for view in state.views:
+            self._decode(view, state, len(state.labels))
+        views = [(view.region, self._logits(view)) for view in state.views]
+        while self.follow and len(state.views) < _MOST_VIEWS and self._reaches_border(*views[-1]):
+            # About the first crop's centre, which the first click is; the clicks so far, one after the other.
+            view = self._view(self._grid(np.array(state.views[0].grid.centre_vox), 2 ** len(state.views)))
+            for count in range(1, len(state.labels) + 1):
+                self._decode(view, state, count)
+            state.views.append(view)
+            views.append((view.region, self._logits(view)))
+        logits = views[-1][1]
+        for view, (region, finer) in zip(state.views[-2::-1], views[-2::-1], strict=True):
+            inner = region.within(views[-1][0])
+            weight = _inner_weight(view.grid, region)
+            logits[inner] += weight * (finer - logits[inner])
         clicks = tuple(
             ((float(x), float(y), float(z)), given)
             for (x, y, z), given in zip(state.coords_vox, state.labels, strict=True)
         )
-        logits = logits_on_region(state.low[0, 0].cpu(), state.grid, state.region).contiguous().numpy()
-        state.prediction = LesionPrediction(lesion, state.region, logits, float(predicted_iou[0, 0]), clicks)
+        iou = state.views[-1].predicted_iou
+        state.prediction = LesionPrediction(lesion, views[-1][0], logits, iou, clicks)
+
+    def _decode(self, view: _View, state: _LesionState, count: int) -> None:
+        """One pass of the decoder in one view, with the first ``count`` clicks as far as they lie in it."""
+        held = [number for number in range(count) if _holds(view.grid, state.coords_vox[number])]
+        if not held or held[-1] != count - 1:
+            return  # the newest click lies beyond: nothing is new here
+        held = held if self.accumulate else held[-1:]
+        device = self.model.device
+        coords = view.grid.to_crop(np.stack([state.coords_vox[number] for number in held]))
+        view.low, predicted_iou = self.model.decode(
+            view.embedding,
+            torch.tensor(coords, dtype=torch.float32, device=device)[None],
+            torch.tensor([state.labels[number] for number in held], device=device)[None],
+            view.low,
+        )
+        view.predicted_iou = float(predicted_iou[0, 0])
+
+    def _logits(self, view: _View) -> np.ndarray:
+        assert view.low is not None
+        return logits_on_region(view.low[0, 0].cpu(), view.grid, view.region).contiguous().numpy()
+
+    def _reaches_border(self, region: Region, logits: np.ndarray) -> bool:
+        """Whether a lesion touches a face of its crop beyond which the scan goes on."""
+        for axis, size in enumerate(self.volume.array.shape):
+            within = region.slices[axis]
+            for inside_scan, face in ((within.start > 0, 0), (within.stop < size, -1)):
+                if inside_scan and (np.take(logits, face, axis) > 0).any():
+                    return True
+        return False
 
     def _checked(self, position_vox: Any, label: int, lesion: int) -> np.ndarray:
         """The position, rounded, after making sure that it can be a click on this scan."""
@@ -334,6 +387,18 @@ class Predictor:
     def _precision(self) -> torch.autocast:
         """Full precision, also where a caller trains in mixed precision."""
         return torch.autocast(self.model.device.type, enabled=False)
+
+
+def _inner_weight(grid: CropGrid, region: Region) -> np.ndarray:
+    """``region.shape`` float32: 1 inside a crop, falling to 0 over its outermost eighth towards each face."""
+    corner = grid.to_crop(np.array(region.start))
+    weight = np.ones(region.shape, np.float32)
+    for axis, count in enumerate(region.shape):
+        place = corner[axis] + np.arange(count) / grid.step_vox[axis]
+        to_face = np.minimum(place + 0.5, grid.size - 0.5 - place)
+        ramp = np.clip(to_face / (grid.size / 8), 0, 1).astype(np.float32)
+        weight *= ramp.reshape([-1 if other == axis else 1 for other in range(3)])
+    return weight
 
 
 def _holds(grid: CropGrid, position_vox: np.ndarray) -> bool:

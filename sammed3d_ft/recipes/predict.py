@@ -42,9 +42,9 @@ def run(
     instances: Path | None = None,
     probability: Path | None = None,
     table: Path | None = None,
-    figure: Path | None = None,
     base: Path | None = None,
     device: str | None = None,
+    figure: Path | None = None,
 ) -> dict[str, Any]:
     """Segment the clicked lesions of one scan and return the record of it, as written beside the mask.
 

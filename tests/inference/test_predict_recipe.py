@@ -68,7 +68,7 @@ def test_outputs_lie_on_the_grid_of_the_file_and_the_table_agrees(tmp_path, pet,
     instances, probability, table = (tmp_path / n for n in ("inst.nii.gz", "prob.nii", "lesions.csv"))
     figure = tmp_path / "mip.png"
     record = run(
-        pet, tmp_path / "clicks.json", export, out, None, instances, probability, table, figure, device="cpu"
+        pet, tmp_path / "clicks.json", export, out, None, instances, probability, table, device="cpu", figure=figure
     )
     assert figure.read_bytes().startswith(b"\x89PNG")
 

@@ -195,7 +195,7 @@ def test_overlap_goes_to_the_higher_probability():
             return (ramp if len(self.encoded) == 1 else 4 - ramp)[None, None], torch.ones(1, 1)
 
     volume = from_array(np.ones((60, 8, 8), np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
-    found = predictor(ByCentre())
+    found = predictor(ByCentre(), follow=False)
     found.set_image({"PT": volume})
     found.add_click((24, 4, 4), lesion=7)  # crop over x 0..47
     found.add_click((30, 4, 4), lesion=2)  # crop over x 6..53
@@ -218,7 +218,7 @@ def test_overlap_goes_to_the_higher_probability():
 
 def test_a_lesion_beyond_the_image_border_is_cut_there():
     stub = Threshold(level=-100)  # everything
-    found = predictor(stub)
+    found = predictor(stub, follow=False)
     found.set_image({"PT": plain_scan((100, 44, 36))})
     found.add_click((0, 22, 18))
     mask = found.mask()
@@ -277,7 +277,7 @@ def test_wrong_clicks_are_named():
 
 def test_clicks_outside_the_crop(caplog):
     stub = Threshold()
-    found = predictor(stub)
+    found = predictor(stub, follow=False)
     found.set_image({"PT": plain_scan((100, 44, 36))})
     before = found.add_click((20, 22, 18))
     assert found.crop_holds((43, 22, 18), 1)
@@ -296,3 +296,77 @@ def test_channels_and_modalities_must_agree():
         Predictor(Threshold(), Preprocessing(("PT", "CT")))
     with pytest.raises(InputError, match="no CT image"):
         Predictor(Threshold(in_channels=2), Preprocessing(("PT", "CT"))).set_image({"PT": plain_scan()})
+
+
+class Halfway(Threshold):
+    """Logits cross zero halfway between the darkest and the brightest voxel of the crop that lie in the scan."""
+
+    def decode(self, embedding, coords_vox, labels, previous=None):
+        self.decoded.append((coords_vox.clone(), labels.clone(), previous))
+        inside = embedding[embedding != 0]
+        return embedding - (inside.max() + inside.min()) / 2, torch.full((1, 1), 0.5)
+
+
+def long_spindle():
+    """A spindle of 2 x 110 mm along z, wider than none of the crops of 96 mm, in a scan of 320 mm; and its truth."""
+    shape, spacing = (50, 50, 160), 2.0
+    affine = affine_of(Rotation.identity(), (spacing,) * 3, (-50, -50, -160))
+    x, y, z = (np.moveaxis(np.indices(shape), 0, -1) * spacing + affine[:3, 3]).transpose(3, 0, 1, 2)
+    inside = np.clip((1 - np.sqrt((x / 18) ** 2 + (y / 18) ** 2 + (z / 110) ** 2)) * 18 / spacing + 0.5, 0, 1)
+    return from_array((1 + 9 * inside).astype(np.float32), affine), inside > 0.5
+
+
+@pytest.mark.parametrize("along", ["z", "x"])
+def test_a_lesion_larger_than_its_crop_is_followed_without_a_seam(along):
+    volume, truth = long_spindle()
+    if along == "x":
+        truth = truth.transpose(2, 1, 0)
+        volume = from_array(volume.array.transpose(2, 1, 0).copy(), volume.affine)
+    centre = np.array(volume.array.shape) // 2
+    masks = {}
+    for follow in (False, True):
+        stub = Halfway()
+        found = Predictor(stub, Preprocessing(("PT",), 2.0), follow=follow)
+        found.set_image({"PT": volume})
+        found.add_click(centre)
+        masks[follow] = found.mask().astype(bool)
+        assert len(stub.encoded) == (3 if follow else 1)
+    axis = 0 if along == "x" else 2
+    other = tuple(a for a in range(3) if a != axis)
+    reach = {follow: np.flatnonzero(mask.any(other)) for follow, mask in masks.items()}
+    assert len(reach[False]) == 48  # cut at the crop's faces
+    assert len(reach[True]) == pytest.approx(110, abs=5)
+    area, expected = masks[True].sum(other), truth.sum(other)
+    # Between the crops' faces and far beyond, every cross-section is that of the spindle: no seam.
+    middle = slice(centre[axis] - 45, centre[axis] + 45)
+    assert (np.abs(area[middle] / expected[middle] - 1) < 0.2).all()
+    assert np.abs(np.diff(area[middle].astype(int))).max() <= 40
+    np.testing.assert_array_equal(  # well inside the first crop nothing has changed
+        np.take(masks[True], range(centre[axis] - 15, centre[axis] + 15), axis),
+        np.take(masks[False], range(centre[axis] - 15, centre[axis] + 15), axis),
+    )
+
+
+def test_a_click_beyond_the_first_crop_counts_where_the_lesion_was_followed():
+    volume, _ = long_spindle()
+    stub = Halfway()
+    found = Predictor(stub, Preprocessing(("PT",), 2.0))
+    found.set_image({"PT": volume})
+    found.add_click((25, 25, 80))
+    before = len(stub.decoded)
+    prediction = found.add_click((25, 25, 120), 0)  # 80 mm away
+    assert len(stub.decoded) == before + 2  # in the two coarser crops alone
+    assert len(prediction.clicks) == 2
+    assert len(stub.encoded) == 3
+
+
+def test_a_lesion_at_the_scans_own_border_is_not_followed():
+    stub = Halfway()
+    hot = np.full((20, 20, 10), 9.0, np.float32)
+    array = np.pad(hot, ((10, 10), (10, 10), (0, 30)), constant_values=1)
+    volume = from_array(array, affine_of(Rotation.identity(), (2.0,) * 3, (0, 0, 0)))
+    found = Predictor(stub, Preprocessing(("PT",), 2.0))
+    found.set_image({"PT": volume})
+    found.add_click((20, 20, 3))
+    assert found.mask()[20, 20, 0]
+    assert len(stub.encoded) == 1
