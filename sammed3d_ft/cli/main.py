@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from prompts.errors import InputError
-from sammed3d_ft.cli import benchmark, data, evaluate, phantom, predict, prompts, weights
+from sammed3d_ft.cli import benchmark, data, evaluate, phantom, predict, predict_cohort, prompts, weights
 
 app = typer.Typer(
     name="sammed3d-ft",
@@ -28,6 +28,7 @@ app.command("phantom")(phantom.phantom)
 app.add_typer(prompts.app, name="prompts")
 app.add_typer(weights.app, name="weights")
 app.command("predict")(predict.predict)
+app.command("predict-cohort")(predict_cohort.predict_cohort)
 app.command("evaluate")(evaluate.evaluate)
 app.command("benchmark")(benchmark.benchmark)
 

@@ -9,7 +9,7 @@ import logging
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,6 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
-from prompts.click_files import read_clicks
-from prompts.clicks import Click, clicks_to_vox
 from prompts.errors import InputError
 from prompts.whole_files import whole_file, write_whole
 from sammed3d_ft import __version__
@@ -28,9 +26,42 @@ from sammed3d_ft.figures import draw_mip
 from sammed3d_ft.inference.predictor import Predictor
 from sammed3d_ft.lesions.table import lesion_table
 from sammed3d_ft.model.weights import sha256_of, state_hash
+from sammed3d_ft.recipes.clicked_scan import ClickedLesion, ClickedScan
 
 _IMAGE_SUFFIXES = (".nii.gz", ".nii")
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A predictor, and what the record of a prediction says of it."""
+
+    predictor: Predictor
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the results of one scan go; None where one is not asked for."""
+
+    mask: Path
+    """Of all lesions, on the grid of the image."""
+    instances: Path | None = None
+    """Image of lesion numbers."""
+    probability: Path | None = None
+    """Image of the highest lesion probability."""
+    table: Path | None = None
+    """CSV with a row per lesion."""
+    figure: Path | None = None
+    """PNG of the scan's maximum-intensity projections with the mask; of PET only."""
+
+    @property
+    def record(self) -> Path:
+        return self.mask.with_name(_stem(self.mask) + ".predict.json")
+
+    @property
+    def asked_for(self) -> dict[str, Path]:
+        return {name: path for name, path in vars(self).items() if path is not None}
 
 
 def run(
@@ -52,150 +83,103 @@ def run(
         image: the first modality the model sees: PET in SUV, or CT for a model of CT alone.
         clicks: a click file of any form that `prompts` reads.
         checkpoint, base, device: see `Predictor.from_pretrained`.
-        out: the mask of all lesions, on the grid of ``image``; its record is ``<name>.predict.json``.
+        out, instances, probability, table, figure: see `Outputs`.
         ct: for a model that sees CT as its second channel.
-        instances: image of lesion numbers to write.
-        probability: image of the highest lesion probability to write.
-        table: CSV to write, a row per lesion.
-        figure: PNG to write, the scan's maximum-intensity projections with the mask; of PET only.
 
     Raises:
         InputError: anything wrong with the input; nothing has been written then.
     """
     started = time.perf_counter()
     _check_suffixes(out, instances, probability)
-    record_path = out.with_name(_stem(out) + ".predict.json")
+    outputs = Outputs(out, instances, probability, table, figure)
     _check_places(
-        outputs=[path for path in (out, instances, probability, table, figure, record_path) if path is not None],
+        outputs=[*outputs.asked_for.values(), outputs.record],
         inputs=[path for path in (image, clicks, checkpoint, ct, base) if path is not None],
     )
+    scan = ClickedScan.read(image, clicks)  # what is quick to check comes before the weights
+    return segment(load_model(checkpoint, device, base), scan, ct, outputs, started)
 
-    # What is quick to check comes before the weights.
-    scan = read_image(image)
-    points = read_clicks(clicks, affine=scan.source.affine, shape=scan.source.shape)
-    lesions, background = group_clicks(points, clicks_to_vox(points, scan.affine), clicks)
+
+def load_model(checkpoint: Path, device: str | None = None, base: Path | None = None) -> LoadedModel:
+    """A model to segment scans with; see `Predictor.from_pretrained`."""
     predictor = Predictor.from_pretrained(checkpoint, device, base)
     model = predictor.model
     assert isinstance(model, nn.Module)  # as all that comes from a checkpoint
-    first, *others = predictor.preprocessing.modalities
-    if ct is not None and others != ["CT"]:
-        raise InputError(f"{checkpoint} sees {first} alone; leave out --ct, or use a model of PT and CT")
-    if figure is not None and first != "PT":
-        raise InputError(f"--figure {figure}: drawn of PET, but {checkpoint} sees CT first; leave it out")
-    images = {first: scan}
-    if ct is not None:
-        images["CT"] = read_image(ct)
-    predictor.set_image(images)
-
-    for lesion in tqdm(lesions, "predict", unit="lesion", leave=False, disable=None):
-        predictor.add_clicks(lesion.positions_vox, lesion.labels, lesion.number)
-    for position in background:
-        holders = [lesion.number for lesion in lesions if predictor.crop_holds(position, lesion.number)]
-        for number in holders:
-            predictor.add_click(position, 0, number)
-        if not holders:
-            at = ", ".join(f"{c:.1f}" for c in scan.to_mm(position))
-            _log.warning("the background click at RAS (%s) mm is in no lesion's crop: left out", at)
-
-    numbered = predictor.instances()
-    pet = scan.array if first == "PT" else None
-    rows = _rows(predictor, lesions, numbered, pet)
-    write_mask(out, predictor.mask(), scan)
-    if instances is not None:
-        write_mask(instances, numbered, scan)
-    if probability is not None:
-        write_float(probability, predictor.probability(), scan)
-    if table is not None:
-        write_whole(table, _csv(rows))
-    if figure is not None:
-        with whole_file(figure) as temporary:
-            draw_mip(scan.array, scan.spacing_mm, temporary, prediction=numbered > 0, title=_stem(image))
-    record = {
+    facts = {
         "versions": _versions(),
-        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "seconds": round(time.perf_counter() - started, 2),
         "device": str(model.device),
         "checkpoint": str(checkpoint),
         "base": None if base is None else str(base),
         "model_hash": state_hash(model.state_dict()),
         "preprocessing": json.loads(predictor.preprocessing.to_json()),
         "accumulate_clicks": predictor.accumulate,
-        "inputs": {
-            name: {"path": str(path), "sha256": sha256_of(path)}
-            for name, path in (("image", image), ("ct", ct), ("clicks", clicks))
-            if path is not None
-        },
-        "outputs": {
-            name: str(path)
-            for name, path in (
-                ("mask", out),
-                ("instances", instances),
-                ("probability", probability),
-                ("table", table),
-                ("figure", figure),
-            )
-            if path is not None
-        },
-        "lesions": rows,
+        "follow": predictor.follow,
     }
-    write_whole(record_path, json.dumps(record, indent=2, allow_nan=False) + "\n")
-    return record
+    return LoadedModel(predictor, facts)
 
 
-@dataclass
-class ClickedLesion:
-    """The clicks of one lesion, in the file's order."""
-
-    number: int
-    """In the instance image and the table, from 1."""
-    name: int | str | None
-    """What the click file calls it."""
-    positions_vox: list[np.ndarray] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+def input_hashes(image: Path, clicks: Path, ct: Path | None) -> dict[str, dict[str, str]]:
+    """Path and SHA-256 of what a prediction is made of."""
+    given = (("image", image), ("ct", ct), ("clicks", clicks))
+    return {name: {"path": str(path), "sha256": sha256_of(path)} for name, path in given if path is not None}
 
 
-def group_clicks(
-    clicks: Sequence[Click], coords_vox: np.ndarray, source: Path
-) -> tuple[list[ClickedLesion], list[np.ndarray]]:
-    """The lesions of a click file, in the order of their first clicks, and the clicks that belong to all.
-
-    A lesion whose id is a whole number from 1 keeps it; other ids, and foreground clicks without one (each is
-    a lesion of its own), get the lowest free numbers. Background clicks without an id belong to all lesions.
+def segment(
+    model: LoadedModel, scan: ClickedScan, ct: Path | None, outputs: Outputs, started: float
+) -> dict[str, Any]:
+    """Segments one scan, writes what is asked for, the record last, and returns the record.
 
     Args:
-        clicks: at least one.
-        coords_vox: (N, 3) of the clicks, canonical voxels.
-        source: the click file, for messages.
+        started: `time.perf_counter` when work on this scan began.
 
     Raises:
-        InputError: no foreground click at all, or a lesion whose first click is background.
+        InputError: model and images do not fit, or a file cannot be written.
     """
-    taken = {click.lesion for click in clicks if isinstance(click.lesion, int) and click.lesion >= 1}
-    free = (number for number in range(1, len(clicks) + len(taken) + 1) if number not in taken)
-    lesions: list[ClickedLesion] = []
-    by_name: dict[int | str, ClickedLesion] = {}
-    background: list[np.ndarray] = []
-    for number, (click, position) in enumerate(zip(clicks, coords_vox, strict=True), start=1):
-        name = click.lesion
-        if name is None and click.label == 0:
-            background.append(position)
-            continue
-        lesion = None if name is None else by_name.get(name)
-        if lesion is None:
-            if click.label == 0:
-                raise InputError(
-                    f"{source}: point {number} is the first of lesion {name!r} and background; "
-                    "start each lesion with a foreground click"
-                )
-            lesion = ClickedLesion(name if isinstance(name, int) and name in taken else next(free), name)
-            lesions.append(lesion)
-            if name is not None:
-                by_name[name] = lesion
-        lesion.positions_vox.append(position)
-        lesion.labels.append(click.label)
-    if not lesions:
-        raise InputError(f"{source}: holds no foreground click; each lesion needs at least one")
-    return lesions, background
+    predictor, image = model.predictor, scan.volume
+    first, *others = predictor.preprocessing.modalities
+    if ct is not None and others != ["CT"]:
+        raise InputError(f"{model.facts['checkpoint']} sees {first} alone; leave out --ct, or use a model of PT and CT")
+    if outputs.figure is not None and first != "PT":
+        raise InputError(
+            f"--figure {outputs.figure}: drawn of PET, but {model.facts['checkpoint']} sees CT first; leave it out"
+        )
+    images = {first: image}
+    if ct is not None:
+        images["CT"] = read_image(ct)
+    predictor.set_image(images)
+
+    for lesion in tqdm(scan.lesions, "predict", unit="lesion", leave=False, disable=None):
+        predictor.add_clicks(lesion.positions_vox, lesion.labels, lesion.number)
+    for position in scan.background_vox:
+        holders = [lesion.number for lesion in scan.lesions if predictor.crop_holds(position, lesion.number)]
+        for number in holders:
+            predictor.add_click(position, 0, number)
+        if not holders:
+            at = ", ".join(f"{c:.1f}" for c in image.to_mm(position))
+            _log.warning("the background click at RAS (%s) mm is in no lesion's crop: left out", at)
+
+    numbered = predictor.instances()
+    rows = _rows(predictor, scan.lesions, numbered, image.array if first == "PT" else None)
+    write_mask(outputs.mask, predictor.mask(), image)
+    if outputs.instances is not None:
+        write_mask(outputs.instances, numbered, image)
+    if outputs.probability is not None:
+        write_float(outputs.probability, predictor.probability(), image)
+    if outputs.table is not None:
+        write_whole(outputs.table, _csv(rows))
+    if outputs.figure is not None:
+        with whole_file(outputs.figure) as temporary:
+            draw_mip(image.array, image.spacing_mm, temporary, prediction=numbered > 0, title=_stem(scan.image))
+    record = {
+        **model.facts,
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(time.perf_counter() - started, 2),
+        "inputs": input_hashes(scan.image, scan.clicks, ct),
+        "outputs": {name: str(path) for name, path in outputs.asked_for.items()},
+        "lesions": rows,
+    }
+    write_whole(outputs.record, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    return record
 
 
 def _rows(

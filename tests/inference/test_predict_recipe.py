@@ -20,7 +20,8 @@ from sammed3d_ft.data.preprocessing import Preprocessing
 from sammed3d_ft.inference import Predictor
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import save_safetensors, sha256_of, state_hash
-from sammed3d_ft.recipes.predict import group_clicks, run
+from sammed3d_ft.recipes.clicked_scan import group_clicks
+from sammed3d_ft.recipes.predict import run
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,38 @@
+"""`sammed3d-ft predict-cohort`: the scans of a manifest, each with its click file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict_cohort(
+    manifest: Annotated[Path, typer.Argument(help="Manifest; its images are used, its labels are not.")],
+    clicks: Annotated[Path, typer.Option(help="Folder of click files named by case id, such as case_1.json.")],
+    checkpoint: Annotated[
+        Path, typer.Option(help="Export, published SAM-Med3D checkpoint, folder of a LoRA adapter, or `mini`.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for masks/, instances/, lesions/ and figures/.")],
+    split: Annotated[str | None, typer.Option(help="Only the cases of this split.")] = None,
+    figures: Annotated[bool, typer.Option("--figures", help="Draw the PET's projections with the mask.")] = False,
+    base: Annotated[Path | None, typer.Option(help="The weights that a LoRA adapter was trained on.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; left out: that of the process.")] = None,
+) -> None:
+    """Segment the clicked lesions of many scans. A case that is done is not done again; one that fails stops no other.
+
+    To share the cases among GPUs: accelerate launch -m sammed3d_ft.cli.main predict-cohort ...
+
+    Exit code 3 when some cases failed: each is named at the end with what was wrong. Not for clinical use.
+    """
+    from sammed3d_ft.recipes.predict_cohort import run
+
+    outcome = run(manifest, clicks, checkpoint, out, split, figures, base, device)
+    if outcome.first_process:
+        before, failed = outcome.done_before, len(outcome.failed)
+        typer.echo(f"{outcome.done} predicted, {before} were done before, {failed} failed: {out}")
+        for case, reason in outcome.failed.items():
+            typer.echo(f"failed: {case}: {reason}", err=True)
+    if outcome.failed:
+        raise typer.Exit(3)
