@@ -1,4 +1,4 @@
-"""`sammed3d-ft prompts`: make clicks from a mask, convert click files between forms."""
+"""`sammed3d-ft prompts`: make clicks from a mask, propose them from a PET, convert click files between forms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Clicks: simulate them on a mask, convert files of them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Clicks: simulate them on a mask, propose them from a PET, convert files of them.", no_args_is_help=True
+)
 
 _FORMS = "world-ras, world-lps, voxel, autopet, grand-challenge, slicer-json or slicer-fcsv"
 
@@ -26,7 +28,7 @@ def make(
     ] = None,
     connectivity: Annotated[
         int | None,
-        typer.Option(help="6, 18 or 26: which touching voxels are one lesion. [default: 18; autopet: 26]"),
+        typer.Option(help="6, 18 or 26: which touching voxels are one lesion; left out: 18, for autopet 26."),
     ] = None,
     clicks_per_lesion: Annotated[int, typer.Option(help="Foreground clicks in each lesion.")] = 1,
     negatives: Annotated[
@@ -38,7 +40,7 @@ def make(
     ] = 42,
     to: Annotated[
         str | None,
-        typer.Option(help=f"Form: {_FORMS}. [default: by the name of --out, else world-ras]"),
+        typer.Option(help=f"Form: {_FORMS}; left out: by the name of --out, else world-ras."),
     ] = None,
 ) -> None:
     """Simulate clicks on the lesions of a mask, as a person would place them."""
@@ -81,6 +83,41 @@ def make(
 
 
 @app.command()
+def propose(
+    pet: Annotated[Path, typer.Argument(help="PET in SUV (.nii, .nii.gz).")],
+    out: Annotated[Path, typer.Option(help="Click file to write, a lesion per proposal.")],
+    suv: Annotated[float, typer.Option(help="Maxima at or above this SUV.")] = 4.0,
+    min_ml: Annotated[float, typer.Option(help="Leave out smaller regions above that SUV: noise.")] = 0.1,
+    max_ml: Annotated[float, typer.Option(help="Leave out larger ones: liver, bladder, brain.")] = 150.0,
+    separation_mm: Annotated[float, typer.Option(help="Least distance of two proposals.")] = 20.0,
+    grid_mm: Annotated[
+        float | None, typer.Option(help="Instead: the highest voxel of each cube of this edge, in the body.")
+    ] = None,
+) -> None:
+    """Propose clicks where PET uptake is high, for scans that nobody has clicked on.
+
+    They find uptake, not disease: kidneys, bladder and glands are proposed like lesions. Look at them, and delete what
+    is none, before anything is made of them. A mask (of another model, say) gives clicks by `prompts make`.
+    """
+    from prompts.click_files import write_clicks
+    from prompts.errors import InputError
+    from prompts.proposals import clicks_of, proposals_from_pet, proposals_on_grid
+    from sammed3d_ft.data.images import read_image
+
+    image = read_image(pet)
+    if grid_mm is not None:
+        found = proposals_on_grid(image.array, image.spacing_mm, every_mm=grid_mm)
+    else:
+        limits = {"suv": suv, "min_ml": min_ml, "max_ml": max_ml, "separation_mm": separation_mm}
+        found = proposals_from_pet(image.array, image.spacing_mm, **limits)
+    if not found:
+        raise InputError(f"{pet}: nothing to propose; its highest SUV is {image.array.max():.2f}")
+    write_clicks(out, clicks_of(found, image.affine), affine=image.source.affine, shape=image.source.shape)
+    scores = f"SUV {found[0].score:.1f} to {found[-1].score:.1f}"
+    typer.echo(f"{out}: {len(found)} proposals, {scores}. They find uptake, not disease: look at each.")
+
+
+@app.command()
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Click file of any known form.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Click file to write.")],
@@ -91,7 +128,7 @@ def convert(
         ),
     ] = None,
     to: Annotated[
-        str | None, typer.Option(help=f"Form: {_FORMS}. [default: by the name of OUT, else world-ras]")
+        str | None, typer.Option(help=f"Form: {_FORMS}; left out: by the name of OUT, else world-ras.")
     ] = None,
 ) -> None:
     """Convert a click file; the form of IN is recognised by its content."""
