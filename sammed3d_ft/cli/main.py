@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from prompts.errors import InputError
-from sammed3d_ft.cli import benchmark, data, evaluate, phantom, predict, predict_cohort, prompts, weights
+from sammed3d_ft.cli import benchmark, data, dicom, evaluate, phantom, predict, predict_cohort, prompts, weights
 
 app = typer.Typer(
     name="sammed3d-ft",
@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 app.add_typer(data.manifest_app, name="manifest")
 app.command("check")(data.check)
+app.command("import")(dicom.import_dicom)
+app.command("export-seg")(dicom.export_seg)
 app.command("phantom")(phantom.phantom)
 app.add_typer(prompts.app, name="prompts")
 app.add_typer(weights.app, name="weights")

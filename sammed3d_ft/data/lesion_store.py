@@ -77,6 +77,10 @@ def readable(path: Path) -> Iterator[Path]:
         yield path
     except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
+        if isinstance(error, FileNotFoundError):
+            raise InputError(
+                f"{path} is not there: with several machines, the run folder or cache.dir must be one that all see"
+            ) from error
         raise InputError(
             f"{path}: a damaged file of the cache ({reason}): remove it, or the folder, and run the same command again"
         ) from error

@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from prompts.errors import InputError
+from prompts.whole_files import whole_file
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ def draw_training_curves(run_folder: Path, out: Path | None = None) -> Path:
     """
     figure = curves_figure(read_curves(run_folder / "metrics.jsonl"), run_folder / "metrics.jsonl")
     out = out or run_folder / "curves.png"
-    figure.savefig(out, dpi=150)
+    with whole_file(out) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
     return out
 
 

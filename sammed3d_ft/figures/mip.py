@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from prompts.errors import InputError
+from prompts.whole_files import whole_file
 
 SUV_WINDOW = (0.0, 10.0)
 _TRUTH_COLOUR, _PREDICTION_COLOUR = "#0072b2", "#d55e00"  # apart for colour-blind readers too
@@ -29,7 +30,8 @@ def draw_mip(
     title: str = "",
 ) -> Path:
     """Write the figure of `mip_figure` to the PNG ``out`` and return its path."""
-    mip_figure(pet, spacing_mm, truth, prediction, suv_window, title).savefig(out, dpi=150, format="png")
+    with whole_file(out) as temporary:
+        mip_figure(pet, spacing_mm, truth, prediction, suv_window, title).savefig(temporary, dpi=150, format="png")
     return out
 
 

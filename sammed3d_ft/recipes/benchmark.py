@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import nn
 from tqdm import tqdm
 
 from prompts.errors import InputError
@@ -30,7 +30,8 @@ from sammed3d_ft.evaluation.paired import bonferroni, holm, paired_test
 from sammed3d_ft.evaluation.statistics import summarise
 from sammed3d_ft.inference.predictor import Predictor
 from sammed3d_ft.inference.simulation import simulate_case
-from sammed3d_ft.recipes.config import load_config
+from sammed3d_ft.model.weights import sha256_of, state_hash
+from sammed3d_ft.recipes.config import TrainConfig, differences, load_config
 
 _ONE_PROCESS = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
@@ -97,24 +98,91 @@ def run(path: Path, limit: int | None = None) -> tuple[str, list[Failure]]:
     """
     config = load_benchmark(path)
     folds = _write_folds(config)
+    # Whatever is wrong in any row is said before hours are spent on another.
     trainings = [
-        (name, row, fold, seed)
+        _training(config, name, row, fold, folds[fold], seed)
         for seed in config.seeds
         for name, row in config.rows.items()
         if row.config is not None
         for fold in folds
     ]
+    lesions = _common_lesions(trainings)
+    uses = [
+        _Use(name, row.checkpoint, Predictor.from_pretrained(row.checkpoint), *lesions)
+        for name, row in config.rows.items()
+        if row.checkpoint is not None
+    ]
     failures = []
-    todo = [job for job in trainings if not (_run_folder(config, *_job_key(job)) / "summary.json").exists()]
-    for name, row, fold, seed in tqdm(todo[:limit], "runs", unit="run"):
-        failure = _train(config, name, row, fold, folds[fold], seed)
-        if failure is not None:
-            failures.append(failure)
-            tqdm.write(f"failed: {failure.run}: {failure.reason}")
-    for name, row in config.rows.items():
-        if row.checkpoint is not None:
-            _use_checkpoint(config, name, row.checkpoint)
+    todo = [training for training in trainings if not training.is_done()]
+    for use in tqdm(uses, "as they are", unit="model", leave=False):
+        failures += _use_checkpoint(config, use)
+    for training in tqdm(todo[:limit], "runs", unit="run"):
+        failures += _train(config, training)
+    for failure in failures:
+        tqdm.write(f"failed: {failure.run}: {failure.reason}")
     return _write_tables(config, folds), failures
+
+
+@dataclass(frozen=True)
+class _Training:
+    """One run of one row."""
+
+    name: str
+    fold: str
+    seed: int
+    folder: Path
+    config: TrainConfig
+
+    def is_done(self) -> bool:
+        """Whether its result is there; `InputError` if that was made with other settings or folds."""
+        if not (self.folder / "summary.json").exists():
+            return False
+        before = yaml.safe_load((self.folder / "config.yaml").read_text())
+        changed, _ = differences(before, self.config.as_plain())
+        if (self.folder / "manifest.sha256").read_text() != sha256_of(self.config.data.manifest):
+            changed.append("the fold's cases")
+        if changed:
+            raise InputError(
+                f"{self.folder} was made with other settings ({'; '.join(changed)}): remove it, or choose another out"
+            )
+        return True
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A row that is not trained here."""
+
+    name: str
+    checkpoint: str
+    predictor: Predictor
+    targets: str
+    connectivity: int
+
+
+def _training(config: BenchmarkConfig, name: str, row: RowConfig, fold: str, manifest: Path, seed: int) -> _Training:
+    assert row.config is not None
+    folder = _run_folder(config, name, fold, seed)
+    settings = [
+        *row.overrides,
+        f"run.dir={folder}",
+        f"run.seed={seed}",
+        f"data.manifest={manifest}",
+        f"validate.clicks={sorted({*config.clicks, 1, 5})}",
+        "validate.test=true",
+    ]
+    try:
+        return _Training(name, fold, seed, folder, load_config(row.config, settings))
+    except InputError as error:
+        raise InputError(f"row {name}: {error}") from error
+
+
+def _common_lesions(trainings: Sequence[_Training]) -> tuple[str, int]:
+    """What a click is given for; rows that differ in it cannot be compared at equal numbers of clicks."""
+    rules = {training.name: (training.config.data.targets, training.config.data.connectivity) for training in trainings}
+    if len(set(rules.values())) > 1:
+        told = "; ".join(f"{name}: {targets}, {connectivity}" for name, (targets, connectivity) in rules.items())
+        raise InputError(f"rows differ in data.targets or data.connectivity ({told}): clicks would not be comparable")
+    return next(iter(rules.values()), ("each", 18))
 
 
 def load_benchmark(path: Path) -> BenchmarkConfig:
@@ -156,55 +224,65 @@ def _write_folds(config: BenchmarkConfig) -> dict[str, Path]:
     return manifests
 
 
-def _job_key(job: tuple[str, RowConfig, str, int]) -> tuple[str, str, int]:
-    return job[0], job[2], job[3]
-
-
 def _run_folder(config: BenchmarkConfig, name: str, fold: str, seed: int) -> Path:
     return config.out / "runs" / name / f"fold{fold}_seed{seed}"
 
 
-def _train(config: BenchmarkConfig, name: str, row: RowConfig, fold: str, manifest: Path, seed: int) -> Failure | None:
+def _train(config: BenchmarkConfig, training: _Training) -> list[Failure]:
     """One training in a process of its own; its screen goes to a log beside the run."""
-    assert row.config is not None
-    folder = _run_folder(config, name, fold, seed)
-    clicks = sorted({*config.clicks, 1, 5})
-    settings = [
-        *row.overrides,
-        f"run.dir={folder}",
-        f"run.seed={seed}",
-        f"data.manifest={manifest}",
-        f"validate.clicks={clicks}",
-        "validate.test=true",
-    ]
-    written, log = folder.with_suffix(".yaml"), folder.with_suffix(".log")
-    write_whole(written, yaml.safe_dump(load_config(row.config, settings).as_plain(), sort_keys=False))
+    written, log = training.folder.with_suffix(".yaml"), training.folder.with_suffix(".log")
+    write_whole(written, yaml.safe_dump(training.config.as_plain(), sort_keys=False))
+    write_whole(training.folder / "manifest.sha256", sha256_of(training.config.data.manifest))
     command = [sys.executable, "-m", "accelerate.commands.launch", *config.launch, "-m", "sammed3d_ft.recipes.train"]
     with log.open("wb") as screen:
-        ended = subprocess.run([*command, "--config", str(written)], stdout=screen, stderr=screen, env={**os.environ})
+        ended = subprocess.run([*command, "--config", str(written)], stdout=screen, stderr=screen, check=False)
     if ended.returncode == 0:
-        return None
+        return []
     lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()
     told = [line for line in lines if "error: " in line] or [line for line in lines if line.strip()] or ["no output"]
-    return Failure(f"{name}, fold {fold}, seed {seed}", f"{told[0].strip()} (exit code {ended.returncode}, {log})")
+    run = f"{training.name}, fold {training.fold}, seed {training.seed}"
+    return [Failure(run, f"{told[0].strip()} (exit code {ended.returncode}, {log})")]
 
 
-def _use_checkpoint(config: BenchmarkConfig, name: str, checkpoint: str) -> None:
+def _use_checkpoint(config: BenchmarkConfig, use: _Use) -> list[Failure]:
     """Scores a model that is not trained here on every case, by the simulated user of validation."""
-    out = config.out / "runs" / name / "test_cases.csv"
-    if out.exists():
-        return
-    predictor = Predictor.from_pretrained(checkpoint)
+    out = config.out / "runs" / use.name / "test_cases.csv"
+    model = use.predictor.model
+    assert isinstance(model, nn.Module)
+    made_of = {
+        "model": state_hash(model.state_dict()),
+        "preprocessing": use.predictor.preprocessing.to_json(),
+        "manifest": sha256_of(config.manifest),
+        "clicks": config.clicks,
+        "targets": use.targets,
+        "connectivity": use.connectivity,
+    }
+    record = out.with_name("made_of.json")
+    if out.exists() and record.exists() and json.loads(record.read_text()) == made_of:
+        return []
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["case", "lesion", *(f"dice@{k}" for k in config.clicks)])
-    for case in tqdm(read_manifest(config.manifest).cases, name, unit="case"):
-        if case.label is None:
-            raise InputError(f"case {case.id}: a benchmark needs a label")
-        images = {key: read_image(case.images[key], case=case.id) for key in predictor.preprocessing.modalities}
-        score = simulate_case(predictor, images, read_label(case.label, case=case.id), config.clicks, case=case.id)
-        writer.writerow([case.id, "all", *((score.dice or {}).get(k, "") for k in config.clicks)])
+    try:
+        for case in tqdm(read_manifest(config.manifest).cases, use.name, unit="case", leave=False):
+            if case.label is None:
+                raise InputError(f"case {case.id}: a benchmark needs a label")
+            images = {key: read_image(case.images[key], case=case.id) for key in use.predictor.preprocessing.modalities}
+            score = simulate_case(
+                use.predictor,
+                images,
+                read_label(case.label, case=case.id),
+                config.clicks,
+                case=case.id,
+                connectivity=use.connectivity,
+                targets=use.targets,
+            )
+            writer.writerow([case.id, "all", *((score.dice or {}).get(k, "") for k in config.clicks)])
+    except InputError as error:
+        return [Failure(use.name, str(error))]
     write_whole(out, text.getvalue())
+    write_whole(record, json.dumps(made_of))
+    return []
 
 
 def _scores(config: BenchmarkConfig, folds: Sequence[str], cases: Sequence[Case]) -> dict[str, dict[int, np.ndarray]]:
@@ -231,22 +309,22 @@ def _scores(config: BenchmarkConfig, folds: Sequence[str], cases: Sequence[Case]
 
 def _write_tables(config: BenchmarkConfig, folds: dict[str, Path]) -> str:
     cases = read_manifest(config.manifest).cases
-    patients = [case.group or case.id for case in cases]
     scores = _scores(config, list(folds), cases)
+    patients = sorted({case.group or case.id for case in cases})
     rows: list[dict[str, Any]] = []
     for k in config.clicks:
+        by_patient = _by_patient({name: scores[name][k] for name in config.rows}, cases, patients)
         block: list[dict[str, Any]] = []
-        summaries = summarise({name: scores[name][k] for name in config.rows}, patients)  # type: ignore[misc]
+        summaries = summarise(by_patient, patients)
         for name in config.rows:
             of, test = summaries[name], None
             if name != config.reference:
-                mine, other = (_by_patient(scores[which][k], patients) for which in (name, config.reference))
-                test = paired_test(mine, other)
+                test = paired_test(by_patient[name], by_patient[config.reference])
             block.append(
                 {
                     "clicks": k,
                     "row": name,
-                    "cases": of.n,
+                    "patients": of.n,
                     "missing": of.not_defined,
                     "mean": of.mean,
                     "ci_low": of.ci_low,
@@ -264,8 +342,8 @@ def _write_tables(config: BenchmarkConfig, folds: dict[str, Path]) -> str:
     _csv(config.out / "table.csv", list(rows[0]), [list(row.values()) for row in rows])
     columns = ["case", "patient", *(f"{name} dice@{k}" for name in config.rows for k in config.clicks)]
     lines = [
-        [case.id, patient, *(scores[name][k][number] for name in config.rows for k in config.clicks)]
-        for number, (case, patient) in enumerate(zip(cases, patients, strict=True))
+        [case.id, case.group or case.id, *(scores[name][k][number] for name in config.rows for k in config.clicks)]
+        for number, case in enumerate(cases)
     ]
     _csv(config.out / "cases.csv", columns, lines)
     table = _markdown(rows, config)
@@ -274,11 +352,22 @@ def _write_tables(config: BenchmarkConfig, folds: dict[str, Path]) -> str:
     return table
 
 
-def _by_patient(values: np.ndarray, patients: Sequence[str]) -> list[float]:
-    """Mean per patient: scans of one patient are not independent."""
-    names = sorted(set(patients))
-    of = np.asarray(patients)
-    return [float(values[of == name].mean()) for name in names]
+def _by_patient(
+    scores: dict[str, np.ndarray], cases: Sequence[Case], patients: Sequence[str]
+) -> dict[str, list[float]]:
+    """Mean per patient, whose scans are not independent; NaN where any of his scans is missing in that row.
+
+    A scan without lesions, for which no row has a Dice, belongs to no mean.
+    """
+    of = np.array([case.group or case.id for case in cases])
+    defined = ~np.all([np.isnan(values) for values in scores.values()], axis=0)
+    return {
+        name: [
+            float(values[chosen].mean()) if chosen.any() else float("nan")
+            for chosen in ((of == patient) & defined for patient in patients)
+        ]
+        for name, values in scores.items()
+    }
 
 
 def _csv(path: Path, header: list[str], lines: list[list[Any]]) -> None:
@@ -295,17 +384,17 @@ def _number(value: Any) -> str:
 
 def _markdown(rows: list[dict[str, Any]], config: BenchmarkConfig) -> str:
     lines = [
-        f"Dice per case on the scans' own grids, after so many simulated clicks; seeds {config.seeds}, averaged",
-        f"per patient. 95 % CI: bootstrap over patients. Difference to {config.reference}; p: Wilcoxon, paired",
+        "Dice on the scans' own grids after so many simulated clicks per lesion, averaged per patient and over seeds",
+        f"{config.seeds}. 95 % CI: bootstrap over patients. Difference to {config.reference}; p: Wilcoxon, paired",
         "by patient; Holm's correction over the rows of a block.",
         "",
-        "| clicks | row | cases | mean (95 % CI) | median | difference | p | p (Holm) |",
+        "| clicks | row | patients | mean (95 % CI) | median | difference | p | p (Holm) |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         missing = f" ({row['missing']} missing)" if row["missing"] else ""
         lines.append(
-            f"| {row['clicks']} | {row['row']} | {row['cases']}{missing} | {_number(row['mean'])} "
+            f"| {row['clicks']} | {row['row']} | {row['patients']}{missing} | {_number(row['mean'])} "
             f"({_number(row['ci_low'])} to {_number(row['ci_high'])}) | {_number(row['median'])} | "
             f"{_number(row['difference'])} | {_number(row['p'])} | {_number(row['p_holm'])} |"
         )

@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from prompts.errors import InputError
-from prompts.whole_files import whole_file, write_whole
+from prompts.whole_files import write_whole
 from sammed3d_ft import __version__
 from sammed3d_ft.data.images import read_image, write_float, write_mask
 from sammed3d_ft.figures import draw_mip
@@ -168,8 +168,7 @@ def segment(
     if outputs.table is not None:
         write_whole(outputs.table, _csv(rows))
     if outputs.figure is not None:
-        with whole_file(outputs.figure) as temporary:
-            draw_mip(image.array, image.spacing_mm, temporary, prediction=numbered > 0, title=_stem(scan.image))
+        draw_mip(image.array, image.spacing_mm, outputs.figure, prediction=numbered > 0, title=_stem(scan.image))
     record = {
         **model.facts,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

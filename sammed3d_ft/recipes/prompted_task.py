@@ -31,9 +31,11 @@ from sammed3d_ft.lesions import SIZE_CLASSES, size_class
 from sammed3d_ft.losses import build_loss
 from sammed3d_ft.model.adapters import configure_tuning, merged_state, save_adapter
 from sammed3d_ft.model.build import seeded_model
-from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors, state_hash
+from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors, sha256_of, state_hash
 from sammed3d_ft.recipes.config import TrainConfig, digest
 
+# Counted up when crops, augmentation or clicks are drawn in another way: older caches are then left alone.
+_CACHE_FORMAT = 1
 _log = logging.getLogger(__name__)
 
 
@@ -95,9 +97,14 @@ class PromptedTask:
 
     @property
     def data_digest(self) -> str:
-        """Names the cases, their splits, and what their files hold, as far as file sizes tell."""
+        """Names the cases, their splits, their labels, and of their images the sizes."""
         cases = [
-            (case.id, case.split, [path.stat().st_size for path in (*case.images.values(), case.label) if path])
+            (
+                case.id,
+                case.split,
+                [image.stat().st_size for image in case.images.values()],
+                None if case.label is None else sha256_of(case.label),
+            )
             for case in (*self.train_cases, *self.val_cases, *self.test_cases)
         ]
         return digest(cases)
@@ -123,6 +130,7 @@ class PromptedTask:
             for case in self.train_cases
         ]
         content = digest(
+            _CACHE_FORMAT,
             self.preprocessing.to_json(),
             self.config.data.targets,
             self.config.data.connectivity,

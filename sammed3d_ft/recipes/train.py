@@ -8,39 +8,57 @@ import io
 import json
 import logging
 import math
-import os
-import platform
 import shutil
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object, set_seed
+from accelerate.utils import (
+    DistributedType,
+    InitProcessGroupKwargs,
+    gather_object,
+    parse_flag_from_env,
+    set_seed,
+)
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import sammed3d_ft
 from prompts.errors import InputError
 from prompts.whole_files import INCOMPLETE, write_whole
 from sammed3d_ft.data.check import check_manifest
-from sammed3d_ft.data.manifest import read_manifest
+from sammed3d_ft.data.manifest import Manifest, read_manifest
 from sammed3d_ft.data.samples import collate, epoch_batches, loader_workers
 from sammed3d_ft.figures import draw_training_curves
 from sammed3d_ft.inference.simulation import CaseScore
 from sammed3d_ft.model.adapters import load_trainable_state, trainable_state
 from sammed3d_ft.model.weights import sha256_of
-from sammed3d_ft.recipes.config import TrainConfig, differences, load_config
+from sammed3d_ft.recipes.config import TrainConfig, load_config
+from sammed3d_ft.recipes.failures import explain_failure, print_error
 from sammed3d_ft.recipes.prompted_task import PromptedTask
-from sammed3d_ft.training.checkpoints import list_checkpoints, prune_checkpoints, read_checkpoint, save_checkpoint
+from sammed3d_ft.recipes.resume import (
+    newest_checkpoint,
+    refuse_changed_config,
+    refuse_changed_facts,
+    refuse_unequal_replicas,
+    run_facts,
+)
+from sammed3d_ft.training.checkpoints import (
+    list_checkpoints,
+    prune_checkpoints,
+    read_checkpoint,
+    read_state,
+    save_checkpoint,
+)
 from sammed3d_ft.training.metrics_log import MetricsLog
 from sammed3d_ft.training.optimizer import (
     build_optimizer,
@@ -49,15 +67,10 @@ from sammed3d_ft.training.optimizer import (
     schedule_factor,
     set_learning_rates,
 )
+from sammed3d_ft.training.run_lock import locked_run
 from sammed3d_ft.training.stopping import tell_when_stopped
 
 _log = logging.getLogger(__name__)
-# What a continuation must share with the run it continues, beside its settings.
-_SAME_FACTS = {
-    "processes": "number of processes",
-    "base_hash": "base weights",
-    "data_digest": "cases, splits or their files",
-}
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -68,7 +81,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
             that is no number; a disk that is full. What was written before is whole in each case.
     """
     started = time.monotonic()
-    run = config.run.dir
     accelerator = _accelerator(config)
     main_process = accelerator.is_main_process
     if accelerator.num_processes > 1 and accelerator.process_index < 2:  # two, since one may be the one that dies
@@ -78,14 +90,23 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "often out of memory). The same command goes on from the last checkpoint"
         )
 
-    # 1. What there is: data checked before a model is loaded, an earlier run recognised before it is written to.
     manifest = read_manifest(config.data.manifest)
     if main_process:
         check_manifest(manifest, config.data.modalities, connectivity=config.data.connectivity).raise_if_bad()
-    accelerator.wait_for_everyone()
-    checkpoints = list_checkpoints(run / "checkpoints")
-    if checkpoints:
-        _refuse_changed_config(config, run, tell=main_process)
+    with locked_run(config.run.dir) if main_process else nullcontext():
+        accelerator.wait_for_everyone()
+        return _train(config, manifest, accelerator, started)
+
+
+def _train(config: TrainConfig, manifest: Manifest, accelerator: Accelerator, started: float) -> dict[str, Any]:
+    run, main_process = config.run.dir, accelerator.is_main_process
+
+    # 1. What there is: an earlier run is recognised before it is written to.
+    checkpoint = newest_checkpoint(run)
+    if checkpoint is not None:
+        refuse_changed_config(config, run, tell=main_process)
+        if read_state(checkpoint)["epoch"] == config.optim.epochs and (run / "summary.json").exists():
+            return _finished(config, main_process)
     accelerator.wait_for_everyone()  # all have read the earlier run's config before it is written anew
     if main_process:
         for left in run.rglob(f".*{INCOMPLETE}"):  # by a process that was killed
@@ -100,9 +121,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         for line in task.tuning.lines():
             print(line)
     task.prepare(accelerator)
-    facts = _run_facts(config, task, accelerator)
-    if checkpoints:
-        _refuse_changed_facts(facts, run)
+    facts = run_facts(config, task, accelerator)
+    if checkpoint is not None:
+        refuse_changed_facts(facts, run, tell=main_process)
     accelerator.wait_for_everyone()
     if main_process:
         write_whole(run / "run.json", json.dumps(facts, indent=1))
@@ -114,25 +135,26 @@ def train(config: TrainConfig) -> dict[str, Any]:
     # 3. Where to go on.
     epoch, batch_in_epoch, step = 0, 0, 0
     best: dict[str, Any] = {"score": -1.0, "step": -1}
-    if checkpoints:
-        found = read_checkpoint(checkpoints[-1])
+    if checkpoint is not None:
+        found = read_checkpoint(checkpoint)
         load_trainable_state(task.model, found.model)
         load_optimizer_tensors(optimizer, found.optimizer)
         epoch, batch_in_epoch, step = (found.state[name] for name in ("epoch", "batch", "step"))
         best = found.state["best"]
-        if epoch == config.optim.epochs and (run / "summary.json").exists():
-            summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
-            if main_process:
-                print(f"{run} is finished; nothing is left to do")
-                _print_summary(summary, run, config)
-            return summary
+        if best["step"] >= 0 and not (run / "best" / f"step_{best['step']}").is_dir():
+            raise InputError(
+                f"{run / 'best'} lacks step_{best['step']}, the best model so far by {checkpoint}: restore it, or "
+                f"remove {run} to begin anew"
+            )
+        refuse_unequal_replicas(accelerator, step, task.model)
         if main_process:
             print(f"resumed at step {step} (epoch {epoch + 1}) from {found.path}")
-    if main_process:  # what was best after the checkpoint will be found again; best's own folder stays
+    saved_step = step
+    if main_process:  # what was best after the checkpoint will be found again
         for later in list_checkpoints(run / "best"):
-            if later.name != f"step_{best['step']}":
+            if int(later.name[5:]) > best["step"]:
                 shutil.rmtree(later)
-    log = MetricsLog(run / "metrics.jsonl", step if checkpoints else None) if main_process else None
+    log = MetricsLog(run / "metrics.jsonl", None if checkpoint is None else step) if main_process else None
     if config.track.trackers:
         accelerator.init_trackers("tracking", init_kwargs={"tensorboard": {"purge_step": step + 1}})
 
@@ -156,13 +178,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
         accelerator.log(values, step=step)
 
     def save() -> None:
+        nonlocal saved_step
+        saved_step = step
         if main_process:
             state = {"epoch": epoch, "batch": batch_in_epoch, "step": step, "best": best, "seed": config.run.seed}
             folder = run / "checkpoints"
             save_checkpoint(folder, step, trainable_state(task.model), optimizer_tensors(optimizer), state)
-            prune_checkpoints(folder, config.checkpoint.keep)
-            if best["step"] >= 0:  # only now: an older checkpoint would ask for an older best
-                prune_checkpoints(run / "best", keep=1)
+            prune_checkpoints(folder, run / "best", config.checkpoint.keep)
         accelerator.wait_for_everyone()
 
     def stop_unless_finite(finite: bool, what: str, cases: list[str]) -> None:
@@ -190,10 +212,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
                 save_checkpoint(run / "best", step, trainable_state(task.model), {}, {"best": best})
         if main_process:
             tqdm.write(_validation_line(epoch, summary, config))
-            draw_training_curves(run)
         save()
+        if main_process:
+            draw_training_curves(run)
 
-    if not checkpoints and config.model.weights != "random":
+    if checkpoint is None and config.model.weights != "random":
         validate()  # what training has to beat; if it never does, these weights are the best
     while epoch < config.optim.epochs:
         model.train()
@@ -240,11 +263,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
                 numbers = _mean_over_processes(accelerator, values)
                 record({**numbers, "train/grad_norm": norm, "train/lr_factor": factor, "epoch": epoch + 1})
                 bar.set_postfix(loss=f"{numbers['train/loss']:.3f}", dice=f"{numbers['train/dice_last']:.3f}")
-            if step % config.checkpoint.every_steps == 0 and batches:
+            if step - saved_step >= config.checkpoint.every_steps and batches:
                 save()
         epoch, batch_in_epoch = epoch + 1, 0
         if epoch % config.validate_.every_epochs == 0 or epoch == config.optim.epochs:
             validate()
+        elif step - saved_step >= config.checkpoint.every_steps:
+            save()
     bar.close()
 
     # 5. The best model: exported, and tested once.
@@ -278,10 +303,19 @@ def _finish(
 def _accelerator(config: TrainConfig) -> Accelerator:
     precision = config.optim.precision
     if precision == "auto":
-        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-    accelerator = Accelerator(
-        mixed_precision=precision, log_with=list(config.track.trackers) or None, project_dir=str(config.run.dir)
-    )
+        on_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+        has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)  # emulated it would be slow
+        precision = "bf16" if has_bf16 else "no"
+    try:
+        accelerator = Accelerator(
+            mixed_precision=precision,
+            log_with=list(config.track.trackers) or None,
+            project_dir=str(config.run.dir),
+            # The first process checks the data, and shares of a validation differ: others may wait for long.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
+        )
+    except ValueError as error:  # an unknown tracker, or one that is not installed
+        raise InputError(f"track.trackers {list(config.track.trackers)}: {' '.join(str(error).split())}") from error
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise InputError(
             f"started with {accelerator.distributed_type.value}, which shards a model that fits every card "
@@ -290,65 +324,12 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def _refuse_changed_config(config: TrainConfig, run: Path, tell: bool) -> None:
-    """A run goes on with the settings it began with; anything else would be another run under its name."""
-    if config.run.resume == "never":
-        raise InputError(
-            f"{run} holds an earlier run and run.resume is never: choose another run.dir or remove it"
-        )
-    file = run / "config.yaml"
-    before = _earlier(file) or config.as_plain()
-    changed, harmless = differences(before, config.as_plain())
-    if changed:
-        raise InputError(
-            f"{run} holds a run with other settings ({'; '.join(changed)}): choose another run.dir, "
-            f"or give the settings it began with"
-        )
-    if harmless and tell:
-        print(f"settings that changed since the run began, and may: {'; '.join(harmless)}")
-
-
-def _refuse_changed_facts(facts: dict[str, Any], run: Path) -> None:
-    """Same settings are not enough: files behind their names may have changed."""
-    before = _earlier(run / "run.json") or {}
-    changed = [
-        f"{what}: {before[key]} -> {facts[key]}"
-        for key, what in _SAME_FACTS.items()
-        if key in before and before[key] != facts[key]
-    ]
-    if changed:
-        raise InputError(
-            f"{run} was begun with other inputs ({'; '.join(changed)}), though under the same names: "
-            f"restore them, or choose another run.dir"
-        )
-
-
-def _earlier(file: Path) -> dict[str, Any] | None:
-    """What an earlier start wrote there (JSON is YAML, too); None if nothing."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
-    except (yaml.YAMLError, ValueError) as error:
-        content = " ".join(str(error).split())
-    if content is None or isinstance(content, dict):
-        return content
-    raise InputError(f"{file}: not what a run wrote there ({content!s:.120}): remove it, or choose another run.dir")
-
-
-def _run_facts(config: TrainConfig, task: PromptedTask, accelerator: Accelerator) -> dict[str, Any]:
-    return {
-        "sammed3d_ft": sammed3d_ft.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": str(accelerator.device),
-        "processes": accelerator.num_processes,
-        "threads": torch.get_num_threads(),
-        "mixed_precision": accelerator.mixed_precision,
-        "seed": config.run.seed,
-        "base_hash": task.base_hash,
-        "manifest_sha256": sha256_of(config.data.manifest),
-        "data_digest": task.data_digest,
-        "tuning": task.tuning.lines(),
-    }
+def _finished(config: TrainConfig, main_process: bool) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((config.run.dir / "summary.json").read_text())
+    if main_process:
+        print(f"{config.run.dir} is finished; nothing is left to do")
+        _print_summary(summary, config.run.dir, config)
+    return summary
 
 
 def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -438,46 +419,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise
             raise InputError(explained) from error
     except InputError as error:
-        _print_error(str(error))
+        # One that a loader process raised comes with that process's traceback before it.
+        print_error(str(error).strip().rpartition("InputError: ")[2])
         sys.exit(2)
-
-
-def explain_failure(error: RuntimeError, config: TrainConfig) -> str | None:
-    """One line for what a run can meet without a mistake in the program; None for everything else."""
-    text = " ".join(str(error).split())
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-        optim, ways = config.optim, []
-        if optim.batch_size > 1:
-            ways.append(
-                f"optim.batch_size={optim.batch_size // 2} optim.accumulate={optim.accumulate * 2} (the same step)"
-            )
-        if config.clicks.rounds > 1:
-            ways.append(f"clicks.rounds={config.clicks.rounds - 1} (now {config.clicks.rounds})")
-        if optim.precision == "no":
-            ways.append("optim.precision=bf16")
-        if config.tune.method != "decoder" and len(config.data.modalities) == 1:
-            ways.append("tune.method=decoder (the encoder is then frozen and its output cached)")
-        return f"out of memory ({text[:120]}); try {', or '.join(ways) or 'a device with more memory'}"
-    if isinstance(error, torch.distributed.DistError) or "/gloo/" in text:  # gloo's are plain RuntimeErrors
-        return (
-            f"lost contact with another process of this run ({text[:120]}); the launcher says below which one ended, "
-            "and why. The same command goes on from the last checkpoint"
-        )
-    return None
-
-
-def _print_error(message: str) -> None:
-    """Once, though every process may meet the same error: the others give the first one time to say it.
-
-    The launcher ends all processes as soon as one has ended, so a process that still lives after that time
-    is the only one with this error.
-    """
-    rank = int(os.environ.get("RANK", "0"))
-    if rank:
-        time.sleep(3)
-        message = f"process {rank}: {message}"
-    tqdm.write(f"error: {message}", file=sys.stderr)  # clears a progress bar from the line first
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

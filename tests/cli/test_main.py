@@ -15,7 +15,8 @@ from sammed3d_ft import __version__
 from sammed3d_ft.cli import main as command
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = {"check", "phantom", "manifest", "prompts", "weights", "predict", "evaluate"}
+COMMANDS = {"check", "import", "phantom", "manifest", "prompts", "weights", "predict", "predict-cohort", "evaluate"}
+COMMANDS |= {"benchmark", "export-seg"}
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -36,6 +37,7 @@ def test_help_names_every_command_and_version_prints() -> None:
 
 def test_starting_imports_nothing_heavy() -> None:
     heavy = {"torch", "numpy", "scipy", "monai", "nibabel", "cc3d", "matplotlib", "peft", "accelerate"}
+    heavy |= {"pydicom", "highdicom"}
     code = f"import sys, sammed3d_ft.cli.main; print(sorted({heavy} & sys.modules.keys()))"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,7 +1,7 @@
 """Started by `accelerate launch` in place of finetune.py: the same run, whose gradients and weights are written down.
 
 ``$PROBE/rank<r>_gradients.safetensors``: what the optimiser gets at its first step; ``..._weights``: the trained
-parameters at the end; ``..._world.txt``: the number of processes.
+parameters after the last step; ``..._world.txt``: the number of processes.
 
 Clicks after the first are drawn as if the prediction were empty. A batch of two and two batches of one differ in the
 last bits; a voxel at the threshold would then be an error here and none there, and move a random click.
@@ -37,7 +37,10 @@ def step(self: torch.optim.AdamW, *rest: Any, **more: Any) -> Any:
         (FOLDER / f"rank{RANK}_world.txt").write_text(str(world))
         gradients = {name: p.grad.clone() for name, p in named(self) if p.grad is not None}
         save_file(gradients, FOLDER / f"rank{RANK}_gradients.safetensors")
-    return real_step(self, *rest, **more)
+    result = real_step(self, *rest, **more)
+    # Now, since at its end a run gives every process the best weights from the disk.
+    save_file({name: p.detach().clone() for name, p in named(self)}, FOLDER / f"rank{RANK}_weights.safetensors")
+    return result
 
 
 real_click = prompted_task.next_click
@@ -50,6 +53,3 @@ def next_click(prediction: torch.Tensor, target: torch.Tensor, **options: Any) -
 prompted_task.next_click = next_click
 torch.optim.AdamW.step = step  # type: ignore[method-assign]
 main(sys.argv[1:])
-save_file(
-    {name: p.detach().clone() for name, p in named(optimizers[0])}, FOLDER / f"rank{RANK}_weights.safetensors"
-)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from typer.testing import CliRunner
 
 from prompts.errors import InputError
 from sammed3d_ft.cli.main import app
-from sammed3d_ft.data.manifest import read_manifest
+from sammed3d_ft.data.manifest import read_manifest, write_manifest
 from sammed3d_ft.evaluation.paired import paired_test
 from sammed3d_ft.model.build import seeded_model
-from sammed3d_ft.model.weights import save_safetensors
+from sammed3d_ft.model.weights import save_safetensors, sha256_of
 from sammed3d_ft.recipes import benchmark
+from sammed3d_ft.recipes.config import load_config
 from tests.data.tiny_cases import write_cohort
-from tests.recipes.test_train import YAML
+from tests.recipes.test_train import ROOT, YAML
 
 SCORES = {"a": 0.5, "b": 0.3}  # what a stand-in for training writes, plus 0.01 per case and 0.1 per seed
 
@@ -55,16 +57,19 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """In place of training: a table of scores that are known, for the test cases of the fold's manifest."""
     done: list[str] = []
 
-    def train(config: Any, name: str, row: Any, fold: str, manifest: Path, seed: int) -> None:
-        done.append(f"{name} {fold} {seed}")
-        folder = benchmark._run_folder(config, name, fold, seed)
+    def train(config: Any, training: Any) -> list[benchmark.Failure]:
+        name, folder = training.name, training.folder
+        done.append(f"{name} {training.fold} {training.seed}")
         folder.mkdir(parents=True)
         lines = ["case,lesion,volume_ml,dice@1,dice@5"]
-        for case in read_manifest(manifest).split("test"):
-            value = SCORES[name] + 0.01 * int(case.id[-1]) * (1 if name == "a" else 2) + 0.1 * seed
+        for case in read_manifest(training.config.data.manifest).split("test"):
+            value = SCORES[name] + 0.01 * int(case.id[-1]) * (1 if name == "a" else 2) + 0.1 * training.seed
             lines += [f"{case.id},all,,{value},{value + 0.05}", f"{case.id},1,2.0,0,0"]
         (folder / "test_cases.csv").write_text("\n".join(lines) + "\n")
+        (folder / "config.yaml").write_text(yaml.safe_dump(training.config.as_plain()))
+        (folder / "manifest.sha256").write_text(sha256_of(training.config.data.manifest))
         (folder / "summary.json").write_text("{}")
+        return []
 
     monkeypatch.setattr(benchmark, "_train", train)
     return done
@@ -116,6 +121,55 @@ def test_what_is_done_is_not_done_again_and_a_missing_run_is_told(folder: Path, 
     assert len(trained) == 12
 
 
+def test_results_of_other_settings_or_folds_are_not_reused(folder: Path, trained: list[str]) -> None:
+    benchmark.run(write_config(folder))
+    train = str(folder / "train.yaml")
+    changed = {"a": {"config": train}, "b": {"config": train, "set": ["loss.name=dice"]}}
+    with pytest.raises(InputError, match=r"foldx_seed0 was made with other settings .loss.name: l1dfl -> dice"):
+        benchmark.run(write_config(folder, rows=changed))
+    folds = {"x": ["train_1", "train_2"], "y": ["train_0", "train_3"], "z": ["train_4", "train_5"]}
+    (folder / "folds.json").write_text(json.dumps({"folds": folds}))
+    with pytest.raises(InputError, match="was made with other settings .the fold's cases"):
+        benchmark.run(write_config(folder))
+    assert len(trained) == 12
+
+
+def test_what_is_wrong_with_any_row_is_said_before_training(folder: Path, trained: list[str]) -> None:
+    train = str(folder / "train.yaml")
+    for row, said in (
+        ({"config": train, "set": ["optim.epoch=3"]}, "row b: .*did you mean 'epochs'"),
+        ({"checkpoint": "nowhere.pth"}, "no weights at nowhere.pth"),
+        ({"config": train, "set": ["data.targets=all"]}, "rows differ in data.targets"),
+    ):
+        with pytest.raises(InputError, match=said):
+            benchmark.run(write_config(folder, rows={"a": {"config": train}, "b": row}))
+    assert trained == []
+
+
+def test_scans_of_a_patient_are_averaged_and_those_without_lesions_count_nowhere(
+    folder: Path, trained: list[str]
+) -> None:
+    manifest = folder / "cohort" / "manifest.json"
+    cases = [
+        replace(case, group="p" if case.id in ("train_0", "train_1") else None)
+        for case in read_manifest(manifest).cases
+    ]
+    write_manifest(manifest, cases)
+    benchmark.run(write_config(folder, seeds=[0]))
+    for fold in ("x", "y", "z"):
+        for name in ("a", "b"):
+            path = folder / "out" / "runs" / name / f"fold{fold}_seed0" / "test_cases.csv"
+            path.write_text(
+                path.read_text()
+                .replace("train_5,all,,0.55,0.6", "train_5,all,,,")
+                .replace("train_5,all,,0.4,0.45", "train_5,all,,,")
+            )
+    benchmark.run(write_config(folder, seeds=[0]))
+    first, *_ = rows_of(folder / "out" / "table.csv")
+    assert (first["patients"], first["missing"]) == ("4", "1")  # p, 2, 3, 4; 5 has no lesion
+    assert float(first["mean"]) == pytest.approx(np.mean([0.505, 0.52, 0.53, 0.54]))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -154,3 +208,12 @@ def test_real_runs_a_failed_one_and_a_checkpoint_as_it_is(folder: Path) -> None:
     assert "| 1 | a | 6 |" in ended.output
     assert "| 1 | broken | 0 (6 missing) |" in ended.output
     assert "| 1 | as_it_is | 6 |" in ended.output
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "benchmark").glob("*.yaml")), ids=lambda path: path.name)
+def test_a_shipped_benchmark_is_valid_and_tells_its_command(path: Path) -> None:
+    config = benchmark.load_benchmark(path)
+    assert f"sammed3d-ft benchmark configs/benchmark/{path.name}" in path.read_text()
+    for row in config.rows.values():
+        if row.config is not None:
+            assert load_config(row.config, row.overrides)

@@ -11,7 +11,7 @@ from prompts.errors import InputError
 from sammed3d_ft.recipes.config import TrainConfig, differences, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
+SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
 BASE = {
     "run": {"dir": "runs/x"},
     "data": {"manifest": "manifest.json"},

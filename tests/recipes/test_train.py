@@ -23,6 +23,7 @@ from sammed3d_ft.model.weights import read_state_dict, save_safetensors
 from sammed3d_ft.recipes import prompted_task
 from sammed3d_ft.recipes import train as recipe
 from sammed3d_ft.recipes.config import TrainConfig, load_config
+from sammed3d_ft.recipes.failures import explain_failure
 from sammed3d_ft.training.checkpoints import list_checkpoints, read_checkpoint
 from tests.data.tiny_cases import write_cohort
 
@@ -170,6 +171,60 @@ def test_a_stopped_run_ends_in_the_same_export(
     assert lines[0] == lines[1]
 
 
+def test_checkpoints_are_written_when_due_between_validations(
+    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs of two steps, validation after the fourth: saved at every third step, or the first end after it."""
+    saved: list[int] = []
+    real = recipe.save_checkpoint
+
+    def save(folder: Path, step: int, *rest: Any) -> Path:
+        saved.extend([step] if folder.name == "checkpoints" else [])
+        return real(folder, step, *rest)
+
+    monkeypatch.setattr(recipe, "save_checkpoint", save)
+    changes = ("optim.epochs=4", "validate.every_epochs=4", "checkpoint.every_steps=3")
+    recipe.train(settings(tmp_path / "run", manifest, "full", *changes))
+    assert saved == [3, 6, 8]
+
+
+def test_a_lost_best_model_is_told_before_training(
+    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        stop_after(patched, 2)
+        with pytest.raises(Killed):
+            recipe.train(settings(tmp_path / "run", manifest, "full", "optim.epochs=2"))
+    shutil.rmtree(tmp_path / "run" / "best")
+    with pytest.raises(InputError, match="best lacks step_2, the best model so far by .*step_2"):
+        recipe.train(settings(tmp_path / "run", manifest, "full", "optim.epochs=2"))
+
+
+def test_an_error_in_a_loader_process_is_one_line(
+    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = config_file(tmp_path / "run", manifest, "decoder")
+    with monkeypatch.context() as patched:
+        stop_after(patched, 1)
+        with pytest.raises(Killed):
+            recipe.main(["--config", str(file)])
+    for cached in (tmp_path / "run" / "cache").glob("embeddings_*/*.safetensors"):
+        cached.write_bytes(b"damaged")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        recipe.main(["--config", str(file), "data.workers=1"])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    assert sum("a damaged file of the cache" in line for line in told) == 1
+    assert not any("Traceback" in line for line in told)
+
+
+def test_an_unknown_tracker_is_refused_at_once(tmp_path: Path, manifest: Path) -> None:
+    with pytest.raises(InputError, match="track.trackers .'tensorbord'.") as error:
+        recipe.train(settings(tmp_path / "run", manifest, "full", "track.trackers=[tensorbord]"))
+    assert "\n" not in str(error.value)
+
+
 def test_a_changed_setting_is_refused_on_resuming(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,11 +362,11 @@ def test_what_is_no_number_names_the_lesions_and_leaves_the_weights_from_before(
 
 def test_running_out_of_memory_names_the_settings_that_help(tmp_path: Path, manifest: Path) -> None:
     config = settings(tmp_path / "run", manifest)
-    told = recipe.explain_failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), config)
+    told = explain_failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), config)
     assert told is not None
     for way in ("optim.batch_size=1 optim.accumulate=2", "clicks.rounds=1", "tune.method=decoder"):
         assert way in told
-    assert recipe.explain_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), config) is None
+    assert explain_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), config) is None
 
 
 def test_a_manifest_without_validation_is_refused(tmp_path: Path) -> None:

@@ -95,14 +95,44 @@ def test_gradients_and_figures_are_those_of_one_process_with_the_joint_batch(
 
 
 def test_replicas_stay_equal_and_the_figures_are_those_of_the_export(tmp_path: Path, manifest: Path) -> None:
-    probe = probed(2, tmp_path / "two", manifest, "full", "optim.lr_decoder=1e-3", "optim.lr_encoder=1e-3")
+    probe = probed(2, tmp_path / "two", manifest, "full", "optim.lr_decoder=3e-5", "optim.lr_encoder=3e-5")
     first, second = (load_file(probe / f"rank{rank}_weights.safetensors") for rank in range(2))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     summary = json.loads((tmp_path / "two" / "run" / "summary.json").read_text())
+    assert summary["best"]["val/dice@1"] > 0  # else figures would be equal whatever the replicas
     for k, dice in replayed_dice(tmp_path / "two" / "run", manifest, "val").items():
         assert summary["best"][f"val/dice@{k}"] == pytest.approx(dice, abs=1e-6)
         assert summary[f"val/dice@{k}"] == pytest.approx(dice, abs=1e-6)
+
+
+def test_two_processes_killed_and_started_again_end_in_the_same_bytes(tmp_path: Path, manifest: Path) -> None:
+    """The whole group is killed as soon as the second step is saved, amid the second epoch."""
+    summaries = []
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        config = config_file(tmp_path / name / "run", manifest, "full")
+        more = ("optim.batch_size=1", "optim.epochs=2")
+        if name == "killed":
+            script = tmp_path / "dying.py"
+            script.write_text(
+                "import os, signal, sys\n"
+                "from sammed3d_ft.recipes import train\n"
+                "real = train.save_checkpoint\n"
+                "def save(folder, step, *rest):\n"
+                "    real(folder, step, *rest)\n"
+                "    if step == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+                "train.save_checkpoint = save\n"
+                "train.main(sys.argv[1:])\n"
+            )
+            ended = launch(2, script, config, *more, probe=tmp_path / "probe")
+            assert ended.returncode != 0
+            assert (tmp_path / name / "run" / "checkpoints" / "step_3").is_dir()
+        ended = launch(2, ROOT / "finetune.py", config, *more, probe=tmp_path / "probe")
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        summaries.append(json.loads((tmp_path / name / "run" / "summary.json").read_text()))
+    assert summaries[0]["export_sha256"] == summaries[1]["export_sha256"]
+    assert summaries[0]["best"] == summaries[1]["best"]
 
 
 def test_an_error_of_one_process_alone_is_told_and_ends_the_run(tmp_path: Path, manifest: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from sammed3d_ft.training.optimizer import (
     schedule_factor,
     set_learning_rates,
 )
+from sammed3d_ft.training.run_lock import locked_run
 
 MODEL = {"a.weight": torch.arange(6.0).reshape(2, 3)}
 
@@ -51,11 +55,15 @@ def test_views_and_shared_memory_can_be_saved(tmp_path: Path) -> None:
 
 
 def test_the_newest_are_kept_by_number(tmp_path: Path) -> None:
-    for step in (2, 9, 10, 11):
-        save(tmp_path, step)
-    prune_checkpoints(tmp_path, keep=2)
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_10", "step_11"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_10", "step_11"]
+    checkpoints, bests = tmp_path / "checkpoints", tmp_path / "best"
+    for step, best in ((2, 2), (9, 9), (10, 9), (11, 11)):
+        save_checkpoint(checkpoints, step, MODEL, {}, {"best": {"step": best}})
+        if step == best:
+            save_checkpoint(bests, step, MODEL, {}, {})
+    prune_checkpoints(checkpoints, bests, keep=2)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step_10", "step_11"]
+    # Step 10, should the newest be lost, asks for the best of step 9.
+    assert sorted(path.name for path in bests.iterdir()) == ["step_11", "step_9"]
 
 
 @pytest.mark.parametrize("what_fails", ["optimizer.safetensors", "state.json"])
@@ -101,10 +109,28 @@ def test_a_full_disk_is_told_and_damages_nothing(tmp_path: Path, room_bytes: int
     assert torch.equal(read_checkpoint(tmp_path / "step_1").model["a.weight"], big["a.weight"])
 
 
-def test_the_same_step_is_replaced(tmp_path: Path) -> None:
+def test_a_step_that_is_saved_stays_as_it_is(tmp_path: Path) -> None:
     save(tmp_path, 1)
     save(tmp_path, 1, model={"a.weight": torch.zeros(1)})
-    assert read_checkpoint(tmp_path / "step_1").model["a.weight"].tolist() == [0]
+    assert torch.equal(read_checkpoint(tmp_path / "step_1").model["a.weight"], MODEL["a.weight"])
+
+
+def test_a_run_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    """A second process is refused while the first lives, and not after it was killed."""
+    script = (
+        "import sys, time; from pathlib import Path; from sammed3d_ft.training.run_lock import locked_run\n"
+        "with locked_run(Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "locked\n"
+    said = rf"another process .pid {holder.pid}. is writing this run"
+    with pytest.raises(InputError, match=said), locked_run(tmp_path):
+        pass
+    holder.kill()
+    holder.wait()
+    with locked_run(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
 
 class Bomb:

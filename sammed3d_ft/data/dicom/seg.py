@@ -1,0 +1,184 @@
+"""DICOM SEG: masks to a segmentation that refers to its source series, and back onto the series' grid."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import highdicom as hd
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+
+from prompts.errors import InputError
+from prompts.whole_files import whole_file
+from sammed3d_ft import __version__
+from sammed3d_ft.data.dicom.folder import DicomFile
+from sammed3d_ft.data.dicom.series import Series
+
+AlgorithmType = Literal["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"]
+
+# A frame counts as lying on a slice when it does within these: rounding of positions, not another grid.
+_SAME_SLICE = 0.1
+_SAME_PLACE_VOX = 0.05
+_COSINE_TOLERANCE = 1e-3
+
+
+def region_names(file: DicomFile, frame_of_reference: str) -> tuple[str, ...]:
+    """The labels of a file's segments, when it lies in the frame of reference; else none."""
+    if (file.text("FrameOfReferenceUID") or frame_of_reference) != frame_of_reference:
+        return ()
+    return tuple(str(one.get("SegmentLabel") or "") for one in file.header.get("SegmentSequence") or [])
+
+
+def read_region(file: DicomFile, name: str, series: Series) -> np.ndarray:
+    """The mask of the segment with this label: (column, row, slice) bool; slices without a frame are empty.
+
+    Frames are put where their own position says, which must be a slice of the series.
+
+    Raises:
+        InputError: no such segment or several; probabilities (FRACTIONAL) in place of a mask; frames of another
+            size, orientation or place than the slices of the series.
+    """
+    where = f"{file.path}: segment {name!r}"
+    numbers = [int(one.SegmentNumber) for one in file.header.SegmentSequence if str(one.get("SegmentLabel")) == name]
+    if not numbers:
+        names = ", ".join(region_names(file, series.frame_of_reference)) or "none"
+        raise InputError(f"{where}: is not there; segments on this scan: {names}")
+    if len(numbers) > 1:
+        raise InputError(f"{where}: is there {len(numbers)} times; give the segments different labels")
+    kind = file.text("SegmentationType")
+    if kind not in ("BINARY", "LABELMAP"):
+        raise InputError(f"{where}: is stored as {kind or 'no stated type'}, expected BINARY or LABELMAP")
+    if (int(file.header.Columns), int(file.header.Rows)) != series.shape[:2]:
+        raise InputError(
+            f"{where}: frames of {file.header.Columns}x{file.header.Rows} do not fit series {series.uid} of "
+            f"{series.shape[0]}x{series.shape[1]}; it was made on another series"
+        )
+    try:
+        segmentation = hd.seg.segread(file.path)
+        mask = np.zeros(series.shape, bool)
+        for index in range(segmentation.number_of_frames):
+            frame = [segmentation.PerFrameFunctionalGroupsSequence[index]]
+            frame += segmentation.get("SharedFunctionalGroupsSequence") or []
+            if kind == "BINARY" and _of(frame, "SegmentIdentificationSequence").ReferencedSegmentNumber != numbers[0]:
+                continue
+            stored = segmentation.get_stored_frame(index + 1)
+            mask[:, :, _slice_of(frame, series, where)] |= (stored == (1 if kind == "BINARY" else numbers[0])).T
+    except InputError:
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, OSError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{where}: cannot be read ({first_line}); export it again") from error
+    return mask
+
+
+def _of(groups: list[Dataset], keyword: str) -> Dataset:
+    """The functional group of a frame: its own, else the one that all frames share."""
+    for group in groups:
+        if group.get(keyword):
+            return group[keyword].value[0]
+    raise KeyError(f"a frame has no {keyword}")
+
+
+def _slice_of(frame: list[Dataset], series: Series, where: str) -> int:
+    """The index of the slice that a frame lies on."""
+    orientation = np.array(_of(frame, "PlaneOrientationSequence").ImageOrientationPatient, np.float64)
+    wanted = np.array(series.headers[0].ImageOrientationPatient, np.float64)
+    spacing = np.array(_of(frame, "PixelMeasuresSequence").PixelSpacing, np.float64)
+    spacing_wanted = np.array(series.headers[0].PixelSpacing, np.float64)
+    # In voxels at the far corner, which is what a difference in spacing amounts to.
+    drift_vox = np.abs(spacing / spacing_wanted - 1) * (series.shape[1], series.shape[0])
+    if np.abs(orientation - wanted).max() > _COSINE_TOLERANCE or drift_vox.max() > _SAME_PLACE_VOX:
+        raise InputError(f"{where}: frames lie on another grid than series {series.uid}; resample it to that series")
+    corner_mm = np.array(_of(frame, "PlanePositionSequence").ImagePositionPatient, np.float64)
+    away_mm = np.abs(series.positions_mm - corner_mm @ series.normal)
+    index = int(away_mm.argmin())
+    shift_vox = np.abs(series.to_vox(corner_mm)[:2]).max()
+    if away_mm[index] > _SAME_SLICE * series.step_mm or shift_vox > _SAME_PLACE_VOX:
+        raise InputError(
+            f"{where}: a frame lies {away_mm[index]:.2f} mm and {shift_vox:.2f} voxels from the nearest slice of "
+            f"series {series.uid}; it was made on another series"
+        )
+    return index
+
+
+def write_segmentation(
+    path: str | os.PathLike[str],
+    labels: np.ndarray,
+    series: Series,
+    algorithm_type: AlgorithmType = "SEMIAUTOMATIC",
+    description: str = "Lesions",
+) -> int:
+    """Write a mask or instance map as a binary DICOM SEG that refers to the slices it lies on.
+
+    Patient, study and frame of reference are those of the source. Each label above 0 is a segment, numbered from 1 by
+    rising label: "Lesion" for a mask, "Lesion <label>" for an instance map.
+
+    Args:
+        path: file to write; replaced in one step.
+        labels: (column, row, slice) integers on the grid of ``series``; 0 is background.
+        series: the source.
+        algorithm_type: how the mask came about.
+        description: content and series description.
+
+    Returns:
+        Number of segments.
+
+    Raises:
+        InputError: nothing to write, or a source that lacks what a SEG must repeat.
+    """
+    present = np.unique(labels)
+    present = present[present != 0]
+    if not len(present):
+        raise InputError(f"{path}: the mask holds no lesion, and a DICOM SEG cannot be empty")
+    if labels.shape != series.shape:
+        raise ValueError(f"labels of shape {labels.shape} do not fit the series' {series.shape}")
+    made_by = hd.AlgorithmIdentificationSequence("sammed3d-ft", codes.DCM.ArtificialIntelligence, __version__)
+    segments = [
+        hd.seg.SegmentDescription(
+            segment_number=number,
+            segment_label="Lesion" if len(present) == 1 else f"Lesion {label}",
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=codes.SCT.Lesion,
+            algorithm_type=algorithm_type,
+            algorithm_identification=None if algorithm_type == "MANUAL" else made_by,
+            tracking_uid=hd.UID(),
+            tracking_id=f"Lesion {label}",
+        )
+        for number, label in enumerate(present.tolist(), 1)
+    ]
+    frames = labels.transpose(2, 1, 0)
+    # One frame per slice and segment; the numbers of the segments, in the smallest type that holds them.
+    numbered = np.searchsorted(present, frames).astype(np.uint8 if len(present) < 255 else np.uint16) + 1
+    numbered[frames == 0] = 0
+    source: list[Any] = list(series.headers)
+    try:
+        with warnings.catch_warnings():
+            # Pseudonyms are names of one component; the warning would print them.
+            warnings.filterwarnings("ignore", ".*unlikely to represent the intended person name", UserWarning)
+            segmentation = hd.seg.Segmentation(
+                source_images=source,
+                pixel_array=numbered,
+                segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=segments,
+                series_instance_uid=hd.UID(),
+                series_number=1000 + int(series.headers[0].get("SeriesNumber") or 0),
+                sop_instance_uid=hd.UID(),
+                instance_number=1,
+                manufacturer="sammed3d-ft",
+                manufacturer_model_name="sammed3d-ft",
+                software_versions=__version__,
+                device_serial_number="1",
+                content_description=description,
+                content_label="LESIONS",
+                series_description=description,
+            )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: series {series.uid} cannot be referred to ({first_line})") from error
+    with whole_file(Path(path)) as temporary:
+        segmentation.save_as(temporary)
+    return len(segments)

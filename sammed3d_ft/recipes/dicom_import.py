@@ -1,0 +1,172 @@
+"""A folder of DICOM files to NIfTI images in SUV and HU with masks, and a mask back to a DICOM SEG."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from prompts.errors import InputError
+from prompts.whole_files import write_whole
+from sammed3d_ft import __version__
+from sammed3d_ft.data.dicom import rtstruct, seg
+from sammed3d_ft.data.dicom.folder import DicomFile, DicomFolder, choose_series, scan_folder
+from sammed3d_ft.data.dicom.series import Series, order_slices, read_values
+from sammed3d_ft.data.dicom.suv import suv_scale
+from sammed3d_ft.data.images import from_array, grid_difference, read_label, write_float, write_mask
+
+
+def run(
+    folder: Path, out: Path, series: Sequence[str] = (), ct: bool = False, roi: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Write ``PT.nii.gz`` in SUVbw, and if asked ``CT.nii.gz`` in HU and masks; return what import.json holds.
+
+    Each image keeps the grid of its own series. Nothing is written unless everything could be read.
+
+    Args:
+        folder: DICOM files, sub-folders included.
+        out: folder for PT.nii.gz, CT.nii.gz, mask_<name>.nii.gz and import.json.
+        series: Series Instance UIDs to take where there are several of a modality.
+        ct: import the CT as well.
+        roi: names of regions (RTSTRUCT) or labels of segments (SEG) to turn into masks on the PET's grid.
+
+    Raises:
+        InputError: see `sammed3d_ft.data.dicom`; a region that is not there or there twice.
+    """
+    contents = scan_folder(folder)
+    pet = order_slices(choose_series(contents, "PT", series))
+    scale = suv_scale(pet.headers, f"{folder}: PET series {pet.uid}")
+    images: dict[str, Series] = {"PT": pet}
+    warnings = []
+    if ct:
+        found = choose_series(contents, "CT", series, pet.frame_of_reference)
+        if found.frame_of_reference != pet.frame_of_reference:
+            text = f"CT series {found.uid} lies in another frame of reference than the PET"
+            if found.uid not in series:
+                raise InputError(f"{folder}: {text}; register them, or take it as it is by --series {found.uid}")
+            warnings.append(f"{text}: they are not known to be aligned")
+        images["CT"] = order_slices(found)
+
+    regions = _regions(contents, pet)
+    masks = {name: _read_region(name, regions, pet, folder) for name in dict.fromkeys(roi)}
+    files = {name: f"mask_{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.nii.gz" for name in masks}
+    if len(set(files.values())) < len(files):
+        raise InputError(f"--roi {', '.join(masks)}: two of these names make one file name; import one at a time")
+
+    record: dict[str, Any] = {
+        "software": f"sammed3d-ft {__version__}",
+        "folder": str(folder),
+        "suv": {"factor": scale.factor, "how": scale.how, **scale.facts},
+        "images": {},
+        "regions": {},
+        "regions_available": sorted(regions),
+        "outputs": {},
+        "warnings": warnings,
+    }
+    volumes = {
+        modality: from_array(read_values(one, scale.factor if modality == "PT" else 1.0), one.affine)
+        for modality, one in images.items()
+    }
+    for modality, one in images.items():
+        write_float(out / f"{modality}.nii.gz", volumes[modality].array, volumes[modality])
+        record["images"][modality] = _facts(one, volumes[modality].array)
+        record["outputs"][modality] = _output(out / f"{modality}.nii.gz")
+    voxel_ml = float(np.prod(volumes["PT"].spacing_mm)) / 1000
+    for name, mask in masks.items():
+        volume = from_array(mask, pet.affine)
+        write_mask(out / files[name], volume.array, volume)
+        voxels = int(mask.sum())
+        source = regions[name][0]
+        record["regions"][name] = {
+            "from": str(source.path),
+            "kind": source.text("Modality"),
+            "voxels": voxels,
+            "volume_ml": voxels * voxel_ml,
+        }
+        record["outputs"][f"mask {name}"] = _output(out / files[name])
+    write_whole(out / "import.json", json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def export_segmentation(
+    mask: Path, source: Path, out: Path, series: str | None = None, made: str = "SEMIAUTOMATIC"
+) -> dict[str, Any]:
+    """Write a NIfTI mask or instance map as a DICOM SEG that refers to the series it lies on.
+
+    Args:
+        mask: .nii or .nii.gz on the grid of the series, in any axis order.
+        source: folder of the DICOM files that the image was imported from.
+        out: DICOM file to write.
+        series: Series Instance UID; left out, the PET, else the CT.
+        made: MANUAL, SEMIAUTOMATIC or AUTOMATIC.
+
+    Returns:
+        ``series``, ``segments`` and ``voxels`` of what was written.
+
+    Raises:
+        InputError: the mask does not lie on the grid of the series, or holds no lesion.
+    """
+    if made not in get_args(seg.AlgorithmType):
+        raise InputError(f"--made {made}: expected {', '.join(get_args(seg.AlgorithmType))}")
+    label = read_label(mask)
+    contents = scan_folder(source)
+    modality = next((one.modality for one in contents.series if one.uid == series), None)
+    if modality not in ("PT", "CT"):
+        modality = "CT" if series is None and all(one.modality != "PT" for one in contents.series) else "PT"
+    target = order_slices(choose_series(contents, modality, () if series is None else (series,)))
+    grid = from_array(np.zeros(target.shape, np.uint8), target.affine)
+    if difference := grid_difference(label, grid):
+        raise InputError(
+            f"{mask}: does not lie on the grid of series {target.uid}: {difference}; name the series it was made on "
+            "by --series, or resample the mask"
+        )
+    labels = grid.source.from_canonical(label.array)
+    segments = seg.write_segmentation(out, labels, target, made)  # type: ignore[arg-type]
+    return {"series": target.uid, "segments": segments, "voxels": int(np.count_nonzero(labels))}
+
+
+def _regions(contents: DicomFolder, pet: Series) -> dict[str, list[DicomFile]]:
+    """The files that hold each region, of those in the PET's frame of reference."""
+    files: dict[str, list[DicomFile]] = {}
+    for file in contents.regions:
+        reader = rtstruct if file.text("Modality") == "RTSTRUCT" else seg
+        for name in dict.fromkeys(reader.region_names(file, pet.frame_of_reference)):
+            files.setdefault(name, []).append(file)
+    return files
+
+
+def _read_region(name: str, regions: dict[str, list[DicomFile]], pet: Series, folder: Path) -> np.ndarray:
+    files = regions.get(name, [])
+    if not files:
+        there = ", ".join(sorted(regions)) or "none"
+        raise InputError(f"{folder}: --roi {name} is not there; regions on this PET: {there}")
+    if len(files) > 1:
+        places = ", ".join(str(file.path) for file in files)
+        raise InputError(f"{folder}: --roi {name} is in {len(files)} files ({places}); leave one of them in the folder")
+    reader = rtstruct if files[0].text("Modality") == "RTSTRUCT" else seg
+    return reader.read_region(files[0], name, pet)
+
+
+def _facts(series: Series, values: np.ndarray) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for file in series.files:
+        digest.update(file.path.read_bytes())
+    return {
+        "series": series.uid,
+        "description": series.files[0].text("SeriesDescription"),
+        "shape": list(series.shape),
+        "spacing_mm": np.linalg.norm(series.affine[:3, :3], axis=0).tolist(),
+        "lowest": float(values.min()),
+        "highest": float(values.max()),
+        "sha256_of_slices_in_order": digest.hexdigest(),
+    }
+
+
+def _output(path: Path) -> dict[str, str]:
+    with path.open("rb") as file:
+        return {"path": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,0 +1,52 @@
+"""What a run can meet without a mistake in the program, said in one line with the way out."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import torch
+from tqdm import tqdm
+
+from sammed3d_ft.recipes.config import TrainConfig
+
+
+def explain_failure(error: RuntimeError, config: TrainConfig) -> str | None:
+    """One line for what a run can meet without a mistake in the program; None for everything else."""
+    text = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+        optim, ways = config.optim, []
+        if optim.batch_size > 1:
+            ways.append(
+                f"optim.batch_size={optim.batch_size // 2} optim.accumulate={optim.accumulate * 2} (the same step)"
+            )
+        if config.clicks.rounds > 1:
+            ways.append(f"clicks.rounds={config.clicks.rounds - 1} (now {config.clicks.rounds})")
+        if optim.precision == "no":
+            ways.append("optim.precision=bf16")
+        if config.tune.method != "decoder" and len(config.data.modalities) == 1:
+            ways.append("tune.method=decoder (the encoder is then frozen and its output cached)")
+        return f"out of memory ({text[:120]}); try {', or '.join(ways) or 'a device with more memory'}"
+    if "DataLoader worker" in text:
+        return f"a process that loads samples died ({text[:120]}): often out of memory; lower data.workers, 0 at last"
+    if isinstance(error, torch.distributed.DistError) or "/gloo/" in text:  # gloo's are plain RuntimeErrors
+        return (
+            f"lost contact with another process of this run ({text[:120]}); the launcher says below which one ended, "
+            "and why. The same command goes on from the last checkpoint"
+        )
+    return None
+
+
+def print_error(message: str) -> None:
+    """Once, though every process may meet the same error: the others give the first one time to say it.
+
+    The launcher ends all processes as soon as one has ended, so a process that still lives after that time
+    is the only one with this error.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    if rank:
+        time.sleep(3)
+        message = f"process {rank}: {message}"
+    tqdm.write(f"error: {message}", file=sys.stderr)  # clears a progress bar from the line first
+    sys.stderr.flush()

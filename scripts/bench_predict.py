@@ -1,0 +1,125 @@
+"""Times prediction from files to files on a whole-body phantom with 20 lesions, against its bare encoder passes.
+
+python scripts/bench_predict.py [--variant vit_b_ori] [--lesions 20] [--threads 2]
+
+`vit_b_ori` has random weights whose masks are empty, so that no lesion is followed into coarser crops: cost is what is
+shown, not quality. `--variant mini` uses the weights that ship, and its masks are real. In a process of its own:
+reading, cropping, encoding, decoding, and writing mask, lesion numbers, table and record; then as many bare encoder
+passes; then one more click on a lesion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from prompts import clicks_from_mask, write_clicks
+from sammed3d_ft.data.grids import from_array
+from sammed3d_ft.data.images import write_float
+from sammed3d_ft.data.phantom import make_phantom
+from sammed3d_ft.model.build import seeded_model
+from sammed3d_ft.model.weights import save_safetensors
+from sammed3d_ft.recipes import predict
+from sammed3d_ft.recipes.clicked_scan import ClickedScan
+
+
+def write_inputs(work: Path, variant: str, lesions: int) -> str:
+    """A phantom with at least so many lesions, one click on each of so many, and weights; the checkpoint."""
+    for case in range(100):
+        phantom = make_phantom(11, case, "psma", "whole-body")
+        numbers = np.unique(phantom.instances)[1:]
+        if len(numbers) >= lesions:
+            break
+    pet = from_array(phantom.pet, phantom.pet_affine)
+    write_float(work / "pet.nii.gz", pet.array, pet)
+    some = from_array(np.where(phantom.instances <= numbers[lesions - 1], phantom.instances, 0), phantom.pet_affine)
+    clicks = clicks_from_mask(some.array, spacing_mm=some.spacing_mm)
+    write_clicks(work / "clicks.json", clicks.to_world(some.affine))
+    Console().print(f"phantom {phantom.id}: {phantom.pet.shape} voxels, {len(clicks.labels)} of {len(numbers)} lesions")
+    if variant == "mini":
+        return "mini"
+    model = seeded_model(variant, seed=0)
+    last = model.mask_decoder.output_hypernetworks_mlps[0].layers[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.zero_()
+    save_safetensors(work / "model.safetensors", model.state_dict(), {})
+    return str(work / "model.safetensors")
+
+
+def measure(work: Path, checkpoint: str) -> None:
+    """Prints what the table is made of; run in a process of its own."""
+    start = time.perf_counter()
+    outputs = {"instances": work / "instances.nii.gz", "table": work / "lesions.csv"}
+    record = predict.run(
+        work / "pet.nii.gz", work / "clicks.json", Path(checkpoint), work / "mask.nii.gz", device="cpu", **outputs
+    )
+    total = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+    loaded = predict.load_model(Path(checkpoint), "cpu")
+    model = loaded.predictor.model
+    size = model.image_size
+    passes = []
+    with torch.inference_mode():
+        for _ in range(len(record["lesions"])):
+            crop = torch.randn(1, 1, size, size, size)
+            start = time.perf_counter()
+            model.image_encoder(crop)
+            passes.append(time.perf_counter() - start)
+
+    scan = ClickedScan.read(work / "pet.nii.gz", work / "clicks.json")
+    loaded.predictor.set_image({"PT": scan.volume})
+    first, later = [], []
+    for lesion in scan.lesions[:5]:
+        position = lesion.positions_vox[0]
+        for times in (first, later):
+            start = time.perf_counter()
+            loaded.predictor.add_click(position, 1, lesion.number)
+            times.append(time.perf_counter() - start)
+            position = position + 1
+    print(total, sum(passes), peak, statistics.median(first), statistics.median(later), len(passes), sep="\t")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", choices=("vit_b_ori", "mini"), default="vit_b_ori")
+    parser.add_argument("--lesions", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--measure", nargs=2, metavar=("WORK", "CHECKPOINT"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.measure:
+        measure(Path(given.measure[0]), given.measure[1])
+        return
+    with tempfile.TemporaryDirectory() as work:
+        checkpoint = write_inputs(Path(work), given.variant, given.lesions)
+        command = [sys.executable, __file__, "--threads", str(given.threads), "--measure", work, checkpoint]
+        told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    total, encoders, peak, first, later, count = map(float, told.split())
+    table = Table(title=f"{given.variant}, {int(count)} lesions, files to files, {given.threads} threads")
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_row("all, s", f"{total:.1f}")
+    table.add_row(f"{int(count)} bare encoder passes, s", f"{encoders:.1f}")
+    table.add_row("all over encoder passes", f"{total / encoders:.2f}")
+    table.add_row("peak memory of the process, GB", f"{peak / 1e9:.2f}")
+    table.add_row("first click on a lesion, s", f"{first:.3f}")
+    table.add_row("later click, s", f"{later:.3f}")
+    table.add_row("later over first", f"{later / first:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
