@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from sammed3d_ft.model.channel_norm import ChannelNorm
 from sammed3d_ft.model.segment_anything_parts import MLP, TwoWayTransformer
+from sammed3d_ft.model.tokens import token_embedding
 
 
 class MaskDecoder(nn.Module):
@@ -27,8 +28,8 @@ class MaskDecoder(nn.Module):
         self.transformer = TwoWayTransformer(
             depth=depth, embedding_dim=dim, num_heads=num_heads, mlp_dim=mlp_dim
         )
-        self.iou_token = nn.Embedding(1, dim)
-        self.mask_tokens = nn.Embedding(num_masks, dim)
+        self.iou_token = token_embedding(1, dim)
+        self.mask_tokens = token_embedding(num_masks, dim)
         self.output_upscaling = nn.Sequential(
             nn.ConvTranspose3d(dim, dim // 4, kernel_size=2, stride=2),
             ChannelNorm(dim // 4),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sammed3d_ft.model.channel_norm import ChannelNorm
+from sammed3d_ft.model.tokens import token_embedding
 
 
 class FourierPositions(nn.Module):
@@ -44,8 +45,8 @@ class PromptEncoder(nn.Module):
         self.image_size = image_size
         self.grid = grid
         self.pe_layer = FourierPositions(embed_dim // 3)
-        self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(2))
-        self.not_a_point_embed = nn.Embedding(1, embed_dim)
+        self.point_embeddings = nn.ModuleList(token_embedding(1, embed_dim) for _ in range(2))
+        self.not_a_point_embed = token_embedding(1, embed_dim)
         self.mask_downscaling = nn.Sequential(
             nn.Conv3d(1, mask_in_channels // 4, kernel_size=2, stride=2),
             ChannelNorm(mask_in_channels // 4),
@@ -55,7 +56,7 @@ class PromptEncoder(nn.Module):
             nn.GELU(),
             nn.Conv3d(mask_in_channels, embed_dim, kernel_size=1),
         )
-        self.no_mask_embed = nn.Embedding(1, embed_dim)
+        self.no_mask_embed = token_embedding(1, embed_dim)
 
     def get_dense_pe(self) -> Tensor:
         """Positional encoding of the embedding grid, (1, D, g, g, g).
