@@ -17,24 +17,17 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from prompts.errors import InputError
-from sammed3d_ft.data.images import read_image, read_label
 from sammed3d_ft.data.manifest import SPLITS, read_manifest
 from sammed3d_ft.inference import Predictor
-from sammed3d_ft.inference.simulation import CaseScore, simulate_case
+from sammed3d_ft.inference.simulation import CaseScore, simulate_files
 from sammed3d_ft.lesions import SIZE_CLASSES, size_class
 
 
 def click_scores(checkpoint: str, manifest: Path, split: str | None, clicks: list[int]) -> list[CaseScore]:
     predictor = Predictor.from_pretrained(checkpoint)
     found = read_manifest(manifest)
-    scores = []
-    for case in tqdm(found.cases if split is None else found.split(split), unit="case"):
-        if case.label is None:
-            raise InputError(f"case {case.id}: no label")
-        images = {name: read_image(case.images[name], case=case.id) for name in predictor.preprocessing.modalities}
-        scores.append(simulate_case(predictor, images, read_label(case.label, case=case.id), clicks, case=case.id))
-    return scores
+    cases = found.cases if split is None else found.split(split)
+    return [simulate_files(predictor, case, clicks) for case in tqdm(cases, unit="case")]
 
 
 def table_of(scores: list[CaseScore], clicks: list[int], title: str) -> Table:

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from prompts import Click, first_click, lesions_from_mask, next_click
-from sammed3d_ft.data.images import Volume
+from prompts.errors import InputError
+from sammed3d_ft.data.images import Volume, read_image, read_label
+from sammed3d_ft.data.manifest import Case
 from sammed3d_ft.inference.predictor import Predictor
 
 
@@ -109,6 +111,23 @@ def simulate_case(
             for k, mask in union.items()
         }
     return CaseScore(case, case_dice, tuple(scores), tuple(clicks))
+
+
+def simulate_files(
+    predictor: Predictor, case: Case, clicks_at: Sequence[int], *, connectivity: int = 18, targets: str = "each"
+) -> CaseScore:
+    """`simulate_case` of a manifest's case: its images, as far as the model sees them, and its label.
+
+    Raises:
+        InputError: no label, or a file that cannot be read.
+    """
+    if case.label is None:
+        raise InputError(f"case {case.id}: scoring needs a label, the manifest names none")
+    images = {name: read_image(case.images[name], case=case.id) for name in predictor.preprocessing.modalities}
+    label = read_label(case.label, case=case.id)
+    return simulate_case(
+        predictor, images, label, clicks_at, case=case.id, connectivity=connectivity, targets=targets
+    )
 
 
 def _triple(position: np.ndarray) -> tuple[float, float, float]:

@@ -24,12 +24,11 @@ from tqdm import tqdm
 
 from prompts.errors import InputError
 from prompts.whole_files import write_whole
-from sammed3d_ft.data.images import read_image, read_label
 from sammed3d_ft.data.manifest import Case, read_json, read_manifest, write_manifest
 from sammed3d_ft.evaluation.paired import bonferroni, holm, paired_test
 from sammed3d_ft.evaluation.statistics import summarise
 from sammed3d_ft.inference.predictor import Predictor
-from sammed3d_ft.inference.simulation import simulate_case
+from sammed3d_ft.inference.simulation import simulate_files
 from sammed3d_ft.model.weights import sha256_of, state_hash
 from sammed3d_ft.recipes.config import TrainConfig, differences, load_config
 
@@ -265,17 +264,8 @@ def _use_checkpoint(config: BenchmarkConfig, use: _Use) -> list[Failure]:
     writer.writerow(["case", "lesion", *(f"dice@{k}" for k in config.clicks)])
     try:
         for case in tqdm(read_manifest(config.manifest).cases, use.name, unit="case", leave=False):
-            if case.label is None:
-                raise InputError(f"case {case.id}: a benchmark needs a label")
-            images = {key: read_image(case.images[key], case=case.id) for key in use.predictor.preprocessing.modalities}
-            score = simulate_case(
-                use.predictor,
-                images,
-                read_label(case.label, case=case.id),
-                config.clicks,
-                case=case.id,
-                connectivity=use.connectivity,
-                targets=use.targets,
+            score = simulate_files(
+                use.predictor, case, config.clicks, connectivity=use.connectivity, targets=use.targets
             )
             writer.writerow([case.id, "all", *((score.dice or {}).get(k, "") for k in config.clicks)])
     except InputError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,13 @@ from prompts import next_click, write_clicks
 from prompts.errors import InputError
 from sammed3d_ft.data.augment import AugmentationRanges
 from sammed3d_ft.data.embedding_cache import CachedSamples, EmbeddingCache
-from sammed3d_ft.data.images import read_image, read_label
 from sammed3d_ft.data.lesion_store import LesionStore, open_store, prepare_case
 from sammed3d_ft.data.manifest import Case, Manifest
 from sammed3d_ft.data.preprocessing import Preprocessing
 from sammed3d_ft.data.promptable_shapes import ShapeSamples
 from sammed3d_ft.data.samples import LesionSamples, SampleSettings, loader_workers
 from sammed3d_ft.inference.predictor import Predictor
-from sammed3d_ft.inference.simulation import CaseScore, simulate_case
+from sammed3d_ft.inference.simulation import CaseScore, simulate_files
 from sammed3d_ft.lesions import SIZE_CLASSES, size_class
 from sammed3d_ft.losses import build_loss
 from sammed3d_ft.model.adapters import configure_tuning, merged_state, save_adapter
@@ -36,7 +34,6 @@ from sammed3d_ft.recipes.config import TrainConfig, digest
 
 # Counted up when crops, augmentation or clicks are drawn in another way: older caches are then left alone.
 _CACHE_FORMAT = 1
-_log = logging.getLogger(__name__)
 
 
 class PromptedTask:
@@ -250,17 +247,10 @@ class PromptedTask:
         for number, case in tqdm(
             mine, desc=split, disable=not accelerator.is_local_main_process, leave=False
         ):
-            if case.label is None:
-                raise InputError(f"case {case.id}: split {split} needs a label, the manifest names none")
-            images = {
-                name: read_image(case.images[name], case=case.id) for name in self.preprocessing.modalities
-            }
-            score = simulate_case(
+            score = simulate_files(
                 predictor,
-                images,
-                read_label(case.label, case=case.id),
+                case,
                 self.config.validate_.clicks,
-                case=case.id,
                 connectivity=self.config.data.connectivity,
                 targets=self.config.data.targets,
             )

@@ -216,61 +216,61 @@ def _train(config: TrainConfig, manifest: Manifest, accelerator: Accelerator, st
         if main_process:
             draw_training_curves(run)
 
-    if checkpoint is None and config.model.weights != "random":
-        validate()  # what training has to beat; if it never does, these weights are the best
-    while epoch < config.optim.epochs:
-        model.train()
-        batches = epoch_batches(
-            task.sample_count,
-            config.optim.batch_size,
-            config.run.seed,
-            epoch,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )[batch_in_epoch:]
-        loader = iter(
-            DataLoader(
-                task.dataset(epoch),
-                batch_sampler=batches,
-                collate_fn=collate,
-                num_workers=loader_workers(config.data.workers, accelerator.device),
-                pin_memory=accelerator.device.type == "cuda",
+    with bar:
+        if checkpoint is None and config.model.weights != "random":
+            validate()  # what training has to beat; if it never does, these weights are the best
+        while epoch < config.optim.epochs:
+            model.train()
+            batches = epoch_batches(
+                task.sample_count,
+                config.optim.batch_size,
+                config.run.seed,
+                epoch,
+                accelerator.process_index,
+                accelerator.num_processes,
+            )[batch_in_epoch:]
+            loader = iter(
+                DataLoader(
+                    task.dataset(epoch),
+                    batch_sampler=batches,
+                    collate_fn=collate,
+                    num_workers=loader_workers(config.data.workers, accelerator.device),
+                    pin_memory=accelerator.device.type == "cuda",
+                )
             )
-        )
-        while batches:
-            group, batches = batches[: config.optim.accumulate], batches[config.optim.accumulate :]
-            torch.manual_seed(config.run.seed * 1_000_003 + step)  # LoRA's dropout draws from torch's generator
-            group_cases: list[str] = []
-            # The last group of an epoch may be short: the mean is over what it holds, and nothing is dropped.
-            for position in range(len(group)):
-                batch = _to_device(next(loader), accelerator.device)
-                group_cases += task.case_ids(batch)
-                last = position == len(group) - 1
-                with nullcontext() if last else accelerator.no_sync(model), accelerator.autocast():
-                    loss, values = _loss(task, model, batch, epoch)
-                    stop_unless_finite(bool(torch.isfinite(loss)), "the loss", _wrong_cases(task, batch, loss))
-                    accelerator.backward(loss / len(group))
-            norm = float(accelerator.clip_grad_norm_(task.model.parameters(), config.optim.clip_norm))
-            stop_unless_finite(math.isfinite(norm), "the gradient", group_cases)
-            factor = schedule_factor(step, config.optim.warmup_steps, total_steps)
-            set_learning_rates(optimizer, factor)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
-            batch_in_epoch += len(group)
-            bar.update()
-            if step % config.track.log_every_steps == 0:
-                numbers = _mean_over_processes(accelerator, values)
-                record({**numbers, "train/grad_norm": norm, "train/lr_factor": factor, "epoch": epoch + 1})
-                bar.set_postfix(loss=f"{numbers['train/loss']:.3f}", dice=f"{numbers['train/dice_last']:.3f}")
-            if step - saved_step >= config.checkpoint.every_steps and batches:
+            while batches:
+                group, batches = batches[: config.optim.accumulate], batches[config.optim.accumulate :]
+                torch.manual_seed(config.run.seed * 1_000_003 + step)  # LoRA's dropout draws from torch's generator
+                group_cases: list[str] = []
+                # The last group of an epoch may be short: the mean is over what it holds, and nothing is dropped.
+                for position in range(len(group)):
+                    batch = _to_device(next(loader), accelerator.device)
+                    group_cases += task.case_ids(batch)
+                    last = position == len(group) - 1
+                    with nullcontext() if last else accelerator.no_sync(model), accelerator.autocast():
+                        loss, values = _loss(task, model, batch, epoch)
+                        stop_unless_finite(bool(torch.isfinite(loss)), "the loss", _wrong_cases(task, batch, loss))
+                        accelerator.backward(loss / len(group))
+                norm = float(accelerator.clip_grad_norm_(task.model.parameters(), config.optim.clip_norm))
+                stop_unless_finite(math.isfinite(norm), "the gradient", group_cases)
+                factor = schedule_factor(step, config.optim.warmup_steps, total_steps)
+                set_learning_rates(optimizer, factor)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                step += 1
+                batch_in_epoch += len(group)
+                bar.update()
+                if step % config.track.log_every_steps == 0:
+                    numbers = _mean_over_processes(accelerator, values)
+                    record({**numbers, "train/grad_norm": norm, "train/lr_factor": factor, "epoch": epoch + 1})
+                    bar.set_postfix(loss=f"{numbers['train/loss']:.3f}", dice=f"{numbers['train/dice_last']:.3f}")
+                if step - saved_step >= config.checkpoint.every_steps and batches:
+                    save()
+            epoch, batch_in_epoch = epoch + 1, 0
+            if epoch % config.validate_.every_epochs == 0 or epoch == config.optim.epochs:
+                validate()
+            elif step - saved_step >= config.checkpoint.every_steps:
                 save()
-        epoch, batch_in_epoch = epoch + 1, 0
-        if epoch % config.validate_.every_epochs == 0 or epoch == config.optim.epochs:
-            validate()
-        elif step - saved_step >= config.checkpoint.every_steps:
-            save()
-    bar.close()
 
     # 5. The best model: exported, and tested once.
     return _finish(config, task, accelerator, best, time.monotonic() - started)

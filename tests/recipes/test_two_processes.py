@@ -144,7 +144,7 @@ def test_an_error_of_one_process_alone_is_told_and_ends_the_run(tmp_path: Path, 
         "from sammed3d_ft.recipes.train import main\n"
         "from prompts.errors import InputError\n"
         "def broken(*rest, **more): raise InputError('case val_1: cannot be read')\n"
-        "if os.environ['RANK'] == '1': prompted_task.simulate_case = broken\n"
+        "if os.environ['RANK'] == '1': prompted_task.simulate_files = broken\n"
         "main(sys.argv[1:])\n"
     )
     config = config_file(tmp_path / "run", manifest, "full")
