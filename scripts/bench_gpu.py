@@ -20,10 +20,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from published_training import published_loss
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from prompts import next_click
@@ -65,26 +65,7 @@ def our_loss(model: Any, batch: dict[str, Tensor], rounds: int, embedding: Tenso
 
 
 def their_loss(model: Any, batch: dict[str, Tensor], rounds: int, frozen_encoder: bool) -> Tensor:
-    with torch.set_grad_enabled(not frozen_encoder):
-        embedding = model.image_encoder(batch["image"])
-    coords, labels = batch["coords"][:, None], batch["labels"][:, None]
-    low = embedding.new_zeros(len(coords), 1, 32, 32, 32)
-    total = embedding.new_zeros((), dtype=torch.float32)
-    for number in range(1, rounds + 1):
-        sparse, dense = model.prompt_encoder(points=[coords, labels], boxes=None, masks=low.detach())
-        low, _ = model.mask_decoder(
-            image_embeddings=embedding,
-            image_pe=model.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=False,
-        )
-        logits = F.interpolate(low, size=batch["target"].shape[-3:], mode="trilinear", align_corners=False)
-        total = total + LOSS(logits, batch["target"])
-        with torch.no_grad():
-            new, sign = clicks(logits > 0, batch["target"], number)
-        coords, labels = torch.cat([coords, new[:, None]], 1), torch.cat([labels, sign[:, None]], 1)
-    return total / rounds
+    return published_loss(model, batch, rounds, LOSS, clicks, frozen_encoder)
 
 
 class Bench:

@@ -26,10 +26,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from medim.models.sam_med3d import build_sam3D_vit_b_ori
+from published_training import published_loss
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.nn import functional as F
 
 from prompts import next_click
 from sammed3d_ft.data.embedding_cache import CachedSamples, EmbeddingCache
@@ -109,28 +109,15 @@ class Reference:
     def step(self, indices: list[int]) -> float:
         start = time.perf_counter()
         batch: Any = collate([self.samples[index] for index in indices])
-        target: Tensor = batch["target"]
-        with torch.no_grad():
-            embedding = self.model.image_encoder(batch["image"])
-        coords, labels = batch["coords_vox"][:, None], batch["label"][:, None]
-        low = embedding.new_zeros(len(indices), 1, 32, 32, 32)
-        total = torch.zeros(())
-        for number in range(1, self.config.clicks.rounds + 1):
-            sparse, dense = self.model.prompt_encoder(points=[coords, labels], boxes=None, masks=low.detach())
-            low, _ = self.model.mask_decoder(
-                image_embeddings=embedding,
-                image_pe=self.model.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=False,
-            )
-            logits = F.interpolate(low, size=target.shape[-3:], mode="trilinear", align_corners=False)
-            total = total + self.criterion(logits, target)
-            with torch.no_grad():
-                keys = [(self.config.run.seed, 0, index, number) for index in indices]
-                new, sign = next_click(logits > 0, target, strategy=self.config.clicks.next, keys=keys)
-            coords, labels = torch.cat([coords, new[:, None]], 1), torch.cat([labels, sign[:, None]], 1)
-        (total / self.config.clicks.rounds).backward()
+        given = {**batch, "coords": batch["coords_vox"], "labels": batch["label"]}
+
+        def clicks(prediction: Tensor, target: Tensor, number: int) -> tuple[Tensor, Tensor]:
+            keys = [(self.config.run.seed, 0, index, number) for index in indices]
+            new, sign = next_click(prediction, target, strategy=self.config.clicks.next, keys=keys)
+            return new, sign
+
+        rounds = self.config.clicks.rounds
+        published_loss(self.model, given, rounds, self.criterion, clicks, frozen_encoder=True).backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return time.perf_counter() - start

@@ -2,9 +2,8 @@
 
     python scripts/fixed_threshold.py MANIFEST [--split test]
 
-From a click inside the lesion: the PET's maximum within 20 mm, a threshold at 41 % of that maximum over the
-whole image, and of what reaches it the 18-connected component that holds the maximum. 41 % is the percentage
-of the EANM procedure guidelines for FDG PET (Boellaard et al. 2015).
+The rule is `sammed3d_ft.baselines.threshold.FractionOfMaximum`: from a click inside the lesion the PET's maximum
+within 20 mm, and of all voxels at or above 41 % of it the connected component that holds it.
 
 The click is the deepest point of the true mask, by two definitions that differ where lesions are long or cut
 by the field of view. `array`: the first voxel, in the file's order, of largest distance to a background voxel
@@ -23,24 +22,11 @@ from scipy import ndimage
 
 from prompts.depth import deepest_point
 from prompts.errors import InputError
-from prompts.lesions import lesions_from_mask
+from sammed3d_ft.baselines.threshold import FractionOfMaximum
 from sammed3d_ft.data.images import grid_difference, read_image, read_label
 from sammed3d_ft.data.manifest import Case, read_manifest
 
-SEARCH_MM = 20.0
-SHARE_OF_MAXIMUM = 0.41
-
-
-def fixed_threshold(pet: np.ndarray, click_vox: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
-    """The rule's mask, bool (x, y, z), for a PET in any unit and one click (3,) in voxels."""
-    squares = [
-        ((np.arange(size) - at) * step) ** 2
-        for size, at, step in zip(pet.shape, click_vox, spacing_mm, strict=True)
-    ]
-    near = squares[0][:, None, None] + squares[1][:, None] + squares[2] <= SEARCH_MM**2
-    peak_vox = np.unravel_index(np.argmax(np.where(near, pet, -np.inf)), pet.shape)
-    components, _ = lesions_from_mask(pet >= SHARE_OF_MAXIMUM * pet[peak_vox], connectivity=18)
-    return components == components[peak_vox]
+RULE = FractionOfMaximum(0.41)
 
 
 def dice_of_case(case: Case) -> tuple[float, float]:
@@ -63,7 +49,7 @@ def dice_of_case(case: Case) -> tuple[float, float]:
         raise InputError(f"case {case.id}: the label is empty, so there is nothing to click on")
     depth = ndimage.distance_transform_edt(truth, sampling=spacing_mm)
     clicks_vox = (np.array(np.unravel_index(np.argmax(depth), depth.shape)), deepest[0])
-    array, model = (_dice(fixed_threshold(uptake, click, spacing_mm), truth) for click in clicks_vox)
+    array, model = (_dice(RULE.region_of(uptake, click, spacing_mm), truth) for click in clicks_vox)
     return array, model
 
 

@@ -1,6 +1,7 @@
 """Dice after k simulated clicks per lesion, on the scans' own grids: per case, per lesion, per size class.
 
-python scripts/zero_shot.py MANIFEST [--checkpoint mini] [--split test] [--clicks 1 3 5 10] [--out FILE.csv]
+python scripts/zero_shot.py MANIFEST [--checkpoint mini] [--spacing-mm 1.5] [--split test] [--clicks 1 3 5 10]
+                            [--out FILE.csv]
 
 The simulated user of validation: first the lesion's deepest point, then the deepest point of the error. Nothing is
 trained. Size classes: small < 1.5 ml, medium < 4 ml, large.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +25,13 @@ from sammed3d_ft.inference.simulation import CaseScore, simulate_files
 from sammed3d_ft.lesions import SIZE_CLASSES, size_class
 
 
-def click_scores(checkpoint: str, manifest: Path, split: str | None, clicks: list[int]) -> list[CaseScore]:
+def click_scores(
+    checkpoint: str, manifest: Path, split: str | None, clicks: list[int], spacing_mm: float | None = None
+) -> list[CaseScore]:
     predictor = Predictor.from_pretrained(checkpoint)
+    if spacing_mm is not None:
+        preprocessing = replace(predictor.preprocessing, spacing_mm=spacing_mm)
+        predictor = Predictor(predictor.model, preprocessing, accumulate=predictor.accumulate)
     found = read_manifest(manifest)
     cases = found.cases if split is None else found.split(split)
     return [simulate_files(predictor, case, clicks) for case in tqdm(cases, unit="case")]
@@ -48,12 +55,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--checkpoint", default="mini")
+    parser.add_argument("--spacing-mm", type=float, help="of the crops; default: what the checkpoint was made for")
     parser.add_argument("--split", choices=SPLITS, help="only these cases; default: all")
     parser.add_argument("--clicks", type=int, nargs="+", default=[1, 3, 5, 10])
     parser.add_argument("--out", type=Path, help="CSV with a row per lesion")
     given = parser.parse_args()
-    scores = click_scores(given.checkpoint, given.manifest, given.split, given.clicks)
-    Console().print(table_of(scores, given.clicks, f"{given.checkpoint} on {given.manifest}"))
+    scores = click_scores(given.checkpoint, given.manifest, given.split, given.clicks, given.spacing_mm)
+    at = "" if given.spacing_mm is None else f" at {given.spacing_mm:g} mm"
+    Console().print(table_of(scores, given.clicks, f"{given.checkpoint}{at} on {given.manifest}"))
     if given.out is not None:
         with given.out.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
