@@ -11,9 +11,13 @@ import typer
 def evaluate(
     pred: Annotated[Path, typer.Option(help="Folder of predicted masks named by case id, or one mask.")],
     gt: Annotated[Path, typer.Option(help="Folder of true masks, one mask, or a manifest (.json).")],
-    out: Annotated[Path, typer.Option(help="Folder for cases.csv, lesions.csv and summary.json.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, cases.csv, lesions.csv and summary.json.")],
     pet: Annotated[
         Path | None, typer.Option(help="Folder of PET images in SUV, or one; a manifest brings its own.")
+    ] = None,
+    probabilities: Annotated[
+        Path | None,
+        typer.Option(help="Folder of probability maps named by case id, or one: adds FROC, average precision, AUROC."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="With a manifest: only the cases of this split.")] = None,
     connectivity: Annotated[
@@ -23,14 +27,29 @@ def evaluate(
         str,
         typer.Option(help="Which labels are lesion: binary (only 0 and 1 may occur), any, or one label."),
     ] = "binary",
-    figures: Annotated[
-        bool, typer.Option("--figures", help="Draw figures/CASE.png: the PET's projections with both masks.")
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Truth and prediction are instance maps: a lesion is a label.")
     ] = False,
+    compat: Annotated[
+        list[str] | None,
+        typer.Option(help="Score by this rule as well: l1dfl, autopet, deep-psma or brats-mets. Several times."),
+    ] = None,
+    figures: Annotated[
+        bool, typer.Option(help="Draw figures/CASE.png, the projections with both masks; the page shows them.")
+    ] = True,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes; 1 is this one alone. Left out: as many as help, up to 8.")
+    ] = None,
 ) -> None:
     """Score predicted lesion masks by voxels, surfaces, detection, lesions and PET, per case and cohort.
 
+    Finished cases are kept in OUT/cases: the same command goes on where it was stopped, and redoes only what changed.
+    To share the cases among machines: accelerate launch -m sammed3d_ft.cli.main evaluate ...
+
     Exit code 2 when the input does not fit together, 3 when some cases failed (they are marked in cases.csv).
     """
+    import os
+
     from prompts.errors import InputError
     from sammed3d_ft.recipes.evaluate import run
 
@@ -39,7 +58,22 @@ def evaluate(
     if connectivity not in (6, 18, 26):
         raise InputError(f"--connectivity {connectivity}: expected 6, 18 or 26")
     rule: Any = int(foreground) if foreground.isdecimal() else foreground
-    summary = run(pred, gt, out, pet, split, connectivity, rule, figures)
+    summary = run(
+        pred,
+        gt,
+        out,
+        pet,
+        split,
+        connectivity,
+        rule,
+        figures,
+        instances=instances,
+        probabilities=probabilities,
+        compat=compat or (),
+        workers=workers,
+    )
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first process tells, and its exit code is the launcher's: another's would end it before that
     _print(summary, out)
     if summary["cases"]["failed"]:
         raise typer.Exit(3)
@@ -55,10 +89,9 @@ def _print(summary: dict[str, Any], out: Path) -> None:
 
     console = Console()
     cases = summary["cases"]
-    values = Table(
-        title=f"{cases['evaluated']} cases of {cases['patients']} patients, "
-        f"{summary['configuration']['connectivity']}-connectivity"
-    )
+    configuration = summary["configuration"]
+    lesions = "instance maps" if configuration["instances"] else f"{configuration['connectivity']}-connectivity"
+    values = Table(title=f"{_count(cases['evaluated'], 'case')} of {_count(cases['patients'], 'patient')}, {lesions}")
     values.add_column("metric", no_wrap=True)
     for name in ("mean", "95 % CI", "median", "n", "n/a"):
         values.add_column(name, justify="right", no_wrap=True)
@@ -83,9 +116,13 @@ def _print(summary: dict[str, Any], out: Path) -> None:
     for case, error in cases["failed"].items():
         console.print(f"[red]failed[/red] {escape(case)}: {escape(error)}", soft_wrap=True)
     console.print(
-        f"Tables, with every other metric: {escape(str(out))}/cases.csv, lesions.csv, summary.json",
+        f"Page: {escape(str(out))}/report.html; tables, with every other metric: cases.csv, lesions.csv, summary.json",
         soft_wrap=True,
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _number(value: float | None) -> str:

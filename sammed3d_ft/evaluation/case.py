@@ -5,100 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from prompts.errors import InputError
-from prompts.lesions import CONNECTIVITIES, lesions_from_mask
+from prompts.lesions import CONNECTIVITIES
+from sammed3d_ft.evaluation.components import Components, foreground, instance_numbers
 from sammed3d_ft.evaluation.detection import NOT_DEFINED, Detection
-from sammed3d_ft.evaluation.matching import Components, Fates, Matching, fates, match, overlaps
+from sammed3d_ft.evaluation.froc import ScoredLesions
+from sammed3d_ft.evaluation.matching import Fates, Matching, Overlaps, fates, match, overlaps
 from sammed3d_ft.evaluation.metrics import HEADLINE_IOU, IOU_THRESHOLDS, NSD_TOLERANCES_MM
-from sammed3d_ft.evaluation.surface import hd95_mm, nsd, surface_distances
+from sammed3d_ft.evaluation.results import CaseResult, LesionResult, MaskQuantities
+from sammed3d_ft.evaluation.surface import SurfaceDistances, hd95_mm, nsd, surface_distances
 from sammed3d_ft.lesions.diameter import dmax_cm
-from sammed3d_ft.lesions.peak import sphere_margin_vox
-from sammed3d_ft.lesions.table import Lesion, lesion_table
+from sammed3d_ft.lesions.table import Lesion, lesions_of_voxels
 
-
-@dataclass(frozen=True)
-class MaskQuantities:
-    """What one mask says of the patient. SUV quantities are NaN for an empty mask and without PET."""
-
-    lesions: int
-    volume_ml: float
-    dmax_cm: float
-    suv_max: float
-    suv_mean: float
-    suv_peak: float
-    tla: float
-
-
-@dataclass(frozen=True)
-class LesionResult:
-    """A true lesion with what became of it, or a predicted lesion that no true one was matched with."""
-
-    source: str
-    """``truth`` or ``prediction``."""
-    lesion: Lesion
-    fate: str
-    """truth: matched, merged, low_iou, missed; prediction: fragment, low_iou, isolated; see `fates`."""
-    partner_id: int | None
-    """Number of the lesion on the other side that it is matched with, or that explains the fate."""
-    iou: float
-    """With the match; 0 for a truth without one, NaN for a prediction."""
-    dice: float
-    """With the match; 0 for a truth without one, NaN for a prediction."""
-    volume_error_ml: float
-    """Matched prediction minus truth; NaN without a match."""
-
-    def as_row(self) -> dict[str, Any]:
-        return {
-            "source": self.source,
-            **self.lesion.as_row(),
-            "fate": self.fate,
-            "partner_id": self.partner_id,
-            "iou": self.iou,
-            "dice": self.dice,
-            "volume_error_ml": self.volume_error_ml,
-        }
-
-
-@dataclass(frozen=True)
-class CaseResult:
-    """All metrics of one case. NaN means not defined (n/a); `metrics.METRICS` states each convention."""
-
-    dice: float
-    iou: float
-    nsd: dict[float, float]
-    """By tolerance in mm."""
-    hd95_mm: float
-    fpv_ml: float
-    fnv_ml: float
-    detection: dict[float, Detection]
-    """By IoU threshold."""
-    lesion_dice: float
-    splits: int
-    merges: int
-    suvmax_hit_recall: float
-    truth: MaskQuantities
-    pred: MaskQuantities
-    lesions: tuple[LesionResult, ...]
-    """Every true lesion, then every unmatched prediction, at the headline IoU threshold."""
-
-    def as_row(self) -> dict[str, Any]:
-        """Flat columns, in the order of `metrics.METRICS`."""
-        row: dict[str, Any] = {"dice": self.dice, "iou": self.iou}
-        row |= {f"nsd_{tolerance:g}mm": value for tolerance, value in self.nsd.items()}
-        row |= {"hd95_mm": self.hd95_mm, "fpv_ml": self.fpv_ml, "fnv_ml": self.fnv_ml}
-        for threshold, counts in self.detection.items():
-            for name in ("f1", "precision", "recall", "tp", "fp", "fn"):
-                row[f"{name}_iou{threshold:g}"] = getattr(counts, name)
-        row |= {"pq_iou0.5": self.detection[0.5].pq, "lesion_dice": self.lesion_dice}
-        row |= {"splits": self.splits, "merges": self.merges, "suvmax_hit_recall": self.suvmax_hit_recall}
-        for mask, of in (("truth", self.truth), ("pred", self.pred)):
-            for name in ("lesions", "volume_ml", "dmax_cm", "suv_max", "suv_mean", "suv_peak", "tla"):
-                row[f"{mask}_{name}"] = getattr(of, name)
-        return row
+__all__ = ["CaseResult", "LesionResult", "MaskQuantities", "evaluate_case"]
 
 
 def evaluate_case(
@@ -108,78 +30,127 @@ def evaluate_case(
     pet: np.ndarray | None = None,
     connectivity: int = 18,
     affine: np.ndarray | None = None,
+    *,
+    instances: bool = False,
+    probability: np.ndarray | None = None,
 ) -> CaseResult:
     """Compare a predicted mask with the true one.
 
     Args:
-        gt: (x, y, z) true mask, bool or 0/1.
-        pred: (x, y, z) predicted mask, bool or 0/1.
+        gt: (x, y, z) true mask, bool or 0/1; with ``instances`` an instance map.
+        pred: (x, y, z) predicted mask, bool or 0/1; with ``instances`` an instance map.
         spacing_mm: (3,) voxel size along x, y, z in mm.
         pet: (x, y, z) PET in SUV on the same grid, if there is one.
         connectivity: 6, 18 or 26: which voxels that touch belong to one lesion. No lesion is too small to
             count.
         affine: (4, 4) voxel index to world mm, so that lesion centroids are in world mm; without it voxel
             (0, 0, 0) is at the origin.
+        instances: both masks hold lesion numbers (0 background, 1.. lesions, gaps allowed), and all voxels of one
+            number are one lesion: touching lesions stay apart, and ``connectivity`` plays no part.
+        probability: (x, y, z) predicted probabilities in [0, 1], for FROC and AP. A predicted lesion's confidence is
+            the highest probability in it (the convention of picai_eval).
 
     Returns:
         The metrics; each definition and its value for empty masks is in `sammed3d_ft.evaluation.METRICS`.
 
     Raises:
-        InputError: shapes that differ, masks that hold other values than 0 and 1, PET that is not finite, an
-            impossible spacing or connectivity, or an affine of another voxel size.
+        InputError: shapes that differ, masks that hold other values than 0 and 1 (with ``instances``: negative numbers
+            or fractions), PET that is not finite in or near a lesion, probabilities outside [0, 1] or 0 all over a
+            predicted lesion, an impossible spacing or connectivity, or an affine of another voxel size.
     """
     spacing, affine = _geometry(spacing_mm, affine)
     if connectivity not in CONNECTIVITIES:
         raise InputError(f"connectivity is {connectivity}; it must be one of 6, 18 or 26")
-    truth_mask, pred_mask = _binary(gt, "truth"), _binary(pred, "prediction")
-    for name, array in (("prediction", pred), ("PET", pet)):
-        if array is not None and array.shape != gt.shape:
-            raise InputError(
-                f"{name} has shape {array.shape}, the truth {gt.shape}: bring both onto one grid"
-            )
+    shape = _one_grid(gt, pred, pet, probability)
+    truth = _Side.of(gt, "truth", instances, shape, connectivity, affine, pet)
+    prediction = _Side.of(pred, "prediction", instances, shape, connectivity, affine, pet)
 
-    # All work happens in the box of both masks; the margin keeps every sphere of SUVpeak whole.
-    box = _box(truth_mask, pred_mask, sphere_margin_vox(affine) if pet is not None else np.zeros(3, np.int64))
-    truth_mask, pred_mask = truth_mask[box], pred_mask[box]
-    pet = None if pet is None else pet[box]
-    if pet is not None and not np.isfinite(pet.sum(dtype=np.float64)):
-        raise InputError("PET holds NaN or infinite values in or near the lesions: repair the image")
-    affine = affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ np.array([side.start for side in box])
-
-    truth, truth_lesions = _lesions(truth_mask, connectivity, affine, pet)
-    prediction, pred_lesions = _lesions(pred_mask, connectivity, affine, pet)
-    pairs = overlaps(truth, prediction)
+    pairs = overlaps(truth.components, prediction.components)
     matchings = {threshold: match(pairs, threshold) for threshold in IOU_THRESHOLDS}
     headline = matchings[HEADLINE_IOU]
     named = fates(pairs, headline)
-    lesions = _lesion_results(truth_lesions, pred_lesions, headline, named)
+    confidences = None if probability is None else _confidences(prediction, probability)
+    lesions = _lesion_results(truth, prediction, headline, named, confidences, spacing)
+    matches = [row for row in lesions if row.fate == "matched"]
 
-    n_truth, n_pred, n_shared = len(truth.voxels), len(prediction.voxels), int(pairs.shared_voxels.sum())
-    surfaces = surface_distances(truth_mask, pred_mask, spacing)
+    n_truth, n_pred, n_shared = len(truth.coords_vox), len(prediction.coords_vox), int(pairs.shared_voxels.sum())
+    surfaces = surface_distances(truth.coords_vox, prediction.coords_vox, spacing)
     return CaseResult(
         dice=2 * n_shared / (n_truth + n_pred) if n_truth else NOT_DEFINED,
         iou=n_shared / (n_truth + n_pred - n_shared) if n_truth else NOT_DEFINED,
-        nsd={tolerance: nsd(surfaces, tolerance) for tolerance in NSD_TOLERANCES_MM},
+        nsd=_nsd(surfaces),
         hd95_mm=hd95_mm(surfaces),
-        fpv_ml=_untouched_ml(pred_lesions, pairs.pred),
-        fnv_ml=_untouched_ml(truth_lesions, pairs.truth) if n_truth else NOT_DEFINED,
+        fpv_ml=_untouched_ml(prediction.lesions, pairs.pred),
+        fnv_ml=_untouched_ml(truth.lesions, pairs.truth) if n_truth else NOT_DEFINED,
         detection={t: Detection(m.tp, m.fp, m.fn, float(m.iou.sum())) for t, m in matchings.items()},
         lesion_dice=_mean([row.dice for row in lesions if row.source == "truth"]),
+        matched_dice=_mean([row.dice for row in matches]),
+        matched_iou=_mean([row.iou for row in matches]),
+        matched_nsd={t: _mean([row.nsd[t] for row in matches]) for t in NSD_TOLERANCES_MM},
+        matched_hd95_mm=_mean([row.hd95_mm for row in matches]),
+        matched_volume_error_ml=_mean([row.volume_error_ml for row in matches]),
         splits=named.splits,
         merges=named.merges,
-        suvmax_hit_recall=_mean(
-            [float(pred_mask[v]) for v in (lesion.suv_max_vox for lesion in truth_lesions) if v]
-        ),
-        truth=_quantities(truth, truth_lesions, truth_mask.shape, affine, pet is not None),
-        pred=_quantities(prediction, pred_lesions, truth_mask.shape, affine, pet is not None),
+        suvmax_hit_recall=_mean([float(pred[v] != 0) for v in (lesion.suv_max_vox for lesion in truth.lesions) if v]),
+        truth=truth.quantities(affine, pet is not None),
+        pred=prediction.quantities(affine, pet is not None),
         lesions=lesions,
+        scored=None if confidences is None else _scored(pairs, headline, confidences),
     )
 
 
-def _geometry(
-    spacing_mm: Sequence[float] | np.ndarray, affine: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class _Side:
+    """One of the two masks."""
+
+    coords_vox: np.ndarray
+    """(n, 3) foreground voxels in index order."""
+    components: Components
+    lesions: list[Lesion]
+
+    @classmethod
+    def of(
+        cls,
+        mask: np.ndarray,
+        name: str,
+        instances: bool,
+        shape: tuple[int, int, int],
+        connectivity: int,
+        affine: np.ndarray,
+        pet: np.ndarray | None,
+    ) -> _Side:
+        voxels = foreground(mask)
+        coords_vox = np.stack(np.unravel_index(voxels, shape)).T
+        values = mask[tuple(coords_vox.T)]
+        if instances:
+            components, numbers = Components.numbered(voxels, instance_numbers(values, name))
+            labels = numbers[components.labels - 1]
+        else:
+            _check_binary(values, name)
+            components = Components.connected(voxels, shape, connectivity)
+            labels = components.labels
+        return cls(coords_vox, components, lesions_of_voxels(coords_vox, labels, affine, pet))
+
+    def by_lesion(self) -> list[np.ndarray]:
+        """For each lesion its (n, 3) voxels."""
+        order = np.argsort(self.components.labels, kind="stable")
+        return np.split(self.coords_vox[order], np.cumsum(self.components.sizes)[:-1])
+
+    def quantities(self, affine: np.ndarray, has_pet: bool) -> MaskQuantities:
+        volume_ml = math.fsum(lesion.volume_ml for lesion in self.lesions)
+        tla = math.fsum(lesion.tla for lesion in self.lesions) if has_pet else NOT_DEFINED
+        return MaskQuantities(
+            lesions=self.components.count,
+            volume_ml=volume_ml,
+            dmax_cm=dmax_cm(self.coords_vox @ affine[:3, :3].T),
+            suv_max=max((lesion.suv_max for lesion in self.lesions), default=NOT_DEFINED),
+            suv_mean=tla / volume_ml if self.lesions else NOT_DEFINED,
+            suv_peak=max((lesion.suv_peak for lesion in self.lesions), default=NOT_DEFINED),
+            tla=tla,
+        )
+
+
+def _geometry(spacing_mm: Sequence[float] | np.ndarray, affine: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     if spacing.shape != (3,) or not (np.isfinite(spacing).all() and (spacing > 0).all()):
         raise InputError(f"spacing_mm is {spacing.tolist()}; expected three positive lengths in mm")
@@ -191,38 +162,55 @@ def _geometry(
     return spacing, affine
 
 
-def _binary(mask: np.ndarray, name: str) -> np.ndarray:
-    """The mask as bool; anything but 0 and 1 is refused, since which label is the lesion would be a guess."""
-    if mask.ndim != 3:
-        raise InputError(f"{name} has shape {mask.shape}; expected three axes")
-    if mask.dtype == bool:
-        return mask
-    foreground = mask == 1
-    if np.count_nonzero(mask) != np.count_nonzero(foreground):
-        other = mask[(mask != 0) & ~foreground][0]
+def _one_grid(
+    gt: np.ndarray, pred: np.ndarray, pet: np.ndarray | None, probability: np.ndarray | None
+) -> tuple[int, int, int]:
+    if gt.ndim != 3:
+        raise InputError(f"truth has shape {gt.shape}; expected three axes")
+    for name, array in (("prediction", pred), ("PET", pet), ("probability", probability)):
+        if array is not None and array.shape != gt.shape:
+            raise InputError(f"{name} has shape {array.shape}, the truth {gt.shape}: bring both onto one grid")
+    x, y, z = gt.shape
+    return x, y, z
+
+
+def _check_binary(foreground_values: np.ndarray, name: str) -> None:
+    """Anything but 0 and 1 is refused, since which label is the lesion would be a guess."""
+    other = foreground_values[foreground_values != 1]
+    if len(other):
         raise InputError(
-            f"{name} is not binary: it holds {other}; say which values are lesion (for example mask > 0)"
+            f"{name} is not binary: it holds {other[0]}; say which values are lesion (for example mask > 0)"
         )
-    return foreground
 
 
-def _box(a: np.ndarray, b: np.ndarray, margin: np.ndarray) -> tuple[slice, slice, slice]:
-    """Bounding box of both masks, widened by the margin as far as the volume goes; never without voxels."""
-    sides = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        used = np.flatnonzero(a.any(axis=others) | b.any(axis=others))
-        first, last = (used[0], used[-1]) if len(used) else (0, 0)
-        sides.append(slice(max(int(first - margin[axis]), 0), int(last + margin[axis]) + 1))
-    return sides[0], sides[1], sides[2]
+def _confidences(prediction: _Side, probability: np.ndarray) -> np.ndarray:
+    """(count,) highest probability in each predicted lesion."""
+    values = probability[tuple(prediction.coords_vox.T)].astype(np.float64)
+    if not (values.min(initial=0) >= 0 and values.max(initial=0) <= 1):  # NaN fails as well
+        raise InputError(f"probability holds {values[~((values >= 0) & (values <= 1))][0]}; expected values in [0, 1]")
+    highest = np.zeros(prediction.components.count)
+    np.maximum.at(highest, prediction.components.labels - 1, values)
+    if (highest == 0).any():
+        lesion = prediction.lesions[int(np.flatnonzero(highest == 0)[0])].lesion_id
+        raise InputError(f"probability is 0 all over predicted lesion {lesion}: it is not that of this prediction")
+    return highest
 
 
-def _lesions(
-    mask: np.ndarray, connectivity: int, affine: np.ndarray, pet: np.ndarray | None
-) -> tuple[Components, list[Lesion]]:
-    # The instance map is freed on return: only its foreground is kept.
-    instances, count = lesions_from_mask(mask, connectivity)
-    return Components.of(instances, count), lesion_table(instances, affine, pet)
+def _scored(pairs: Overlaps, headline: Matching, confidences: np.ndarray) -> ScoredLesions:
+    matched = headline.truth_of_pred >= 0
+    enough = np.zeros(len(confidences), bool)
+    enough[pairs.pred[pairs.iou >= HEADLINE_IOU]] = True
+    return ScoredLesions(
+        hits=tuple(confidences[matched].tolist()),
+        false_alarms=tuple(confidences[~enough].tolist()),
+        ignored=int((enough & ~matched).sum()),
+        truths=pairs.n_truth,
+        case_confidence=float(confidences.max(initial=0)),
+    )
+
+
+def _nsd(surfaces: SurfaceDistances) -> dict[float, float]:
+    return {tolerance: nsd(surfaces, tolerance) for tolerance in NSD_TOLERANCES_MM}
 
 
 def _untouched_ml(lesions: list[Lesion], touched: np.ndarray) -> float:
@@ -236,24 +224,36 @@ def _mean(values: list[float]) -> float:
 
 
 def _lesion_results(
-    truths: list[Lesion], predictions: list[Lesion], matching: Matching, named: Fates
+    truth: _Side,
+    prediction: _Side,
+    matching: Matching,
+    named: Fates,
+    confidences: np.ndarray | None,
+    spacing: np.ndarray,
 ) -> tuple[LesionResult, ...]:
+    """Every true lesion, then every unmatched prediction."""
+    no_nsd = dict.fromkeys(NSD_TOLERANCES_MM, NOT_DEFINED)
+    truth_voxels, pred_voxels = truth.by_lesion(), prediction.by_lesion()
     rows = []
-    for index, lesion in enumerate(truths):
+    for index, lesion in enumerate(truth.lesions):
         partner, iou = int(named.truth_partner[index]), float(matching.iou[index])
         matched = named.truth[index] == "matched"
+        surfaces = surface_distances(truth_voxels[index], pred_voxels[partner], spacing) if matched else None
         rows.append(
             LesionResult(
                 source="truth",
                 lesion=lesion,
                 fate=named.truth[index],
-                partner_id=partner + 1 if partner >= 0 else None,
+                partner_id=prediction.lesions[partner].lesion_id if partner >= 0 else None,
                 iou=iou,
                 dice=2 * iou / (1 + iou),
-                volume_error_ml=predictions[partner].volume_ml - lesion.volume_ml if matched else NOT_DEFINED,
+                volume_error_ml=prediction.lesions[partner].volume_ml - lesion.volume_ml if matched else NOT_DEFINED,
+                nsd=no_nsd if surfaces is None else _nsd(surfaces),
+                hd95_mm=NOT_DEFINED if surfaces is None else hd95_mm(surfaces),
+                confidence=float(confidences[partner]) if matched and confidences is not None else NOT_DEFINED,
             )
         )
-    for index, lesion in enumerate(predictions):
+    for index, lesion in enumerate(prediction.lesions):
         if named.pred[index] == "matched":
             continue
         partner = int(named.pred_partner[index])
@@ -262,27 +262,13 @@ def _lesion_results(
                 source="prediction",
                 lesion=lesion,
                 fate=named.pred[index],
-                partner_id=partner + 1 if partner >= 0 else None,
+                partner_id=truth.lesions[partner].lesion_id if partner >= 0 else None,
                 iou=NOT_DEFINED,
                 dice=NOT_DEFINED,
                 volume_error_ml=NOT_DEFINED,
+                nsd=no_nsd,
+                hd95_mm=NOT_DEFINED,
+                confidence=NOT_DEFINED if confidences is None else float(confidences[index]),
             )
         )
     return tuple(rows)
-
-
-def _quantities(
-    components: Components, lesions: list[Lesion], shape: tuple[int, ...], affine: np.ndarray, has_pet: bool
-) -> MaskQuantities:
-    coords_vox = np.stack(np.unravel_index(components.voxels, shape), axis=1)
-    volume_ml = math.fsum(lesion.volume_ml for lesion in lesions)
-    tla = math.fsum(lesion.tla for lesion in lesions) if has_pet else NOT_DEFINED
-    return MaskQuantities(
-        lesions=components.count,
-        volume_ml=volume_ml,
-        dmax_cm=dmax_cm(coords_vox @ affine[:3, :3].T),
-        suv_max=max((lesion.suv_max for lesion in lesions), default=NOT_DEFINED),
-        suv_mean=tla / volume_ml if lesions else NOT_DEFINED,
-        suv_peak=max((lesion.suv_peak for lesion in lesions), default=NOT_DEFINED),
-        tla=tla,
-    )

@@ -1,24 +1,41 @@
-"""Evaluates a cohort: reads the files of each case, and keeps a case that fails as a marked one."""
+"""Evaluates a cohort: reads the files of each case, in several processes if asked, and marks a case that fails."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import multiprocessing
+import multiprocessing.connection
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from prompts.errors import InputError
-from sammed3d_ft.data.images import grid_difference, read_image, read_label
-from sammed3d_ft.evaluation.case import CaseResult, evaluate_case
+from sammed3d_ft.data.images import Volume, grid_difference, read_image, read_label
+from sammed3d_ft.evaluation.case import evaluate_case
+from sammed3d_ft.evaluation.compat import COMPAT, compat_columns
+from sammed3d_ft.evaluation.kept_cases import CaseEvaluation, file_name, keep, kept, made_of
 from sammed3d_ft.evaluation.pairing import CasePaths, pair_folders
-from sammed3d_ft.evaluation.report import CaseEvaluation, write_report
+from sammed3d_ft.evaluation.report import write_report
+from sammed3d_ft.evaluation.results import CaseResult
+from sammed3d_ft.figures.mip import draw_mip
 
-__all__ = ["CaseEvaluation", "Foreground", "evaluate_folders", "evaluate_pair", "evaluate_pairs"]
+__all__ = ["CaseEvaluation", "Foreground", "evaluate_folders", "evaluate_pair", "evaluate_pairs", "figure_file"]
 
 Foreground = Literal["binary", "any"] | int
 """Which label values are lesion: ``binary`` (only 0 and 1 may occur), ``any`` above 0, or one value."""
+
+_VOXELS_OF_MHD = re.compile(rb"^ElementDataFile\s*=\s*(.+)$", re.MULTILINE)
+_MOST_WORKERS = 8  # each holds a case's volumes, about 0.7 GB for a whole body of 400 x 400 x 600 voxels
 
 
 def evaluate_folders(
@@ -48,37 +65,151 @@ def evaluate_pairs(
     connectivity: int = 18,
     foreground: Foreground = "binary",
     progress: Callable[[Iterable[CasePaths]], Iterable[CasePaths]] = iter,
+    *,
+    instances: bool = False,
+    compat: Sequence[str] = (),
+    keep_in: Path | None = None,
+    figures: Path | None = None,
+    workers: int = 0,
 ) -> list[CaseEvaluation]:
-    """Evaluate cases one after the other; ``progress`` may wrap the cases to show a bar, as tqdm does."""
-    return [evaluate_pair(case, connectivity, foreground) for case in progress(pairs)]
+    """Evaluate cases, in the order given.
+
+    Args:
+        pairs: the files of each case.
+        connectivity: 6, 18 or 26.
+        foreground: which labels are lesion.
+        progress: may wrap the cases to show a bar, as tqdm does.
+        instances: both masks are instance maps, see `evaluate_case`; every label above 0 is a lesion.
+        compat: names of other people's rules (`COMPAT`) whose columns are added.
+        keep_in: folder for a small file per finished case; a case whose files, settings and code have not changed
+            since is read from there and not evaluated again.
+        figures: folder for ``<case>.png``, the projections with both masks.
+        workers: processes; 0 and 1 mean this one.
+
+    Raises:
+        InputError: settings that contradict each other, a folder that cannot be written to, or a process that was
+            ended from outside.
+    """
+    unknown = [name for name in compat if name not in COMPAT]
+    if unknown:
+        raise InputError(f"no scoring rule {unknown[0]!r}; there are {', '.join(COMPAT)}")
+    if instances and foreground not in ("binary", "any"):
+        raise InputError(f"with instance maps every label is a lesion: foreground {foreground} contradicts that")
+    one = partial(
+        evaluate_pair,
+        connectivity=connectivity,
+        foreground=foreground,
+        instances=instances,
+        compat=tuple(compat),
+        keep_in=keep_in,
+        figures=figures,
+    )
+    if workers <= 1:
+        return [one(case) for case in progress(pairs)]
+    with _processes(workers) as pool:
+        results = pool.map(one, pairs)
+        return [next(results) for _ in progress(pairs)]
 
 
 def evaluate_pair(
-    case: CasePaths, connectivity: int = 18, foreground: Foreground = "binary"
+    case: CasePaths,
+    connectivity: int = 18,
+    foreground: Foreground = "binary",
+    *,
+    instances: bool = False,
+    compat: Sequence[str] = (),
+    keep_in: Path | None = None,
+    figures: Path | None = None,
 ) -> CaseEvaluation:
     """Read one case and evaluate it. What is wrong with its files becomes its ``error``, not an exception."""
+    hashes: dict[str, str] = {}
     try:
-        return CaseEvaluation(case, _evaluate(case, connectivity, foreground), None, _hashes(case))
+        hashes = _hashes(case)
+        if keep_in is None:
+            result, columns = _evaluate(case, connectivity, foreground, instances, compat, figures)
+            return CaseEvaluation(case, result, None, hashes, columns)
+        settings = {"connectivity": connectivity, "foreground": foreground, "instances": instances, "compat": [*compat]}
+        of = made_of(hashes, settings)
+        before = kept(keep_in, case, of)
+        if before is None or (figures is not None and not figure_file(figures, case).is_file()):
+            result, columns = _evaluate(case, connectivity, foreground, instances, compat, figures)
+            keep(keep_in, CaseEvaluation(case, result, None, hashes, columns), of)
+            before = kept(keep_in, case, of)  # the one that a second start would see, to the last bit
+        assert before is not None
+        return before
     except InputError as error:
-        return CaseEvaluation(case, None, str(error), {})
+        return CaseEvaluation(case, None, str(error), hashes)
 
 
-def _evaluate(case: CasePaths, connectivity: int, foreground: Foreground) -> CaseResult:
+def workers_that_help(cases: int) -> int:
+    """Processes for so many cases on this machine; 0 where starting them costs more than it saves.
+
+    Two cases or more for each, at most one for each processor that this process may use (shared with the other
+    processes of a launcher), and no more than eight, for the memory they take.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    workers = min(usable, cases // 2, _MOST_WORKERS)
+    return workers if workers > 1 else 0
+
+
+def figure_file(folder: Path, case: CasePaths) -> Path:
+    """The PNG of a case in the folder of figures."""
+    return folder / file_name(case.id, ".png")
+
+
+def _evaluate(
+    case: CasePaths,
+    connectivity: int,
+    foreground: Foreground,
+    instances: bool,
+    compat: Sequence[str],
+    figures: Path | None,
+) -> tuple[CaseResult, dict[str, float]]:
     truth = read_label(case.truth, case=case.id)
     pred = read_label(case.pred, case=case.id)
-    pet = None if case.pet is None else read_image(case.pet, case=case.id)
-    for name, volume in (("prediction", pred), ("PET", pet)):
-        difference = None if volume is None else grid_difference(volume, truth)
-        if difference:
-            raise InputError(f"case {case.id}: {name} is on another grid than the truth ({difference})")
-    return evaluate_case(
-        _lesion_mask(truth.array, foreground, case.id, case.truth),
-        _lesion_mask(pred.array, foreground, case.id, case.pred),
-        truth.spacing_mm,
-        None if pet is None else pet.array,
-        connectivity,
-        truth.affine,
-    )
+    pet = _image(case.pet, case, "PET", truth)
+    probability = _image(case.probability, case, "probability map", truth)
+    difference = grid_difference(pred, truth)
+    if difference:
+        raise InputError(f"case {case.id}: prediction is on another grid than the truth ({difference})")
+    if instances:
+        gt_mask, pred_mask = truth.array, pred.array
+    else:
+        gt_mask = _lesion_mask(truth.array, foreground, case.id, case.truth)
+        pred_mask = _lesion_mask(pred.array, foreground, case.id, case.pred)
+    spacing = truth.spacing_mm
+    try:
+        result = evaluate_case(
+            gt_mask,
+            pred_mask,
+            spacing,
+            pet,
+            connectivity,
+            truth.affine,
+            instances=instances,
+            probability=probability,
+        )
+        columns: dict[str, float] = {}
+        for name in compat:
+            columns |= compat_columns(name, gt_mask, pred_mask, spacing, pet)
+    except InputError as error:
+        raise InputError(f"case {case.id}: {error}") from error
+    if figures is not None:
+        dice = "n/a" if result.dice != result.dice else f"{result.dice:.3f}"
+        file, title = figure_file(figures, case), f"{case.id}, Dice {dice}"
+        draw_mip(pet, spacing, file, gt_mask != 0, pred_mask != 0, title=title)
+    return result, columns
+
+
+def _image(path: Path | None, case: CasePaths, name: str, truth: Volume) -> np.ndarray | None:
+    if path is None:
+        return None
+    image = read_image(path, case=case.id)
+    difference = grid_difference(image, truth)
+    if difference:
+        raise InputError(f"case {case.id}: {name} is on another grid than the truth ({difference})")
+    return image.array
 
 
 def _lesion_mask(labels: np.ndarray, foreground: Foreground, case: str, path: Path) -> np.ndarray:
@@ -94,10 +225,44 @@ def _lesion_mask(labels: np.ndarray, foreground: Foreground, case: str, path: Pa
     return labels > 0
 
 
-def _hashes(case: CasePaths) -> dict[str, Any]:
+def _hashes(case: CasePaths) -> dict[str, str]:
+    """Of the files as they are on the disk: a fraction of what unpacking them costs."""
     hashes = {}
-    for name, path in (("truth", case.truth), ("prediction", case.pred), ("pet", case.pet)):
-        if path is not None:
+    for name, path in case.files.items():
+        try:
             with path.open("rb") as file:
-                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+                digest = hashlib.file_digest(file, "sha256")
+            if path.suffix.lower() == ".mhd" and (voxels := _VOXELS_OF_MHD.search(path.read_bytes())):
+                digest.update((path.parent / voxels[1].decode().strip()).read_bytes())
+            hashes[name] = digest.hexdigest()
+        except OSError as error:
+            raise InputError(f"case {case.id}: {path}: cannot be read ({error.strerror or error})") from error
     return hashes
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
+    # Spawned: a fork would copy locks that threads of this process (tqdm's, a BLAS library's) may hold.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_live_with_the_parent)
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process that evaluates cases was ended from outside, often for lack of memory; with fewer --workers the "
+            "same command goes on from the finished cases"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _live_with_the_parent() -> None:
+    """In a worker: leave Ctrl-C to the parent, and end when the parent is gone, however it was ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch(sentinel: Any = parent.sentinel) -> None:
+        multiprocessing.connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -11,31 +10,10 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from sammed3d_ft.evaluation.components import Components
+
 TruthFate = Literal["matched", "merged", "low_iou", "missed"]
 PredictionFate = Literal["matched", "fragment", "low_iou", "isolated"]
-
-
-@dataclass(frozen=True)
-class Components:
-    """The lesions of one mask as its foreground voxels only, so that nothing later walks the whole volume."""
-
-    voxels: np.ndarray
-    """(n,) int64 flat indices into the volume, rising."""
-    labels: np.ndarray
-    """(n,) lesion number of each voxel, 1..count."""
-    count: int
-
-    @classmethod
-    def of(cls, instances: np.ndarray, count: int) -> Components:
-        """From an (x, y, z) instance map with lesions 1..count."""
-        flat = np.ravel(instances)
-        voxels = np.flatnonzero(flat)
-        return cls(voxels, flat[voxels], count)
-
-    @cached_property
-    def sizes(self) -> np.ndarray:
-        """(count,) number of voxels of each lesion."""
-        return np.bincount(self.labels, minlength=self.count + 1)[1:]
 
 
 @dataclass(frozen=True)
@@ -152,8 +130,8 @@ def fates(pairs: Overlaps, matching: Matching) -> Fates:
     truth) or ``low_iou``. A prediction without match is ``isolated`` (no overlap), a ``fragment`` (its best
     overlap is matched to another prediction) or ``low_iou``.
     """
-    best_pred = _best_overlap(pairs.truth, pairs.pred, pairs.iou, pairs.n_truth)
-    best_truth = _best_overlap(pairs.pred, pairs.truth, pairs.iou, pairs.n_pred)
+    best_pred = best_overlaps(pairs.truth, pairs.pred, pairs.iou, pairs.n_truth)
+    best_truth = best_overlaps(pairs.pred, pairs.truth, pairs.iou, pairs.n_pred)
     truth_fates: list[TruthFate] = []
     for match_, best in zip(matching.pred_of_truth, best_pred, strict=True):
         if match_ >= 0:
@@ -180,8 +158,8 @@ def fates(pairs: Overlaps, matching: Matching) -> Fates:
     )
 
 
-def _best_overlap(mine: np.ndarray, other: np.ndarray, iou: np.ndarray, count: int) -> np.ndarray:
-    """(count,) the partner of largest IoU of each lesion, -1 without overlap."""
+def best_overlaps(mine: np.ndarray, other: np.ndarray, iou: np.ndarray, count: int) -> np.ndarray:
+    """(count,) the partner of largest IoU of each lesion (the lower number when equal), -1 without overlap."""
     best = np.full(count, -1)
     order = np.lexsort((-other, iou))  # rising IoU, so that the last assignment is the best one
     best[mine[order]] = other[order]

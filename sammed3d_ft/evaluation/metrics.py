@@ -24,6 +24,7 @@ class Metric:
 
 
 _OVERLAP_EMPTIES = "n/a if the truth is empty, 0 if only the prediction is"
+_WITHOUT_MATCH = "n/a without a match, so n/a if either is empty"
 _OF_EMPTY_MASK = "n/a if that mask is empty"
 _ZERO_EMPTY_MASK = "0 if that mask is empty"
 
@@ -60,9 +61,7 @@ def _metrics() -> Iterator[Metric]:
         at = f"lesions matched one to one at IoU >= {threshold:g}"
         headline = threshold == HEADLINE_IOU
         yield Metric(f"f1_iou{threshold:g}", f"2 tp / (2 tp + fp + fn), {at}", _OVERLAP_EMPTIES, True)
-        yield Metric(
-            f"precision_iou{threshold:g}", f"tp / (tp + fp), {at}", "n/a if either is empty", headline
-        )
+        yield Metric(f"precision_iou{threshold:g}", f"tp / (tp + fp), {at}", "n/a if either is empty", headline)
         yield Metric(f"recall_iou{threshold:g}", f"tp / (tp + fn), {at}", _OVERLAP_EMPTIES, headline)
         for name, what in (
             ("tp", "matched pairs"),
@@ -82,6 +81,14 @@ def _metrics() -> Iterator[Metric]:
         _OVERLAP_EMPTIES,
         True,
     )
+    on = f"mean over lesions matched at IoU >= {HEADLINE_IOU:g}"
+    yield Metric("matched_dice", f"Dice of a true lesion with its match, {on}", _WITHOUT_MATCH)
+    yield Metric("matched_iou", f"IoU of a true lesion with its match, {on}", _WITHOUT_MATCH)
+    for tolerance in NSD_TOLERANCES_MM:
+        what = f"NSD at {tolerance:g} mm between the surfaces of the two lesions alone"
+        yield Metric(f"matched_nsd_{tolerance:g}mm", f"{what}, {on}", _WITHOUT_MATCH)
+    yield Metric("matched_hd95_mm", f"HD95 between the surfaces of the two lesions alone, {on}", _WITHOUT_MATCH)
+    yield Metric("matched_volume_error_ml", f"predicted minus true volume, {on}", _WITHOUT_MATCH)
     yield Metric("splits", "true lesions that share voxels with two or more predicted ones", "0")
     yield Metric("merges", "predicted lesions that share voxels with two or more true ones", "0")
     yield Metric(
@@ -92,9 +99,7 @@ def _metrics() -> Iterator[Metric]:
     for mask, which in (("truth", "the truth"), ("pred", "the prediction")):
         yield Metric(f"{mask}_lesions", f"connected components of {which}", _ZERO_EMPTY_MASK)
         yield Metric(f"{mask}_volume_ml", f"total volume of {which} (TMTV)", _ZERO_EMPTY_MASK)
-        yield Metric(
-            f"{mask}_dmax_cm", f"distance of the farthest two voxel centres of {which}", _OF_EMPTY_MASK
-        )
+        yield Metric(f"{mask}_dmax_cm", f"distance of the farthest two voxel centres of {which}", _OF_EMPTY_MASK)
         yield Metric(f"{mask}_suv_max", f"highest SUV in {which}", f"{_OF_EMPTY_MASK}; n/a without PET")
         yield Metric(f"{mask}_suv_mean", f"mean SUV over {which}", f"{_OF_EMPTY_MASK}; n/a without PET")
         yield Metric(
@@ -102,9 +107,7 @@ def _metrics() -> Iterator[Metric]:
             f"highest mean SUV in a 1 ml sphere (r = 6.2 mm) centred on a voxel of {which}",
             f"{_OF_EMPTY_MASK}; n/a without PET",
         )
-        yield Metric(
-            f"{mask}_tla", f"SUVmean x volume of {which} (SUV ml)", f"{_ZERO_EMPTY_MASK}; n/a without PET"
-        )
+        yield Metric(f"{mask}_tla", f"SUVmean x volume of {which} (SUV ml)", f"{_ZERO_EMPTY_MASK}; n/a without PET")
 
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _metrics()}

@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
-
 from prompts.errors import InputError
-from sammed3d_ft.data.grids import Volume, from_array, grid_difference
+from sammed3d_ft.data.images import Volume, grid_difference, image_stem, read_grid
 from sammed3d_ft.data.manifest import listing, read_manifest
 
-_SUFFIXES = (".nii.gz", ".nii")
 _PET_CHANNEL = "_0001"  # the PET's suffix in nnU-Net raw folders of PET/CT, as autoPET publishes them
 
 
@@ -27,28 +23,37 @@ class CasePaths:
     pet: Path | None
     patient: str
     """The unit of the statistics: the manifest's group, else the case itself."""
+    probability: Path | None = None
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that there are, by ``truth``, ``prediction``, ``pet``, ``probability``."""
+        named = {"truth": self.truth, "prediction": self.pred, "pet": self.pet, "probability": self.probability}
+        return {name: path for name, path in named.items() if path is not None}
 
 
-def pair_files(pred: Path, gt: Path, pet: Path | None = None) -> list[CasePaths]:
+def pair_files(pred: Path, gt: Path, pet: Path | None = None, *, probability: Path | None = None) -> list[CasePaths]:
     """One case from single files, whatever their names; its id is the truth's file name.
 
     Raises:
         InputError: a file is not there, or grids differ.
     """
-    for path in (pred, gt, pet):
+    for path in (pred, gt, pet, probability):
         if path is not None and not path.is_file():
             raise InputError(f"{path}: no such file")
-    name = _case_id(gt) or gt.name
-    pairs = [CasePaths(name, gt, pred, pet, name)]
+    name = image_stem(gt) or gt.name
+    pairs = [CasePaths(name, gt, pred, pet, name, probability)]
     check_grids(pairs)
     return pairs
 
 
-def pair_folders(pred_dir: Path, gt_dir: Path, pet_dir: Path | None = None) -> list[CasePaths]:
-    """Cases from folders of NIfTI files; the file name without .nii or .nii.gz is the case id.
+def pair_folders(
+    pred_dir: Path, gt_dir: Path, pet_dir: Path | None = None, *, probability_dir: Path | None = None
+) -> list[CasePaths]:
+    """Cases from folders of image files; the file name without its suffix (`IMAGE_SUFFIXES`) is the case id.
 
     PET files are named by the case id, or by it and nnU-Net's channel ``_0001``; other files of the PET
-    folder are ignored, as are files that are no NIfTI.
+    folder are ignored, as are files that are no images. Probability maps are named by the case id.
 
     Raises:
         InputError: missing or extra files, or grids that differ; all of them in one message.
@@ -56,14 +61,20 @@ def pair_folders(pred_dir: Path, gt_dir: Path, pet_dir: Path | None = None) -> l
     problems: list[str] = []
     truths = _folder(gt_dir, problems)
     if not truths:
-        raise InputError(f"{gt_dir}: holds no .nii or .nii.gz files to evaluate against")
-    pairs = _pair(pred_dir, {name: (path, None, name) for name, path in truths.items()}, pet_dir, problems)
+        raise InputError(f"{gt_dir}: holds no images (.nii.gz, .nii, .nrrd, .mha, .mhd) to evaluate against")
+    cases: dict[str, tuple[Path, Path | None, str]] = {name: (path, None, name) for name, path in truths.items()}
+    pairs = _pair(pred_dir, cases, pet_dir, probability_dir, problems)
     check_grids(pairs)
     return pairs
 
 
 def pair_manifest(
-    pred_dir: Path, manifest: Path, pet_dir: Path | None = None, split: str | None = None
+    pred_dir: Path,
+    manifest: Path,
+    pet_dir: Path | None = None,
+    split: str | None = None,
+    *,
+    probability_dir: Path | None = None,
 ) -> list[CasePaths]:
     """Cases from a manifest: labels by id, its `PT` images as PET if no folder is given, groups as patients.
 
@@ -72,6 +83,7 @@ def pair_manifest(
         manifest: a manifest file.
         pet_dir: PET files to use instead of the manifest's.
         split: only the cases of this split.
+        probability_dir: holds the probability map ``<id>.nii.gz`` of every case, and nothing more.
 
     Raises:
         InputError: no cases, cases without a label, missing or extra files, or grids that differ; all in one
@@ -87,13 +99,13 @@ def pair_manifest(
         for case in cases
         if case.label is not None
     }
-    pairs = _pair(pred_dir, truths, pet_dir, problems)
+    pairs = _pair(pred_dir, truths, pet_dir, probability_dir, problems)
     check_grids(pairs)
     return pairs
 
 
 def check_grids(pairs: Sequence[CasePaths]) -> None:
-    """Check from the headers that prediction, truth and PET of each case lie on one grid.
+    """Check from the headers that truth, prediction, PET and probabilities of each case lie on one grid.
 
     A file whose header cannot be read is passed over here: reading it says what is wrong with it.
 
@@ -103,15 +115,15 @@ def check_grids(pairs: Sequence[CasePaths]) -> None:
     problems = []
     for case in pairs:
         truth = _grid(case.truth)
-        for name, path in (("prediction", case.pred), ("PET", case.pet)):
+        others = (("prediction", case.pred), ("PET", case.pet), ("probability map", case.probability))
+        for name, path in others:
             other = None if path is None else _grid(path)
             difference = None if truth is None or other is None else grid_difference(other, truth)
             if difference:
                 problems.append(f"case {case.id}: {name} is on another grid than the truth ({difference})")
     if problems:
         raise InputError(
-            listing(problems, "grid differs", "grids differ", len(problems))
-            + "; resample to the truth's grid first"
+            listing(problems, "grid differs", "grids differ", len(problems)) + "; resample to the truth's grid first"
         )
 
 
@@ -119,9 +131,11 @@ def _pair(
     pred_dir: Path,
     truths: dict[str, tuple[Path, Path | None, str]],
     pet_dir: Path | None,
+    probability_dir: Path | None,
     problems: list[str],
 ) -> list[CasePaths]:
     preds = _folder(pred_dir, problems)
+    probabilities = None if probability_dir is None else _folder(probability_dir, problems)
     pets = None if pet_dir is None else _folder(pet_dir, problems)
     pairs = []
     for name, (truth, own_pet, patient) in truths.items():
@@ -135,11 +149,15 @@ def _pair(
             pet = found[0] if found else None
         elif pet is not None and not pet.is_file():
             problems.append(f"case {name}: no PET at {pet}")
+        probability = None if probabilities is None else probabilities.get(name)
+        if probabilities is not None and probability is None:
+            problems.append(f"case {name}: no probability map in {probability_dir}")
         if name in preds:
-            pairs.append(CasePaths(name, truth, preds[name], pet, patient))
+            pairs.append(CasePaths(name, truth, preds[name], pet, patient, probability))
         else:
             problems.append(f"case {name}: no prediction in {pred_dir}")
-    problems += [f"{path} belongs to no case" for name, path in preds.items() if name not in truths]
+    for files in (preds, probabilities or {}):
+        problems += [f"{path} belongs to no case" for name, path in files.items() if name not in truths]
     if problems:
         raise InputError(
             listing(problems, "file does not fit", "files do not fit", len(problems))
@@ -149,12 +167,12 @@ def _pair(
 
 
 def _folder(folder: Path, problems: list[str]) -> dict[str, Path]:
-    """NIfTI files by case id, sorted by it."""
+    """Image files by case id, sorted by it."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        name = _case_id(path)
+        name = image_stem(path)
         if name is None:
             continue
         if name in files:
@@ -163,20 +181,9 @@ def _folder(folder: Path, problems: list[str]) -> dict[str, Path]:
     return files
 
 
-def _case_id(path: Path) -> str | None:
-    for suffix in _SUFFIXES:
-        if path.name.lower().endswith(suffix) and not path.name.startswith("."):
-            return path.name[: -len(suffix)]
-    return None
-
-
 def _grid(path: Path) -> Volume | None:
-    """The file's grid as a volume without content; None when the header cannot be read."""
+    """Where the file lies, from its header; None when that cannot be read."""
     try:
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Image):
-            return None
-        # One zero, seen at every voxel: nothing is read.
-        return from_array(np.broadcast_to(np.uint8(0), image.shape[:3]), image.header.get_best_affine())
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError):
+        return read_grid(path)
+    except InputError:
         return None

@@ -9,7 +9,7 @@ import math
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,37 +17,32 @@ from typing import Any
 from prompts.errors import InputError
 from prompts.whole_files import write_whole
 from sammed3d_ft import __version__
-from sammed3d_ft.evaluation.case import CaseResult
+from sammed3d_ft.evaluation.agreement import CONVENTIONS, QUANTITIES, agreement
+from sammed3d_ft.evaluation.compat import COMPAT
 from sammed3d_ft.evaluation.detection import Detection
+from sammed3d_ft.evaluation.froc import average_precision, case_auroc, froc
+from sammed3d_ft.evaluation.kept_cases import CaseEvaluation, code_digest
 from sammed3d_ft.evaluation.metrics import HEADLINE_IOU, IOU_THRESHOLDS, METRICS
-from sammed3d_ft.evaluation.pairing import CasePaths
+from sammed3d_ft.evaluation.results import LESION_COLUMNS, CaseResult
 from sammed3d_ft.evaluation.statistics import RESAMPLES, summarise
 from sammed3d_ft.lesions.size import SIZE_CLASSES
 
 BOOTSTRAP_SEED = 0
-
-
-@dataclass(frozen=True)
-class CaseEvaluation:
-    """One case of a cohort: its result, or what was wrong with its files."""
-
-    paths: CasePaths
-    result: CaseResult | None
-    error: str | None
-    sha256: dict[str, str]
-    """Of the files that were read, by ``truth``, ``prediction``, ``pet``."""
+FROC_FALSE_ALARMS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Mean false alarms per case at which the FROC curve is read off, as in LUNA16 (Setio et al., 2017)."""
 
 
 def write_report(
-    evaluations: Sequence[CaseEvaluation], out_dir: Path, configuration: Mapping[str, Any]
+    evaluations: Sequence[CaseEvaluation], out_dir: Path | None, configuration: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write the three tables and return the content of summary.json. An empty cell or a null is n/a.
 
-    - ``cases.csv``: a row per case; a failed case has only its ``error``.
+    Without a folder nothing is written (for a process that is not the one to write).
+
+    - ``cases.csv``: a row per case; a failed case has only its ``error``. Columns of other people's rules come last.
     - ``lesions.csv``: a row per true lesion and a row per unmatched prediction.
-    - ``summary.json``: statistics of each metric, pooled detection, lesion sizes, lesion-free cases,
-    conventions,
-      configuration, versions and file hashes.
+    - ``summary.json``: statistics of each metric, pooled detection, lesion sizes, agreement of quantities, lesion-free
+      cases, conventions, configuration, versions and file hashes; FROC where there are probabilities.
 
     Raises:
         InputError: the folder cannot be written to.
@@ -56,15 +51,17 @@ def write_report(
     case_rows = [
         {"case": case.paths.id, "patient": case.paths.patient, "error": case.error}
         | (case.result.as_row() if case.result else {})
+        | case.compat
         for case in evaluations
     ]
-    lesion_rows = [
-        {"case": case.paths.id} | lesion.as_row() for case, result in done for lesion in result.lesions
-    ]
+    case_columns = ["case", "patient", "error", *METRICS, *_compat_columns(evaluations)]
+    lesion_rows = [{"case": case.paths.id} | lesion.as_row() for case, result in done for lesion in result.lesions]
     summary = _summary(evaluations, configuration)
+    if out_dir is None:
+        return summary
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(out_dir / "cases.csv", _csv(["case", "patient", "error", *METRICS], case_rows))
+        write_whole(out_dir / "cases.csv", _csv(case_columns, case_rows))
         write_whole(out_dir / "lesions.csv", _csv(_LESION_COLUMNS, lesion_rows))
         write_whole(out_dir / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     except OSError as error:
@@ -72,12 +69,7 @@ def write_report(
     return summary
 
 
-_LESION_COLUMNS = [
-    *("case", "source", "lesion_id", "voxels", "volume_ml", "size_class"),
-    *("centroid_x_mm", "centroid_y_mm", "centroid_z_mm"),
-    *("suv_max", "suv_mean", "suv_peak", "suv_peak_flagged", "tla"),
-    *("fate", "partner_id", "iou", "dice", "volume_error_ml"),
-]
+_LESION_COLUMNS = ["case", *LESION_COLUMNS]
 
 
 def _summary(evaluations: Sequence[CaseEvaluation], configuration: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +79,7 @@ def _summary(evaluations: Sequence[CaseEvaluation], configuration: Mapping[str, 
     statistics = summarise(
         {name: [row[name] for row in rows] for name in METRICS}, patients, RESAMPLES, BOOTSTRAP_SEED
     )
-    content = {
+    content: dict[str, Any] = {
         "cases": {
             "evaluated": len(results),
             "patients": len(set(patients)),
@@ -99,6 +91,15 @@ def _summary(evaluations: Sequence[CaseEvaluation], configuration: Mapping[str, 
             for threshold in IOU_THRESHOLDS
         },
         "by_size": _by_size(results),
+        "agreement": {
+            "conventions": CONVENTIONS,
+            "quantities": {
+                name: asdict(
+                    agreement([row[f"truth_{name}"] for row in rows], [row[f"pred_{name}"] for row in rows], patients)
+                )
+                for name in QUANTITIES
+            },
+        },
         "lesion_free": _lesion_free(results),
         "conventions": {name: f"{m.convention}; {m.empties}" for name, m in METRICS.items()},
         "statistics": (
@@ -110,18 +111,49 @@ def _summary(evaluations: Sequence[CaseEvaluation], configuration: Mapping[str, 
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "files": {
             case.paths.id: {
-                name: {"path": str(path), "sha256": case.sha256.get(name)}
-                for name, path in (
-                    ("truth", case.paths.truth),
-                    ("prediction", case.paths.pred),
-                    ("pet", case.paths.pet),
-                )
-                if path is not None
+                name: {"path": str(path), "sha256": case.sha256.get(name)} for name, path in case.paths.files.items()
             }
             for case in evaluations
         },
     }
-    return _without_nan(content)
+    if results and all(result.scored is not None for result in results):
+        content["froc"] = _froc(results)
+    compat = _compat(evaluations, patients)
+    if compat:
+        content["compat"] = compat
+    return without_nan(content)
+
+
+def _compat_columns(evaluations: Sequence[CaseEvaluation]) -> list[str]:
+    """Columns of other people's rules, those of the first case that has them: all have the same."""
+    return next((list(case.compat) for case in evaluations if case.compat), [])
+
+
+def _compat(evaluations: Sequence[CaseEvaluation], patients: Sequence[str]) -> dict[str, Any]:
+    """By rule: its convention and source, and the statistics of its columns over cases."""
+    rows = [case.compat for case in evaluations if case.result is not None]
+    columns = {name: [row[name] for row in rows] for name in _compat_columns(evaluations)}
+    statistics = summarise(columns, patients, RESAMPLES, BOOTSTRAP_SEED)
+    rules = {}
+    for name, rule in COMPAT.items():
+        prefix = name.replace("-", "_") + "_"
+        mine = {column: asdict(of) for column, of in statistics.items() if column.startswith(prefix)}
+        if mine:
+            rules[name] = {"convention": rule.convention, "source": rule.source, "metrics": mine}
+    return rules
+
+
+def _froc(results: Sequence[CaseResult]) -> dict[str, Any]:
+    curve = froc(results)
+    return {
+        "sensitivity_at_false_alarms_per_case": {
+            f"{allowed:g}": curve.sensitivity_at(allowed) for allowed in FROC_FALSE_ALARMS
+        },
+        "average_precision": average_precision(results),
+        "case_auroc": case_auroc(results),
+        "convention": "confidence of a predicted lesion: its highest probability; matched one to one at IoU >= "
+        f"{HEADLINE_IOU:g}; a prediction that reaches it but lost its truth to a better one counts as neither",
+    }
 
 
 def _pooled(counts: Iterable[Detection]) -> dict[str, Any]:
@@ -161,9 +193,8 @@ def _lesion_free(results: Sequence[CaseResult]) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     packages = ("numpy", "scipy", "connected-components-3d", "nibabel")
-    return {"sammed3d-ft": __version__, "python": platform.python_version()} | {
-        p: version(p) for p in packages
-    }
+    ours = {"sammed3d-ft": __version__, "evaluation_code": code_digest(), "python": platform.python_version()}
+    return ours | {package: version(package) for package in packages}
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -171,16 +202,14 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow(
-            {name: "" if value is None or value != value else value for name, value in row.items()}
-        )
+        writer.writerow({name: "" if value is None or value != value else value for name, value in row.items()})
     return text.getvalue()
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON knows no NaN: null instead."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -20,17 +20,21 @@ class SurfaceDistances:
     pred_area_mm2: np.ndarray
 
 
-def surface_distances(truth: np.ndarray, pred: np.ndarray, spacing_mm: np.ndarray) -> SurfaceDistances:
-    """Distances between the surfaces of two (x, y, z) bool masks of one shape, voxels of ``spacing_mm`` (3,).
+def surface_distances(truth_vox: np.ndarray, pred_vox: np.ndarray, spacing_mm: np.ndarray) -> SurfaceDistances:
+    """Distances between the surfaces of two masks on one grid.
 
-    Elements and areas are those of `surface_elements`; distances run between element centres. When one mask
-    is empty, the distances of the other are infinite. Both masks may be cropped to their common bounding box:
-    outside the array is background.
+    Elements and areas are those of `surface_elements`; distances run between element centres. When one mask is empty,
+    the distances of the other are infinite.
+
+    Args:
+        truth_vox: (n, 3) indices of the true mask's voxels, each once.
+        pred_vox: (m, 3) indices of the predicted mask's voxels, each once.
+        spacing_mm: (3,) voxel size in mm.
     """
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     areas = element_areas_mm2(spacing)
-    truth_cells, truth_codes = surface_elements(truth)
-    pred_cells, pred_codes = surface_elements(pred)
+    truth_cells, truth_codes = surface_elements(truth_vox)
+    pred_cells, pred_codes = surface_elements(pred_vox)
     truth_mm, truth_area = _sorted(_nearest_mm(truth_cells, pred_cells, spacing), areas[truth_codes])
     pred_mm, pred_area = _sorted(_nearest_mm(pred_cells, truth_cells, spacing), areas[pred_codes])
     return SurfaceDistances(truth_mm, truth_area, pred_mm, pred_area)
@@ -75,7 +79,9 @@ def _nearest_mm(cells: np.ndarray, others: np.ndarray, spacing: np.ndarray) -> n
     distances = np.zeros(len(cells))
     apart = np.flatnonzero(~_contains(others, cells))  # shared elements are at distance 0
     if len(apart):
-        _, nearest = cKDTree(others * spacing).query(cells[apart] * spacing)
+        # Splitting at the middle builds faster than balancing, and lattice points fill space evenly enough for it.
+        tree = cKDTree(others * spacing, balanced_tree=False, compact_nodes=False)
+        _, nearest = tree.query(cells[apart] * spacing)
         # From whole cell steps: differences of products would round 2 mm to just above a tolerance of 2 mm.
         distances[apart] = np.sqrt((((cells[apart] - others[nearest]) * spacing) ** 2).sum(axis=1))
     return distances

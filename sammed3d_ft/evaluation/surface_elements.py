@@ -20,28 +20,30 @@ _CORNERS: list[Point] = [(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 
 """Corners of a cell; corner number i has the bit ``1 << i`` in a cell's code."""
 
 
-def surface_elements(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cells of 2x2x2 voxels through which the surface of a mask passes; outside the array is background.
+def surface_elements(coords_vox: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of 2x2x2 voxels through which the surface of a mask passes.
 
     Args:
-        mask: (nx, ny, nz) bool.
+        coords_vox: (n, 3) indices of the mask's voxels, each once, none negative; all else is background, so that a
+            lesion at the volume's edge is closed there.
 
     Returns:
-        (n, 3) int64 cell indices on a grid of (nx+1, ny+1, nz+1), in index order: cell (i, j, k) is centred
-        at voxel coordinate (i - 0.5, j - 0.5, k - 0.5); and (n,) uint8 codes, the bits of the cell's
-        foreground corners.
+        (m, 3) int64 cell indices in index order: cell (i, j, k) is centred at voxel coordinate (i - 0.5, j - 0.5,
+        k - 0.5); and (m,) uint8 codes, the bits of the cell's foreground corners.
     """
-    nx, ny, nz = mask.shape
-    cells = (nx + 1, ny + 1, nz + 1)
-    codes = np.zeros(cells, np.uint8)
-    for bit, (x, y, z) in enumerate(_CORNERS):
-        # A voxel is the corner (x, y, z) of the cell that starts that far before it.
-        view = codes[1 - x : 1 - x + nx, 1 - y : 1 - y + ny, 1 - z : 1 - z + nz]
-        np.bitwise_or(view, np.uint8(1 << bit), out=view, where=mask)
-    codes = codes.ravel()
-    # 0 (all background) and 255 (all foreground) have no surface; subtracting 1 wraps 0 to 255.
-    at = np.flatnonzero((codes - np.uint8(1)) < 254)
-    return np.stack(np.unravel_index(at, cells), axis=1), codes[at]
+    if len(coords_vox) == 0:
+        return np.zeros((0, 3), np.int64), np.zeros(0, np.uint8)
+    origin = coords_vox.min(axis=0)
+    cells = tuple((coords_vox.max(axis=0) - origin + 2).tolist())
+    at = np.ravel_multi_index(tuple((coords_vox - origin).T), cells)
+    codes = np.zeros(np.prod(cells), np.uint8)
+    for bit, corner in enumerate(_CORNERS):
+        # A voxel is the corner (x, y, z) of the cell that starts that far before it; cell 0 starts at voxel -1.
+        before = np.ravel_multi_index((1 - corner[0], 1 - corner[1], 1 - corner[2]), cells)
+        codes[at + before] |= np.uint8(1 << bit)
+    touched = np.flatnonzero(codes)
+    touched = touched[codes[touched] != 255]  # all foreground: no surface
+    return np.stack(np.unravel_index(touched, cells)).T + origin, codes[touched]
 
 
 def element_areas_mm2(spacing_mm: np.ndarray) -> np.ndarray:
@@ -115,9 +117,7 @@ def _largest_triangulation(polygon: list[Point]) -> np.ndarray:
     """(n, 3) area vectors of the triangles; mirror-image ties have equal areas at any spacing."""
     vertices = np.array(polygon) / 2.0
     candidates = [
-        np.array(
-            [np.cross(vertices[j] - vertices[i], vertices[k] - vertices[i]) / 2.0 for i, j, k in triangles]
-        )
+        np.array([np.cross(vertices[j] - vertices[i], vertices[k] - vertices[i]) / 2.0 for i, j, k in triangles])
         for triangles in _triangulations(0, len(polygon) - 1)
     ]
     return max(candidates, key=lambda vectors: round(float(np.linalg.norm(vectors, axis=1).sum()), 9))

@@ -1,4 +1,4 @@
-"""Figures as PNG files: training curves and maximum-intensity projections."""
+"""Figures: training curves, maximum-intensity projections, plots of an evaluation, and the page that holds them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sammed3d_ft.figures.curves import draw_training_curves
     from sammed3d_ft.figures.mip import draw_mip
+    from sammed3d_ft.figures.page import Page
 
-_PUBLIC = {"draw_mip": "mip", "draw_training_curves": "curves"}
+_PUBLIC = {"Page": "page", "draw_mip": "mip", "draw_training_curves": "curves"}
 
-__all__ = ["draw_mip", "draw_training_curves"]
+__all__ = ["Page", "draw_mip", "draw_training_curves"]
 
 
 def __getattr__(name: str) -> Any:

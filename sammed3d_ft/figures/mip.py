@@ -1,4 +1,4 @@
-"""Maximum-intensity projections of a PET, coronal and sagittal, with the outlines of truth and prediction."""
+"""Maximum-intensity projections, coronal and sagittal: a PET with the outlines of truth and prediction."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from prompts.whole_files import whole_file
 SUV_WINDOW = (0.0, 10.0)
 _TRUTH_COLOUR, _PREDICTION_COLOUR = "#0072b2", "#d55e00"  # apart for colour-blind readers too
 _HEIGHT_INCHES = 8.0
-_OUTLINE_FINENESS = 8  # contour points per voxel
+_OUTLINE_FINENESS = 4  # contour points per voxel; the outline's cost grows with its square
 
 
 def draw_mip(
-    pet: np.ndarray,
+    pet: np.ndarray | None,
     spacing_mm: Sequence[float] | np.ndarray,
     out: Path,
     truth: np.ndarray | None = None,
@@ -36,7 +36,7 @@ def draw_mip(
 
 
 def mip_figure(
-    pet: np.ndarray,
+    pet: np.ndarray | None,
     spacing_mm: Sequence[float] | np.ndarray,
     truth: np.ndarray | None = None,
     prediction: np.ndarray | None = None,
@@ -49,7 +49,7 @@ def mip_figure(
     and looks to the left in profile.
 
     Args:
-        pet: (x, y, z) PET in SUV, axes towards right, anterior, superior.
+        pet: (x, y, z) PET in SUV, axes towards right, anterior, superior; None: the masks alone, on white.
         spacing_mm: (3,) voxel size.
         truth: (x, y, z) mask, outlined in blue.
         prediction: (x, y, z) mask, outlined dashed in orange.
@@ -57,14 +57,18 @@ def mip_figure(
         title: over the figure, such as the case id.
 
     Raises:
-        InputError: shapes that differ, or a window that is not rising.
+        InputError: shapes that differ, nothing to draw, or a window that is not rising.
     """
-    for name, mask in (("truth", truth), ("prediction", prediction)):
-        if mask is not None and mask.shape != pet.shape:
-            raise InputError(f"{name} has shape {mask.shape}, the PET {pet.shape}: bring both onto one grid")
+    given = {name: a for name, a in (("PET", pet), ("truth", truth), ("prediction", prediction)) if a is not None}
+    if not given:
+        raise InputError("a projection needs a PET or a mask")
+    (first, array), *others = given.items()
+    for name, mask in others:
+        if mask.shape != array.shape:
+            raise InputError(f"{name} has shape {mask.shape}, the {first} {array.shape}: bring both onto one grid")
     if not suv_window[0] < suv_window[1]:
         raise InputError(f"SUV window {suv_window}: the upper end must lie above the lower one")
-    x_mm, y_mm, z_mm = np.array(pet.shape) * np.asarray(spacing_mm, dtype=np.float64)
+    x_mm, y_mm, z_mm = np.array(array.shape) * np.asarray(spacing_mm, dtype=np.float64)
 
     # Room beside the two projections for the colour bar, above for title and legend.
     width = max((x_mm + y_mm) / z_mm * (_HEIGHT_INCHES - 1.5) + 1.5, 5.0)
@@ -78,22 +82,24 @@ def mip_figure(
     for axes, sides in ((coronal, "RL"), (sagittal, "AP")):
         for side, at in zip(sides, (0.03, 0.97), strict=True):
             axes.text(at, 0.97, side, transform=axes.transAxes, ha="center", va="top", fontweight="bold")
-    bar = figure.colorbar(coronal.images[0], ax=[coronal, sagittal], shrink=0.6, extend="max")
-    bar.set_label(f"SUV, window {suv_window[0]:g} to {suv_window[1]:g}")
+    if pet is not None:
+        bar = figure.colorbar(coronal.images[0], ax=[coronal, sagittal], shrink=0.6, extend="max")
+        bar.set_label(f"SUV, window {suv_window[0]:g} to {suv_window[1]:g}")
     shown = []
     if truth is not None:
-        shown.append(Line2D([], [], color=_TRUTH_COLOUR, linestyle="solid", label="truth"))
+        shown.append(Line2D([], [], color=_TRUTH_COLOUR, linestyle="solid", linewidth=1.8, label="truth"))
     if prediction is not None:
-        shown.append(Line2D([], [], color=_PREDICTION_COLOUR, linestyle="dashed", label="prediction"))
+        shown.append(Line2D([], [], color=_PREDICTION_COLOUR, linestyle="dashed", linewidth=1.0, label="prediction"))
     if shown:
         figure.legend(handles=shown, loc="outside lower center", ncols=2, frameon=False)
-    figure.suptitle(", ".join(filter(None, [title, "maximum-intensity projection"])))
+    what = "maximum-intensity projection" if pet is not None else "projection of the masks"
+    figure.suptitle(", ".join(filter(None, [title, what])))
     return figure
 
 
 def _draw(
     axes: Axes,
-    pet: np.ndarray,
+    pet: np.ndarray | None,
     truth: np.ndarray | None,
     prediction: np.ndarray | None,
     suv_window: tuple[float, float],
@@ -102,17 +108,20 @@ def _draw(
 ) -> None:
     """One projection along x (0) or y (1). Right and anterior are high indices and shown on the left."""
     extent = (0.0, size_mm[0], 0.0, size_mm[1])
-    axes.imshow(
-        _as_seen(pet.max(axis=along)),
-        cmap="gray_r",
-        vmin=suv_window[0],
-        vmax=suv_window[1],
-        origin="lower",
-        extent=extent,
-        aspect="equal",
-        interpolation="nearest",
-    )
-    for mask, colour, style in ((truth, _TRUTH_COLOUR, "solid"), (prediction, _PREDICTION_COLOUR, "dashed")):
+    axes.set_aspect("equal")
+    if pet is not None:
+        axes.imshow(
+            _as_seen(pet.max(axis=along)),
+            cmap="gray_r",
+            vmin=suv_window[0],
+            vmax=suv_window[1],
+            origin="lower",
+            extent=extent,
+            interpolation="nearest",
+        )
+    # The truth's line is the broader one, so that it shows on both sides where the prediction lies on it.
+    outlines = ((truth, _TRUTH_COLOUR, "solid", 1.8), (prediction, _PREDICTION_COLOUR, "dashed", 1.0))
+    for mask, colour, style, width in outlines:
         if mask is not None and mask.any():
             shadow = _as_seen(np.asarray((mask > 0).any(axis=along)))
             # Finer than voxels, so that the outline follows their edges; a rim closes it at the border.
@@ -121,7 +130,7 @@ def _draw(
             rows, columns = fine.shape
             right = (np.arange(columns) - 0.5) * size_mm[0] / (columns - 2)
             up = (np.arange(rows) - 0.5) * size_mm[1] / (rows - 2)
-            axes.contour(right, up, fine, levels=[0.5], colors=colour, linestyles=style, linewidths=1.0)
+            axes.contour(right, up, fine, levels=[0.5], colors=colour, linestyles=style, linewidths=width)
     axes.set(xlim=extent[:2], ylim=extent[2:])
 
 

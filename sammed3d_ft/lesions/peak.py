@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
+
+from prompts.errors import InputError
 
 SPHERE_RADIUS_MM = 6.2
 """Radius of a 1 ml sphere: (3 * 1000 mm^3 / (4 pi))^(1/3) = 6.204 mm, in the field's rounded form."""
+
+_BLOCK_VOXELS = 2_000_000  # a lesion that spans more of the image is taken in parts: bounds memory to 24 MB
 
 
 def sphere_margin_vox(affine: np.ndarray) -> np.ndarray:
@@ -25,37 +31,64 @@ def suv_peak(pet: np.ndarray, coords_vox: np.ndarray, affine: np.ndarray) -> flo
     Returns:
         The highest mean over a sphere. A voxel belongs to the sphere when its centre lies within 6.2 mm, in
         the lesion or not. At the border of the image the mean is over the part that the image holds.
+
+    Raises:
+        InputError: the PET is not finite in or near the lesion.
     """
     centres = np.asarray(coords_vox, dtype=np.int64).reshape(-1, 3)
+    columns, sphere_voxels = _sphere_columns(_linear(affine))
     margin = sphere_margin_vox(affine)
     first, last = centres.min(axis=0) - margin, centres.max(axis=0) + margin
+    if np.prod(last - first + 1) > _BLOCK_VOXELS and len(centres) > 1:
+        halves = np.array_split(centres, 2)
+        return max(suv_peak(pet, half, affine) for half in halves)
     held_first, held_last = np.maximum(first, 0), np.minimum(last, np.array(pet.shape) - 1)
     # A small block round the lesion, with room for the spheres: gathering by flat index from it is fast.
     block = np.zeros(last - first + 1, np.float32)
     held = tuple(slice(a, b + 1) for a, b in zip(held_first - first, held_last - first, strict=True))
     block[held] = pet[tuple(slice(a, b + 1) for a, b in zip(held_first, held_last, strict=True))]
-    at = np.ravel_multi_index(tuple((centres - first).T), block.shape)
-    steps = _sphere_vox(affine, margin) @ (np.array(block.strides) // block.itemsize)
-    sums = _gathered_sums(block, at, steps)
+    sums = _sphere_sums(block, centres - first, columns)
     if (held_first == first).all() and (held_last == last).all():
-        return float(sums.max()) / len(steps)
-    inside = np.zeros(block.shape, np.float32)
-    inside[held] = 1
-    return float((sums / _gathered_sums(inside, at, steps)).max())
+        peak = float(sums.max()) / sphere_voxels
+    else:
+        block[:] = 0
+        block[held] = 1
+        peak = float((sums / _sphere_sums(block, centres - first, columns)).max())
+    if not np.isfinite(peak):
+        raise InputError("PET holds NaN or infinite values in or near a lesion: repair the image")
+    return peak
 
 
-def _sphere_vox(affine: np.ndarray, margin: np.ndarray) -> np.ndarray:
-    """(k, 3) index offsets of the sphere's voxels from its centre."""
-    axes = [np.arange(-reach, reach + 1) for reach in margin]
+def _linear(affine: np.ndarray) -> tuple[float, ...]:
+    return tuple(np.asarray(affine, dtype=np.float64)[:3, :3].ravel().tolist())
+
+
+@lru_cache(maxsize=8)
+def _sphere_columns(linear: tuple[float, ...]) -> tuple[list[tuple[int, int, int, int]], int]:
+    """The sphere's voxels as columns along z: index steps (x, y, first z, last z) from the centre; and their number."""
+    matrix = np.array(linear).reshape(3, 3)
+    axes = [np.arange(-reach, reach + 1) for reach in sphere_margin_vox(matrix)]
     offsets = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-    lengths_mm = np.linalg.norm(offsets @ np.asarray(affine, dtype=np.float64)[:3, :3].T, axis=1)
-    return offsets[lengths_mm <= SPHERE_RADIUS_MM + 1e-9]
+    inside = offsets[np.linalg.norm(offsets @ matrix.T, axis=1) <= SPHERE_RADIUS_MM + 1e-9]
+    # A sphere is convex, so in each column its voxels follow one another.
+    lines, start, number = np.unique(inside[:, :2], axis=0, return_index=True, return_counts=True)
+    columns = [
+        (x, y, z, z + n - 1)
+        for (x, y), z, n in zip(lines.tolist(), inside[start, 2].tolist(), number.tolist(), strict=True)
+    ]
+    return columns, len(inside)
 
 
-def _gathered_sums(block: np.ndarray, at: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """(n,) sum over the sphere round each flat index, one step at a time to keep memory at n."""
-    flat = block.ravel()
+def _sphere_sums(block: np.ndarray, centres: np.ndarray, columns: list[tuple[int, int, int, int]]) -> np.ndarray:
+    """(n,) sum over the sphere round each centre: of each column, the difference of two running sums along z."""
+    x, y, z = block.shape
+    running = np.zeros((x, y, z + 1))
+    np.cumsum(block, axis=2, dtype=np.float64, out=running[:, :, 1:])
+    flat = running.ravel()
+    at = np.ravel_multi_index(tuple(centres.T), running.shape)
     sums = np.zeros(len(at))
-    for step in steps:
-        sums += flat[at + step]
+    for dx, dy, first, last in columns:
+        step = (dx * y + dy) * (z + 1)
+        sums += flat[at + (step + last + 1)]
+        sums -= flat[at + (step + first)]
     return sums

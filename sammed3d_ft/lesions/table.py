@@ -75,21 +75,34 @@ def lesion_table(instances: np.ndarray, affine: np.ndarray, pet: np.ndarray | No
             "(0 background, 1.. lesions)"
         )
     if pet is not None and pet.shape != instances.shape:
-        raise InputError(
-            f"PET of shape {pet.shape} and instances of shape {instances.shape} differ: resample the PET"
-        )
+        raise InputError(f"PET of shape {pet.shape} and instances of shape {instances.shape} differ: resample the PET")
+    coords_vox = np.argwhere(instances)
+    labels = instances[tuple(coords_vox.T)]
+    if labels.min(initial=0) < 0:
+        raise InputError(f"instances: got the negative number {labels.min()}, expected 0 background, 1.. lesions")
+    return lesions_of_voxels(coords_vox, labels, affine, pet)
+
+
+def lesions_of_voxels(
+    coords_vox: np.ndarray, labels: np.ndarray, affine: np.ndarray, pet: np.ndarray | None = None
+) -> list[Lesion]:
+    """Every lesion of a list of voxels, in the order of their numbers; `lesion_table` without the instance map.
+
+    Args:
+        coords_vox: (n, 3) indices of the lesions' voxels, each once, in index order.
+        labels: (n,) number of the lesion that each voxel belongs to, from 1; numbers may be missing.
+        affine: (4, 4) voxel index to world mm (RAS+).
+        pet: (x, y, z) PET in SUV, if there is one.
+
+    Raises:
+        InputError: PET that is not finite in or near a lesion.
+    """
+    if len(labels) == 0:
+        return []
     affine = np.asarray(affine, dtype=np.float64)
     # The triple product is exact for a diagonal affine, unlike the determinant by elimination.
     voxel_mm3 = float(abs(affine[:3, 0] @ np.cross(affine[:3, 1], affine[:3, 2])))
 
-    coords_vox = np.argwhere(instances)
-    labels = instances[tuple(coords_vox.T)]
-    if len(labels) == 0:
-        return []
-    if labels.min() < 0:
-        raise InputError(
-            f"instances: got the negative number {labels.min()}, expected 0 background, 1.. lesions"
-        )
     # Sorting by lesion makes every lesion one run: counts and sums by bincount, extremes by reduceat.
     order = np.argsort(labels, kind="stable")
     coords_vox = coords_vox[order]

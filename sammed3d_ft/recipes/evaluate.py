@@ -1,19 +1,25 @@
-"""Evaluate masks against truths: pair the files, evaluate each case, write the tables."""
+"""Evaluate masks against truths: pair the files, evaluate each case, write the tables and the page.
+
+A killed evaluation goes on where it stopped; under `accelerate launch` the processes share the cases.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from prompts.errors import InputError
-from sammed3d_ft.data.images import read_image, read_label
-from sammed3d_ft.evaluation.cohort import CaseEvaluation, Foreground, evaluate_pairs
-from sammed3d_ft.evaluation.pairing import pair_files, pair_folders, pair_manifest
+from sammed3d_ft.evaluation.cohort import CaseEvaluation, Foreground, evaluate_pairs, workers_that_help
+from sammed3d_ft.evaluation.page import write_page
+from sammed3d_ft.evaluation.pairing import CasePaths, pair_files, pair_folders, pair_manifest
 from sammed3d_ft.evaluation.report import write_report
-from sammed3d_ft.figures import draw_mip
+from sammed3d_ft.training.run_lock import locked_run
 
 
 def run(
@@ -24,62 +30,103 @@ def run(
     split: str | None = None,
     connectivity: int = 18,
     foreground: Foreground = "binary",
-    figures: bool = False,
+    figures: bool = True,
+    *,
+    instances: bool = False,
+    probabilities: Path | None = None,
+    compat: Sequence[str] = (),
+    workers: int | None = 0,
 ) -> dict[str, Any]:
     """Evaluate ``pred`` against ``gt`` and return the content of summary.json.
+
+    Each finished case is kept in ``out/cases``, so that the same command, started again, evaluates only what is
+    missing, and what was made of other files, settings or code.
 
     Args:
         pred: a folder of predicted masks named by case id, or one mask file.
         gt: a folder of true masks, a manifest (.json), or one mask file where ``pred`` is one.
-        out: folder for cases.csv, lesions.csv and summary.json.
+        out: folder for cases.csv, lesions.csv, summary.json, report.html and ``figures``.
         pet: folder of PET images in SUV (one file where ``pred`` is one); a manifest brings its own.
         split: of a manifest, only these cases.
         connectivity: 6, 18 or 26.
         foreground: which labels are lesion.
-        figures: draw ``figures/<case>.png`` for every case with a PET, its projections with both masks.
+        figures: draw ``figures/<case>.png``, the projections with both masks (of the masks alone without PET).
+        instances: truth and prediction are instance maps.
+        probabilities: folder of probability maps named by case id (one file where ``pred`` is one), for FROC and AP.
+        compat: names of other people's rules to score by as well.
+        workers: processes that this one starts; None: as many as help.
 
     Raises:
-        InputError: the files do not fit together; every offender is named.
+        InputError: the files do not fit together (every offender is named), or another evaluation writes to ``out``.
     """
-    for path in (pred, gt, pet):
-        if path is not None and not path.exists():
-            raise InputError(f"{path}: no such file or folder")
-    if gt.is_file() and gt.suffix.lower() == ".json":
-        pairs = pair_manifest(pred, gt, pet, split)
-    elif split is not None:
-        raise InputError(f"--split {split} needs a manifest as --gt, got {gt}")
-    elif gt.is_file() != pred.is_file():
-        raise InputError(
-            f"--gt {gt} and --pred {pred}: give two folders, two files, or a manifest and a folder"
-        )
-    elif gt.is_file():
-        pairs = pair_files(pred, gt, pet)
-    else:
-        pairs = pair_folders(pred, gt, pet)
+    pairs = _pairs(pred, gt, pet, split, probabilities)
+    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    with _writing(out) if rank == 0 else nullcontext():
+        mine = pairs[rank::processes]
 
-    evaluations = evaluate_pairs(
-        pairs, connectivity, foreground, lambda cases: tqdm(cases, "evaluate", unit="case", leave=False)
-    )
-    configuration = {
-        "pred": str(pred),
-        "gt": str(gt),
-        "pet": None if pet is None else str(pet),
-        "split": split,
-        "connectivity": connectivity,
-        "foreground": foreground,
-    }
-    summary = write_report(evaluations, out, configuration)
-    if figures:
-        _draw(evaluations, out / "figures")
+        def bar(cases: Iterable[CasePaths]) -> Iterable[CasePaths]:
+            return tqdm(cases, "evaluate", unit="case", leave=False, disable=rank != 0)
+
+        evaluations = evaluate_pairs(
+            mine,
+            connectivity,
+            foreground,
+            bar,
+            instances=instances,
+            compat=compat,
+            keep_in=out / "cases",
+            figures=out / "figures" if figures else None,
+            workers=workers_that_help(len(mine)) if workers is None else workers,
+        )
+        if processes > 1:
+            evaluations = _gathered(evaluations, pairs)
+        configuration = {
+            "pred": str(pred),
+            "gt": str(gt),
+            "pet": None if pet is None else str(pet),
+            "probabilities": None if probabilities is None else str(probabilities),
+            "split": split,
+            "connectivity": connectivity,
+            "foreground": foreground,
+            "instances": instances,
+            "compat": list(compat),
+        }
+        summary = write_report(evaluations, out if rank == 0 else None, configuration)
+        if rank == 0:
+            write_page(evaluations, summary, out / "report.html", out / "figures" if figures else None)
     return summary
 
 
-def _draw(evaluations: Sequence[CaseEvaluation], folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    for evaluation in tqdm(evaluations, "figures", unit="case", leave=False):
-        case = evaluation.paths
-        if evaluation.result is None or case.pet is None:
-            continue
-        pet, truth, pred = read_image(case.pet), read_label(case.truth), read_label(case.pred)
-        title = f"{case.id}, Dice {evaluation.result.dice:.3f}"
-        draw_mip(pet.array, pet.spacing_mm, folder / f"{case.id}.png", truth.array > 0, pred.array > 0, title=title)
+def _pairs(pred: Path, gt: Path, pet: Path | None, split: str | None, probabilities: Path | None) -> list[CasePaths]:
+    for path in (pred, gt, pet, probabilities):
+        if path is not None and not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+    if gt.is_file() and gt.suffix.lower() == ".json":
+        return pair_manifest(pred, gt, pet, split, probability_dir=probabilities)
+    if split is not None:
+        raise InputError(f"--split {split} needs a manifest as --gt, got {gt}")
+    if gt.is_file() != pred.is_file():
+        raise InputError(f"--gt {gt} and --pred {pred}: give two folders, two files, or a manifest and a folder")
+    if gt.is_file():
+        return pair_files(pred, gt, pet, probability=probabilities)
+    return pair_folders(pred, gt, pet, probability_dir=probabilities)
+
+
+def _writing(out: Path) -> Any:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror or error})") from error
+    return locked_run(out)
+
+
+def _gathered(mine: list[CaseEvaluation], pairs: Sequence[CasePaths]) -> list[CaseEvaluation]:
+    """The cases of all processes, in the order of the pairs."""
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    # On the CPU whatever the launcher is set to: only results travel. A process may have far larger scans to read.
+    state = PartialState(cpu=True, timeout=timedelta(days=1))
+    by_case = {case.paths.id: case for case in gather_object(mine)}
+    state.destroy_process_group()
+    return [by_case[pair.id] for pair in pairs]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import typer
@@ -20,42 +18,12 @@ from sammed3d_ft.cli.evaluate import evaluate
 from sammed3d_ft.data.manifest import Case, write_manifest
 from sammed3d_ft.evaluation import METRICS, evaluate_folders, summarise
 from sammed3d_ft.recipes.evaluate import run
-
-AFFINE = np.diag([10.0, 10.0, 10.0, 1.0])
-
-
-def save(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(array, affine), path)
-    return path
-
-
-def lesion(*spans: tuple[int, int]) -> np.ndarray:
-    out = np.zeros((12, 4, 4), np.uint8)
-    for first, last in spans:
-        out[first : last + 1, 1, 1] = 1
-    return out
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+from tests.evaluation.cohort_files import AFFINE, lesion, rows, save, write_cohort
 
 
 @pytest.fixture
 def cohort(tmp_path: Path) -> Path:
-    """Three cases: perfect, half found, and free of lesions with a false alarm; PET of SUV 3 everywhere."""
-    for name, truth, pred in (
-        ("a", lesion((0, 3)), lesion((0, 3))),
-        ("b", lesion((0, 3), (8, 9)), lesion((0, 1))),
-        ("c", lesion(), lesion((5, 5))),
-    ):
-        save(tmp_path / "gt" / f"{name}.nii.gz", truth)
-        save(tmp_path / "pred" / f"{name}.nii.gz", pred)
-        save(tmp_path / "pet" / f"{name}_0001.nii.gz", np.full((12, 4, 4), 3.0, np.float32))
-        save(tmp_path / "pet" / f"{name}_0000.nii.gz", np.full((12, 4, 4), -900.0, np.float32))
-    (tmp_path / "gt" / "dataset.json").write_text("{}")
-    return tmp_path
+    return write_cohort(tmp_path)
 
 
 def test_tables_of_a_cohort(cohort: Path) -> None:
@@ -163,6 +131,61 @@ def test_bad_content_marks_the_case_and_spares_the_others(cohort: Path) -> None:
     assert set(summary["cases"]["failed"]) == {"a", "b"}
 
 
+def test_probability_maps_give_froc_and_must_be_there_for_every_case(cohort: Path) -> None:
+    common = (cohort / "pred", cohort / "gt", cohort / "out")
+    summary = run(*common, probabilities=cohort / "probability", figures=False)
+    # Two true lesions of three are hit, one false alarm in three cases, all at the one confidence of 0.8.
+    froc = summary["froc"]
+    assert froc["sensitivity_at_false_alarms_per_case"] == {
+        "0.125": 0,
+        "0.25": 0,
+        **dict.fromkeys(("0.5", "1", "2", "4", "8"), pytest.approx(2 / 3)),
+    }
+    assert froc["average_precision"] == pytest.approx(2 / 3 * 2 / 3)
+    assert froc["case_auroc"] == 0.5
+    assert "froc" not in run(*common, figures=False)
+
+    (cohort / "probability" / "a.nii.gz").rename(cohort / "probability" / "z.nii.gz")
+    with pytest.raises(InputError, match=r"case a: no probability map in .*; .*z\.nii\.gz belongs to no case"):
+        run(*common, probabilities=cohort / "probability")
+
+
+def test_other_peoples_rules_become_columns_and_statistics(cohort: Path) -> None:
+    common = (cohort / "pred", cohort / "gt", cohort / "out", cohort / "pet")
+    summary = run(*common, compat=("l1dfl", "autopet"), figures=False)
+    cases = rows(cohort / "out" / "cases.csv")
+    assert list(cases[0])[: 3 + len(METRICS)] == ["case", "patient", "error", *METRICS]
+    assert [case["autopet_fpv_ml"] for case in cases] == ["0.0", "0.0", "1.0"]
+    assert [case["l1dfl_tp_c3"] for case in cases] == ["1.0", "1.0", "0.0"]
+    assert list(summary["compat"]) == ["l1dfl", "autopet"]
+    assert summary["compat"]["autopet"]["metrics"]["autopet_dice"]["n"] == 2
+    assert "arXiv" in summary["compat"]["l1dfl"]["source"]
+    with pytest.raises(InputError, match="no scoring rule 'autopot'"):
+        run(*common, compat=("autopot",))
+
+
+def test_instance_maps_keep_touching_lesions_apart(cohort: Path) -> None:
+    maps = np.zeros((12, 4, 4), np.uint8)
+    maps[0:2, 1, 1], maps[2:4, 1, 1] = 7, 3
+    save(cohort / "gt" / "a.nii.gz", maps)
+    save(cohort / "pred" / "a.nii.gz", maps)
+    run(cohort / "pred", cohort / "gt", cohort / "out", instances=True, figures=False)
+    assert rows(cohort / "out" / "cases.csv")[0]["truth_lesions"] == "2"
+    assert [row["lesion_id"] for row in rows(cohort / "out" / "lesions.csv")[:2]] == ["3", "7"]
+    with pytest.raises(InputError, match="contradicts"):
+        run(cohort / "pred", cohort / "gt", cohort / "out", instances=True, foreground=1)
+
+
+def test_agreement_of_quantities_is_in_the_summary(cohort: Path) -> None:
+    of = run(cohort / "pred", cohort / "gt", cohort / "out", figures=False)["agreement"]["quantities"]
+    # TMTV: 4 and 4, 6 and 2, 0 and 1 ml.
+    volume = of["volume_ml"]
+    assert (volume["n"], volume["n_ratio"]) == (3, 2)
+    assert volume["difference"]["bias"] == pytest.approx(-1)
+    assert volume["ratio"]["bias"] == pytest.approx((1 / 3) ** 0.5)
+    assert (of["suv_max"]["n"], of["suv_max"]["not_defined"], of["suv_max"]["truth_mean"]) == (0, 3, None)
+
+
 @pytest.mark.parametrize(("foreground", "dice"), [("any", 2 * 3 / (4 + 3)), (2, 2 * 2 / (4 + 2)), (7, 0.0)])
 def test_foreground_rule_says_which_labels_are_lesion(
     tmp_path: Path, foreground: object, dice: float
@@ -189,6 +212,7 @@ def test_manifest_gives_labels_pet_split_and_patients(cohort: Path) -> None:
         run(cohort / "pred", manifest, cohort / "out", split="test")
     (cohort / "pred" / "c.nii.gz").unlink()
     summary = run(cohort / "pred", manifest, cohort / "out", split="test", figures=True)
+    assert summary["agreement"]["quantities"]["suv_max"]["n"] == 1  # of one patient's two cases
     figures = sorted((cohort / "out" / "figures").iterdir())
     assert [path.name for path in figures] == ["a.png", "b.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)

@@ -17,6 +17,7 @@ from sammed3d_ft.evaluation import evaluate_case
 from sammed3d_ft.evaluation.matching import Components, match, overlaps
 from sammed3d_ft.evaluation.surface import hd95_mm, nsd, surface_distances
 from sammed3d_ft.evaluation.surface_elements import element_areas_mm2
+from tests.evaluation.ellipsoids import painted
 
 GOLDEN: dict[str, Any] = json.loads(Path(__file__).with_name("surface_distance_golden.json").read_text())
 """Measured with surface-distance 0.1."""
@@ -36,17 +37,9 @@ def test_areas_by_hand() -> None:
     assert areas[0b00000001] == pytest.approx(np.linalg.norm(np.cross([-0.5, 1, 0], [-0.5, 0, 1.5])) / 2)
 
 
-def _ellipsoids(shape: list[int], ellipsoids: list[list[float]]) -> np.ndarray:
-    grid = np.indices(shape).astype(float)
-    out = np.zeros(shape, bool)
-    for cx, cy, cz, rx, ry, rz in ellipsoids:
-        out |= ((grid[0] - cx) / rx) ** 2 + ((grid[1] - cy) / ry) ** 2 + ((grid[2] - cz) / rz) ** 2 <= 1
-    return out
-
-
 @pytest.mark.parametrize("case", GOLDEN["cases"])
 def test_nsd_and_hd95_equal_surface_distance(case: dict[str, Any]) -> None:
-    truth, pred = (_ellipsoids(case["shape"], case[name]) for name in ("truth", "pred"))
+    truth, pred = (painted(case["shape"], [[*part, 1] for part in case[name]]) > 0 for name in ("truth", "pred"))
     assert (truth.sum(), pred.sum()) == (case["truth_voxels"], case["pred_voxels"])
     result = evaluate_case(truth, pred, case["spacing_mm"])
     assert result.nsd[2.0] == pytest.approx(case["nsd_2mm"], abs=1e-12)
@@ -66,7 +59,7 @@ def test_distances_equal_a_distance_transform() -> None:
             borders.append((cells > 0) & (cells < 8))
         to_pred = ndimage.distance_transform_edt(~borders[1], sampling=spacing)[borders[0]]
         to_truth = ndimage.distance_transform_edt(~borders[0], sampling=spacing)[borders[1]]
-        found = surface_distances(truth, pred, spacing)
+        found = surface_distances(np.argwhere(truth), np.argwhere(pred), spacing)
         np.testing.assert_allclose(found.truth_mm, np.sort(to_pred), atol=1e-12)
         np.testing.assert_allclose(found.pred_mm, np.sort(to_truth), atol=1e-12)
 
@@ -75,7 +68,7 @@ def test_tolerance_is_met_exactly_at_awkward_spacings() -> None:
     # 20 steps of 0.1 mm are 2 mm, not a rounding error more.
     truth, pred = np.zeros((40, 3, 3), bool), np.zeros((40, 3, 3), bool)
     truth[13, 1, 1], pred[33, 1, 1] = True, True
-    distances = surface_distances(truth, pred, np.array([0.1, 0.1, 0.1]))
+    distances = surface_distances(np.argwhere(truth), np.argwhere(pred), np.array([0.1, 0.1, 0.1]))
     assert hd95_mm(distances) == 2.0
     assert nsd(distances, 2.0) == 1.0
 

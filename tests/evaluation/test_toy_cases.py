@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from prompts.errors import InputError
+from prompts.lesions import lesions_from_mask
 from sammed3d_ft.evaluation import METRICS, CaseResult, evaluate_case
+from sammed3d_ft.evaluation.results import LESION_COLUMNS
 
 Box = tuple[slice | int, slice | int, slice | int]
 
@@ -28,6 +30,17 @@ def line(length: int, *spans: tuple[int, int]) -> np.ndarray:
 def counts(result: CaseResult, threshold: float) -> tuple[int, int, int]:
     detection = result.detection[threshold]
     return detection.tp, detection.fp, detection.fn
+
+
+def rod_areas(length_mm: float, width_mm: float, height_mm: float) -> tuple[float, float]:
+    """Area of one surface element at the end of a rod of single voxels, and of one along its side.
+
+    Voxels are as long as ``length_mm`` along the rod. Of n voxels it has n + 1 planes of 4 elements: the first and the
+    last cut off one corner of a cell, a triangle between the middles of three edges; the others an edge, a rectangle.
+    """
+    edges = np.diag([length_mm, width_mm, height_mm]) / 2
+    end = float(np.linalg.norm(np.cross(edges[1] - edges[0], edges[2] - edges[0]))) / 2
+    return end, length_mm * math.hypot(width_mm, height_mm) / 2
 
 
 def truth_fates(result: CaseResult) -> list[tuple[str, int | None]]:
@@ -52,6 +65,10 @@ def test_one_blob_over_all_finds_nothing() -> None:
     assert result.lesion_dice == 0
     assert truth_fates(result) == [("low_iou", 1)] * 5
     assert pred_fates(result) == [("low_iou", 1)]
+    without = [result.matched_dice, result.matched_iou, result.matched_hd95_mm, result.matched_volume_error_ml]
+    without += [*result.matched_nsd.values(), *(row.hd95_mm for row in result.lesions)]
+    without += [value for row in result.lesions for value in row.nsd.values()]
+    assert all(math.isnan(value) for value in without)
 
 
 def test_shredded_lesion_counts_once_and_its_shreds_are_fragments() -> None:
@@ -68,7 +85,15 @@ def test_shredded_lesion_counts_once_and_its_shreds_are_fragments() -> None:
     assert truth_fates(result) == [("matched", 4)] + [("missed", None)] * 4
     assert pred_fates(result) == [("fragment", 1)] * 3
     assert result.fnv_ml == pytest.approx(4.0)
-    assert result.lesions[0].volume_error_ml == pytest.approx(3 - 12)
+    assert result.lesions[0].volume_error_ml == result.matched_volume_error_ml == pytest.approx(3 - 12)
+    assert (result.matched_iou, result.matched_dice) == (pytest.approx(1 / 4), pytest.approx(2 / 5))
+    # Truth: planes 0 to 12. Match: planes 9 to 12, all on planes of the truth. A truth's plane k < 9 is (9 - k) cm
+    # away: 95 % of its area, 44 side + 8 end, is reached in plane 1.
+    end, side = rod_areas(10, 10, 10)
+    total = (44 * side + 8 * end) + (8 * side + 8 * end)
+    near = pytest.approx(((12 * side + 4 * end) + (8 * side + 8 * end)) / total)
+    assert result.lesions[0].nsd == result.matched_nsd == {2.0: near, 4.0: near}
+    assert result.lesions[0].hd95_mm == result.matched_hd95_mm == 80
 
 
 def test_bridged_pair_is_one_find_and_one_named_merger() -> None:
@@ -81,6 +106,13 @@ def test_bridged_pair_is_one_find_and_one_named_merger() -> None:
     assert (result.splits, result.merges) == (0, 1)
     assert sorted(truth_fates(result)) == [("matched", 1), ("merged", 1)]
     assert pred_fates(result) == []
+    # The match has planes 0 to 10, the truth 5 of them at one end; plane k beyond is k mm away, 1 to 6.
+    end, side = rod_areas(1, 1, 1)
+    total = (12 * side + 8 * end) + (36 * side + 8 * end)
+    assert result.matched_nsd[2.0] == pytest.approx(0.75)
+    assert result.matched_nsd[4.0] == pytest.approx(((12 * side + 8 * end) + (32 * side + 4 * end)) / total)
+    assert result.matched_hd95_mm == 5
+    assert (result.matched_iou, result.matched_volume_error_ml) == (pytest.approx(0.4), pytest.approx(0.006))
 
 
 def test_tiny_lesion_shifted_by_one_voxel_is_found_at_the_headline_threshold() -> None:
@@ -89,6 +121,12 @@ def test_tiny_lesion_shifted_by_one_voxel_is_found_at_the_headline_threshold() -
     assert result.truth.volume_ml == pytest.approx(0.149, abs=1e-3)
     assert result.iou == pytest.approx(1 / 3)
     assert [result.detection[t].f1 for t in (0.1, 0.25, 0.5)] == [1, 1, 0]
+    # Elements of a cube of 2 x 2 x 2 voxels: at its 8 corners, 12 edges and 6 faces. One step on, one whole side and
+    # the middle of the opposite side have no element of the other mask in their place; the nearest is a voxel away.
+    corner, edge, face = (2.65**2 * share for share in (math.sqrt(3) / 8, math.sqrt(2) / 2, 1.0))
+    every, off = 8 * corner + 12 * edge + 6 * face, 4 * corner + 4 * edge + 2 * face
+    assert result.matched_nsd == {2.0: pytest.approx(1 - off / every), 4.0: 1}
+    assert (result.matched_nsd, result.matched_hd95_mm) == (result.nsd, 2.65)
 
 
 @pytest.mark.parametrize(("connectivity", "expected"), [(6, (3, 1)), (18, (2, 1)), (26, (1, 1))])
@@ -104,6 +142,8 @@ def test_connectivity_decides_what_touches(connectivity: int, expected: tuple[in
     assert result.lesions[0].iou == pytest.approx(best)
     assert result.lesion_dice == pytest.approx(2 * best / (1 + best) / expected[0])
     assert result.fnv_ml == pytest.approx({6: 0.016, 18: 0.008, 26: 0.0}[connectivity])
+    assert result.matched_volume_error_ml == pytest.approx({6: 0.0, 18: -0.008, 26: -0.016}[connectivity])
+    assert (result.matched_nsd[2.0] == 1) == (result.matched_hd95_mm == 0) == (connectivity == 6)
 
 
 def test_lesion_at_the_edge_of_the_volume_is_closed_there() -> None:
@@ -127,6 +167,17 @@ def test_anisotropic_spacing() -> None:
         assert result.hd95_mm == z_mm
         assert (result.dice, result.iou) == (0, 0)
         assert result.fpv_ml == result.fnv_ml == pytest.approx(2 * z_mm / 1000)
+
+
+def test_matched_lesions_at_anisotropic_spacing() -> None:
+    # Two rods of two voxels along z, one step apart: planes 1 to 3 against 2 to 4.
+    truth, pred = mask((5, 5, 6), (2, 2, slice(1, 3))), mask((5, 5, 6), (2, 2, slice(2, 4)))
+    result = evaluate_case(truth, pred, (1.0, 2.0, 5.0))
+    end, side = rod_areas(5, 1, 2)
+    near = pytest.approx((8 * side + 8 * end) / (8 * side + 16 * end))
+    assert result.matched_nsd == {2.0: near, 4.0: near}
+    assert result.matched_hd95_mm == 5
+    assert result.matched_iou == pytest.approx(1 / 3)
 
 
 def test_number_of_matches_goes_before_their_iou() -> None:
@@ -216,6 +267,9 @@ def test_empties_table(truth: np.ndarray, pred: np.ndarray, expected: dict[str, 
         assert row[name] == pytest.approx(expected[name], nan_ok=True)
     assert all(math.isnan(row[f"precision_iou{t}"]) for t in (0.1, 0.25, 0.5))
     assert (row["splits"], row["merges"]) == (0, 0)
+    matched = [name for name in row if name.startswith("matched_")]
+    assert len(matched) == 6
+    assert all(math.isnan(row[name]) for name in matched)
     for which in ("truth", "pred"):
         volume_ml = expected[which]
         full = volume_ml is not None
@@ -259,7 +313,64 @@ def test_suv_peak_sees_beyond_the_lesions_box() -> None:
 
 
 def test_row_has_exactly_the_documented_columns() -> None:
-    assert list(evaluate_case(SOME, SOME, (1, 1, 1)).as_row()) == list(METRICS)
+    result = evaluate_case(SOME, SOME, (1, 1, 1))
+    assert list(result.as_row()) == list(METRICS)
+    assert tuple(result.lesions[0].as_row()) == LESION_COLUMNS
+
+
+def test_instance_maps_keep_touching_lesions_apart() -> None:
+    # Truth 3 (4 voxels) touches truth 9 (2), which is in two pieces; prediction 5 is half of truth 3, 2 is truth 9.
+    truth, pred = np.zeros((12, 3, 3), np.int16), np.zeros((12, 3, 3), np.uint8)
+    truth[0:4, 1, 1], truth[4, 1, 1], truth[9, 1, 1] = 3, 9, 9
+    pred[0:2, 1, 1], pred[4, 1, 1], pred[9, 1, 1] = 5, 2, 2
+    result = evaluate_case(truth, pred, (10, 10, 10), instances=True)
+    assert [row.lesion.lesion_id for row in result.lesions] == [3, 9]
+    assert truth_fates(result) == [("matched", 5), ("matched", 2)]
+    assert [row.iou for row in result.lesions] == [0.5, 1.0]
+    assert (result.truth.lesions, result.pred.lesions, result.splits, result.merges) == (2, 2, 0, 0)
+    assert result.dice == pytest.approx(2 * 4 / (6 + 4))
+    assert result.detection[0.5].pq == pytest.approx(0.75)
+    # Rods of 4 and 2 voxels: the truth's planes 3 and 4 are 1 and 2 cm away; truth 9 adds perfect numbers to the means.
+    end, side = rod_areas(10, 10, 10)
+    nsd = ((4 * end + 8 * side) + (8 * end + 4 * side)) / ((8 * end + 12 * side) + (8 * end + 4 * side))
+    assert result.lesions[0].nsd[2.0] == pytest.approx(nsd)
+    assert result.matched_nsd[2.0] == pytest.approx((nsd + 1) / 2)
+    assert (result.lesions[0].hd95_mm, result.matched_hd95_mm) == (20, 10)
+    as_masks = evaluate_case(truth > 0, pred > 0, (10, 10, 10))
+    assert (as_masks.truth.lesions, as_masks.pred.lesions, as_masks.merges) == (2, 3, 0)
+    assert (as_masks.dice, as_masks.nsd, as_masks.hd95_mm) == (result.dice, result.nsd, result.hd95_mm)
+
+
+def test_instances_of_components_change_nothing() -> None:
+    truth, pred = line(40, (0, 11), (20, 20), (24, 24)), line(40, (0, 1), (3, 4), (9, 11), (30, 33))
+    numbers = [lesions_from_mask(one)[0] for one in (truth, pred)]
+    pet = np.random.default_rng(0).random(truth.shape).astype(np.float32)
+    as_instances = evaluate_case(*numbers, (1, 2, 3), pet, instances=True)
+    assert repr(as_instances) == repr(evaluate_case(truth, pred, (1, 2, 3), pet))
+
+
+def test_confidences_are_the_highest_probability_of_each_prediction() -> None:
+    # Predictions 1 and 2 lie in truth 1 (IoU 0.4 and 0.2), 3 in no truth, 4 in truth 3 (0.05: too low); truth 2 is
+    # missed.
+    truth = line(60, (0, 9), (12, 13), (30, 49))
+    pred = line(60, (0, 3), (6, 7), (20, 21), (35, 35))
+    probability = np.full(truth.shape, 0.05, np.float32)
+    probability[[0, 2, 6, 20, 21, 35], 1, 1] = [0.5, 0.75, 1.0, 0.25, 0.125, 0.625]
+    result = evaluate_case(truth, pred, (1, 1, 1), probability=probability)
+    assert result.scored is not None
+    assert (result.scored.hits, result.scored.false_alarms) == ((0.75,), (0.25, 0.625))
+    assert (result.scored.ignored, result.scored.truths, result.scored.case_confidence) == (1, 3, 1.0)
+    assert [row.confidence for row in result.lesions] == pytest.approx([0.75, NA, NA, 1.0, 0.25, 0.625], nan_ok=True)
+    without = evaluate_case(truth, pred, (1, 1, 1))
+    assert without.scored is None
+    assert all(math.isnan(row.confidence) for row in without.lesions)
+
+
+def test_confidences_of_empty_masks() -> None:
+    probability = np.zeros(SOME.shape)
+    nothing = evaluate_case(SOME, NOTHING, (1, 1, 1), probability=probability).scored
+    assert nothing is not None
+    assert (nothing.hits, nothing.false_alarms, nothing.truths, nothing.case_confidence) == ((), (), 1, 0.0)
 
 
 def test_numbers_are_accepted_and_equal_booleans() -> None:
@@ -285,5 +396,19 @@ def test_wrong_input_is_refused() -> None:
         evaluate_case(SOME[0], SOME[0], (1, 1, 1))
     with pytest.raises(InputError, match="does not have voxels of"):
         evaluate_case(SOME, SOME, (1, 1, 1), affine=np.diag([2.0, 1, 1, 1]))
-    with pytest.raises(InputError, match="PET holds NaN"):
+    with pytest.raises(InputError, match=r"PET is not finite at voxel \(1, 1, 1\) inside a lesion"):
         evaluate_case(SOME, SOME, (1, 1, 1), np.full_like(PET, np.nan))
+    for value in (1.5, -0.1, np.nan):
+        with pytest.raises(InputError, match=rf"probability holds {value}"):
+            evaluate_case(SOME, SOME, (1, 1, 1), probability=np.full(SOME.shape, value))
+    with pytest.raises(InputError, match="probability is 0 all over predicted lesion 1"):
+        evaluate_case(SOME, SOME, (1, 1, 1), probability=np.zeros(SOME.shape))
+    with pytest.raises(InputError, match="probability has shape"):
+        evaluate_case(SOME, SOME, (1, 1, 1), probability=np.zeros((2, 2, 2)))
+    for value in (-2, 1.5, np.inf, np.nan):
+        with pytest.raises(InputError, match=f"prediction is no instance map: it holds {value}"):
+            evaluate_case(SOME, np.where(SOME, value, 0), (1, 1, 1), instances=True)
+    near = PET.copy()
+    near[3, 2, 1] = np.nan
+    with pytest.raises(InputError, match="PET holds NaN or infinite values in or near a lesion"):
+        evaluate_case(SOME, SOME, (1, 1, 1), near)

@@ -89,6 +89,17 @@ def test_suv_peak_equals_brute_force_in_the_middle_and_at_the_border(spacing_mm:
     assert suv_peak(pet, centres, affine) == pytest.approx(max(expected), rel=1e-6)
 
 
+def test_suv_peak_of_a_lesion_taken_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    pet = rng.gamma(2.0, 3.0, (20, 18, 16)).astype(np.float32)
+    coords_vox = np.argwhere(rng.random(pet.shape) < 0.05)
+    affine = np.diag([3.0, 2.5, 2.0, 1.0])
+    whole = suv_peak(pet, coords_vox, affine)
+    monkeypatch.setattr("sammed3d_ft.lesions.peak._BLOCK_VOXELS", 500)
+    assert suv_peak(pet, coords_vox, affine) == pytest.approx(whole, rel=1e-12)
+    assert whole == pytest.approx(max(_plain_suv_peak(pet, centre, affine) for centre in coords_vox), rel=1e-6)
+
+
 def test_suv_peak_of_one_hot_voxel_is_diluted_by_its_sphere() -> None:
     # At 5 mm the sphere of 6.2 mm holds the centre and its 6 face neighbours; edge neighbours are at 7.07 mm.
     pet = np.ones((7, 7, 7), np.float32)

@@ -1,0 +1,127 @@
+"""What the evaluation of one case says: quantities of both masks, a row per lesion, and all metrics as flat columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sammed3d_ft.evaluation.detection import Detection
+from sammed3d_ft.evaluation.froc import ScoredLesions
+from sammed3d_ft.lesions.table import Lesion
+
+
+@dataclass(frozen=True)
+class MaskQuantities:
+    """What one mask says of the patient. SUV quantities are NaN for an empty mask and without PET."""
+
+    lesions: int
+    volume_ml: float
+    dmax_cm: float
+    suv_max: float
+    suv_mean: float
+    suv_peak: float
+    tla: float
+
+
+@dataclass(frozen=True)
+class LesionResult:
+    """A true lesion with what became of it, or a predicted lesion that no true one was matched with."""
+
+    source: str
+    """``truth`` or ``prediction``."""
+    lesion: Lesion
+    fate: str
+    """truth: matched, merged, low_iou, missed; prediction: fragment, low_iou, isolated; see `matching.fates`."""
+    partner_id: int | None
+    """Number of the lesion on the other side that it is matched with, or that explains the fate."""
+    iou: float
+    """With the match; 0 for a truth without one, NaN for a prediction."""
+    dice: float
+    """With the match; 0 for a truth without one, NaN for a prediction."""
+    volume_error_ml: float
+    """Matched prediction minus truth; NaN without a match."""
+    nsd: dict[float, float]
+    """By tolerance in mm, of the two matched lesions alone; NaN without a match."""
+    hd95_mm: float
+    """Of the two matched lesions alone; NaN without a match."""
+    confidence: float
+    """Highest probability in the predicted lesion (a truth's match); NaN without match or without probabilities."""
+
+    def as_row(self) -> dict[str, Any]:
+        """Flat columns, those of `LESION_COLUMNS`."""
+        return {
+            "source": self.source,
+            **self.lesion.as_row(),
+            "fate": self.fate,
+            "partner_id": self.partner_id,
+            "iou": self.iou,
+            "dice": self.dice,
+            "volume_error_ml": self.volume_error_ml,
+            **{f"nsd_{tolerance:g}mm": value for tolerance, value in self.nsd.items()},
+            "hd95_mm": self.hd95_mm,
+            "confidence": self.confidence,
+        }
+
+
+LESION_COLUMNS = (
+    *("source", "lesion_id", "voxels", "volume_ml", "size_class"),
+    *("centroid_x_mm", "centroid_y_mm", "centroid_z_mm"),
+    *("suv_max", "suv_mean", "suv_peak", "suv_peak_flagged", "tla"),
+    *("fate", "partner_id", "iou", "dice", "volume_error_ml"),
+    *("nsd_2mm", "nsd_4mm", "hd95_mm", "confidence"),
+)
+"""Columns of `LesionResult.as_row`, for a table that may have no rows."""
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """All metrics of one case. NaN means not defined (n/a); `metrics.METRICS` states each convention."""
+
+    dice: float
+    iou: float
+    nsd: dict[float, float]
+    """By tolerance in mm."""
+    hd95_mm: float
+    fpv_ml: float
+    fnv_ml: float
+    detection: dict[float, Detection]
+    """By IoU threshold."""
+    lesion_dice: float
+    matched_dice: float
+    matched_iou: float
+    matched_nsd: dict[float, float]
+    """By tolerance in mm."""
+    matched_hd95_mm: float
+    matched_volume_error_ml: float
+    splits: int
+    merges: int
+    suvmax_hit_recall: float
+    truth: MaskQuantities
+    pred: MaskQuantities
+    lesions: tuple[LesionResult, ...]
+    """Every true lesion, then every unmatched prediction, at the headline IoU threshold."""
+    scored: ScoredLesions | None
+    """What `froc` and `average_precision` need; None without probabilities."""
+
+    def as_row(self) -> dict[str, Any]:
+        """Flat columns, in the order of `metrics.METRICS`."""
+        row: dict[str, Any] = {"dice": self.dice, "iou": self.iou}
+        row |= {f"nsd_{tolerance:g}mm": value for tolerance, value in self.nsd.items()}
+        row |= {"hd95_mm": self.hd95_mm, "fpv_ml": self.fpv_ml, "fnv_ml": self.fnv_ml}
+        for threshold, counts in self.detection.items():
+            for name in ("f1", "precision", "recall", "tp", "fp", "fn"):
+                row[f"{name}_iou{threshold:g}"] = getattr(counts, name)
+        row |= {"pq_iou0.5": self.detection[0.5].pq, "lesion_dice": self.lesion_dice}
+        row |= {"matched_dice": self.matched_dice, "matched_iou": self.matched_iou}
+        row |= {f"matched_nsd_{tolerance:g}mm": value for tolerance, value in self.matched_nsd.items()}
+        row |= {
+            "matched_hd95_mm": self.matched_hd95_mm,
+            "matched_volume_error_ml": self.matched_volume_error_ml,
+            "splits": self.splits,
+            "merges": self.merges,
+            "suvmax_hit_recall": self.suvmax_hit_recall,
+        }
+        for mask, of in (("truth", self.truth), ("pred", self.pred)):
+            for name in ("lesions", "volume_ml", "dmax_cm", "suv_max", "suv_mean", "suv_peak", "tla"):
+                row[f"{mask}_{name}"] = getattr(of, name)
+        return row

@@ -1,0 +1,246 @@
+"""A cohort in several processes, stopped and gone on with: the same tables, and nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prompts.errors import InputError
+from sammed3d_ft.evaluation import cohort as cohort_module
+from sammed3d_ft.evaluation import kept_cases
+from sammed3d_ft.evaluation.cohort import evaluate_pairs, workers_that_help
+from sammed3d_ft.evaluation.pairing import CasePaths, pair_folders
+from sammed3d_ft.recipes.evaluate import run
+from tests.evaluation.cohort_files import lesion, save, write_cohort
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLES = ("cases.csv", "lesions.csv")
+
+
+@pytest.fixture
+def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    # The page has its own tests; drawing it takes longer than all else here.
+    monkeypatch.setattr("sammed3d_ft.recipes.evaluate.write_page", lambda *_: None)
+    return write_cohort(tmp_path)
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the cases that are evaluated from now on."""
+    done: list[str] = []
+    real = cohort_module._evaluate
+
+    def watched(case: CasePaths, *others: Any) -> Any:
+        done.append(case.id)
+        return real(case, *others)
+
+    monkeypatch.setattr(cohort_module, "_evaluate", watched)
+    return done
+
+
+def tables(folder: Path) -> list[str]:
+    """What an evaluation says, without the time it was written and the folders it was given."""
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["written"]
+    return [*((folder / name).read_text() for name in TABLES), json.dumps(summary)]
+
+
+def evaluate(cohort: Path, **changed: Any) -> list[str]:
+    arguments = {
+        "pet": cohort / "pet",
+        "probabilities": cohort / "probability",
+        "compat": ("l1dfl", "brats-mets"),
+        "figures": False,
+        **changed,
+    }
+    run(cohort / "pred", cohort / "gt", cohort / "out", **arguments)
+    return tables(cohort / "out")
+
+
+def test_a_second_start_does_nothing_again(cohort: Path, evaluated: list[str]) -> None:
+    first = evaluate(cohort)
+    assert evaluated == ["a", "b", "c"]
+    assert evaluate(cohort) == first
+    assert evaluated == ["a", "b", "c"]
+
+
+def test_a_stopped_evaluation_goes_on(
+    cohort: Path, evaluated: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = cohort_module._evaluate
+
+    def stopped(case: CasePaths, *others: Any) -> Any:
+        if case.id == "b":
+            raise KeyboardInterrupt
+        return watched(case, *others)
+
+    monkeypatch.setattr(cohort_module, "_evaluate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(cohort)
+    monkeypatch.setattr(cohort_module, "_evaluate", watched)
+    gone_on = evaluate(cohort)
+    assert evaluated == ["a", "b", "c"]
+    for file in (cohort / "out" / "cases").iterdir():
+        file.unlink()
+    assert evaluate(cohort) == gone_on
+
+
+def test_what_changed_is_done_again(cohort: Path, evaluated: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate(cohort)
+    evaluated.clear()
+    save(cohort / "pred" / "b.nii.gz", lesion((0, 2)))
+    save(cohort / "probability" / "b.nii.gz", lesion((0, 2)) * np.float32(0.8))
+    evaluate(cohort)
+    assert evaluated == ["b"]
+    evaluate(cohort, connectivity=26)
+    assert evaluated == ["b", "a", "b", "c"]
+    evaluated.clear()
+    monkeypatch.setattr(kept_cases, "code_digest", lambda: "another version")
+    evaluate(cohort, connectivity=26)
+    assert evaluated == ["a", "b", "c"]
+    evaluated.clear()
+    kept = cohort / "out" / "cases" / "c.json"
+    kept.write_text(kept.read_text()[:-20])  # as no process of ours leaves it
+    evaluate(cohort, connectivity=26)
+    assert evaluated == ["c"]
+    evaluate(cohort, connectivity=26, figures=True)  # the figures are not there yet
+    assert evaluated == ["c", "a", "b", "c"]
+    evaluate(cohort, connectivity=26, figures=True)
+    assert len(evaluated) == 4
+
+
+def test_a_failed_case_is_tried_again(cohort: Path, evaluated: list[str]) -> None:
+    good = (cohort / "pred" / "a.nii.gz").read_bytes()
+    (cohort / "pred" / "a.nii.gz").write_bytes(good[:-30])
+    assert "case a" in evaluate(cohort)[0]
+    (cohort / "pred" / "a.nii.gz").write_bytes(good)
+    evaluated.clear()
+    assert "case a" not in evaluate(cohort)[0]
+    assert evaluated == ["a"]
+
+
+def test_a_mhd_file_has_changed_when_its_voxels_have(tmp_path: Path) -> None:
+    sitk = pytest.importorskip("SimpleITK")
+    for name in ("gt", "pred"):
+        (tmp_path / name).mkdir()
+        sitk.WriteImage(sitk.GetImageFromArray(lesion((0, 3)).T), str(tmp_path / name / "a.mhd"))
+    pairs = pair_folders(tmp_path / "pred", tmp_path / "gt")
+    (before,) = evaluate_pairs(pairs, keep_in=tmp_path / "kept")
+    sitk.WriteImage(sitk.GetImageFromArray(lesion((0, 1)).T), str(tmp_path / "pred" / "a.mhd"))
+    (after,) = evaluate_pairs(pairs, keep_in=tmp_path / "kept")
+    assert before.result is not None
+    assert after.result is not None
+    assert (before.result.dice, after.result.dice) == (1, pytest.approx(2 * 2 / 6))
+
+
+def test_odd_case_ids_become_file_names(tmp_path: Path) -> None:
+    save(tmp_path / "t.nii.gz", lesion((0, 3)))
+    case = CasePaths("site 1/scan:2", tmp_path / "t.nii.gz", tmp_path / "t.nii.gz", None, "p")
+    (done,) = evaluate_pairs([case], keep_in=tmp_path / "kept", figures=tmp_path / "figures")
+    assert done.error is None
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["site 1%2Fscan%3A2.json"]
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["site 1%2Fscan%3A2.png"]
+
+
+def test_two_workers_give_the_tables_of_one(cohort: Path) -> None:
+    save(cohort / "pred" / "a.nii.gz", lesion((0, 3)) * 2)  # a failed case crosses processes as well
+    one = evaluate(cohort)
+    for file in (cohort / "out" / "cases").iterdir():
+        file.unlink()
+    assert evaluate(cohort, workers=2) == one
+
+
+def test_workers_that_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert [workers_that_help(cases) for cases in (0, 1, 3, 4, 9, 400)] == [0, 0, 0, 2, 4, 8]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert workers_that_help(400) == 4
+
+
+_STARTED = """
+import multiprocessing, sys, time
+from pathlib import Path
+from sammed3d_ft.evaluation.cohort import evaluate_pairs
+from sammed3d_ft.evaluation.pairing import pair_folders
+
+def progress(cases):
+    for number, case in enumerate(cases):
+        if number == 1:
+            print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+            time.sleep({seconds})
+        yield case
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    try:
+        evaluate_pairs(pair_folders(folder / "pred", folder / "gt"), progress=progress, workers=2, keep_in=folder / "k")
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
+"""
+
+
+@pytest.fixture
+def started(cohort: Path) -> Callable[[float], tuple[subprocess.Popen[str], list[int]]]:
+    """An evaluation with two workers that waits after its first case; its process, and those of its workers."""
+
+    def start(seconds: float) -> tuple[subprocess.Popen[str], list[int]]:
+        script = cohort / "started.py"
+        script.write_text(_STARTED.replace("{seconds}", str(seconds)))
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(cohort)], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        assert process.stdout is not None
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(workers) == 2
+        return process, workers
+
+    return start
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+def test_no_worker_outlives_a_killed_evaluation(
+    started: Callable[[float], tuple[subprocess.Popen[str], list[int]]],
+) -> None:
+    process, workers = started(60)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    until = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_worker_ended_from_outside_is_said_in_one_line(
+    cohort: Path, started: Callable[[float], tuple[subprocess.Popen[str], list[int]]]
+) -> None:
+    for name in "defghijk":  # enough to do, so that the loss is met
+        for folder in ("gt", "pred"):
+            save(cohort / folder / f"{name}.nii.gz", lesion((0, 3)))
+    for folder in ("gt", "pred"):
+        save(cohort / folder / "z.nii.gz", np.zeros((260, 260, 260), np.uint8))
+    process, workers = started(0)
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert "InputError a process that evaluates cases was ended from outside" in output
+    assert (cohort / "k" / "a.json").is_file()
+    evaluate_pairs(pair_folders(cohort / "pred", cohort / "gt"), keep_in=cohort / "k")
+
+
+def test_a_folder_is_written_by_one_evaluation_at_a_time(cohort: Path) -> None:
+    from sammed3d_ft.training.run_lock import locked_run
+
+    with locked_run(cohort / "out"), pytest.raises(InputError, match="another process"):
+        evaluate(cohort)
