@@ -5,7 +5,9 @@ Forms, by the names that `write_clicks` takes:
 - `world-ras`, `world-lps`, `voxel`: ours, JSON. `{"version": 1, "coordinate_system": "world", "orientation":
   "RAS", "units": "mm", "points": [{"position": [x, y, z], "label": 1, "lesion": 3}]}`; `orientation` and
   `units` only for `world`, `lesion` (whole number or text) only where known. World positions are written
-  unrounded and read back bit for bit.
+  unrounded and read back bit for bit. Optional: `"image": {"shape": [X, Y, Z], "affine": [[...], ...]}`, the
+  image that the clicks were made on (as stored; voxel to RAS mm). A file that has it is refused for an image
+  on another grid; it is written wherever the image is known.
 - `autopet`: `{"tumor": [[i, j, k], ...], "background": [...]}`, the challenge's clicks as it publishes them.
 - `grand-challenge`: "Multiple points", each point with the name `tumor` or `background`, as the challenge
   hands them out.
@@ -29,6 +31,7 @@ import numpy as np
 from prompts import slicer_files
 from prompts.clicks import Click, check_inside, clicks_to_vox, to_world_mm
 from prompts.errors import InputError
+from prompts.named_image import NamedImage
 from prompts.parsing import Point, label_of_name, mapping, points_of, read_label, read_lesion, read_position
 from prompts.whole_files import write_whole
 
@@ -50,31 +53,40 @@ def read_clicks(
     Args:
         path: the file.
         affine: (4, 4), voxel index to RAS mm of the image file as it is stored (`Volume.source.affine`, not
-            the canonical one). Forms in voxels need it.
-        shape: (X, Y, Z) of that image as stored. With both, every click is checked to lie inside.
+            the canonical one). Forms in voxels need it, unless the file names its image.
+        shape: (X, Y, Z) of that image as stored. With both, every click is checked to lie inside, and the
+            image to be the one that the file names, if it names one.
 
     Returns:
         The clicks, at least one, in the file's order (tumour before background for `autopet`).
 
     Raises:
         InputError: a missing, empty, malformed or unknown file, no clicks, wrong units, voxels without an
-            affine, or a point that is malformed or outside the volume; one line that names the file and the
-            point.
+            affine, a file made on another image, or a point that is malformed or outside the volume; one line
+            that names the file and the point.
     """
     path = Path(path)
-    frame, points = _parse(path, _text(path))
+    frame, points, made_on = _parse(path, _text(path))
     if not points:
         raise InputError(f"{path}: holds no clicks; at least one is needed")
     positions = np.array([point.position for point in points], np.float64)
+    if made_on is not None and affine is not None and shape is not None:
+        difference = made_on.difference(NamedImage.of(shape, affine))
+        if difference:
+            raise InputError(
+                f"{path}: its clicks were made on another image ({difference}); give the clicks of this image, or, "
+                'where both show one patient in one space, take "image" out of the file'
+            )
     if frame == "LPS":
         positions = positions * (-1.0, -1.0, 1.0)
     elif frame == "voxel":
-        if affine is None:
+        affine_of_clicks = affine if made_on is None else made_on.affine
+        if affine_of_clicks is None:
             raise InputError(
                 f"{path}: its clicks are voxel indices, which mean nothing without their image; "
                 "give the image (--image, or the affine and shape of the file as stored)"
             )
-        positions = to_world_mm(positions, affine)
+        positions = to_world_mm(positions, affine_of_clicks)
     clicks = [
         Click((float(x), float(y), float(z)), point.label, point.lesion)
         for (x, y, z), point in zip(positions, points, strict=True)
@@ -82,6 +94,12 @@ def read_clicks(
     if affine is not None and shape is not None:
         check_inside(clicks, affine, shape, path)
     return clicks
+
+
+def image_named_in(path: str | PathLike[str]) -> NamedImage | None:
+    """The image that a click file says it was made on, if it says; `InputError` as `read_clicks`."""
+    path = Path(path)
+    return _parse(path, _text(path))[2]
 
 
 def write_clicks(
@@ -99,7 +117,8 @@ def write_clicks(
         clicks: at least one.
         form: one of `FORMS`; None goes by the name: `.fcsv`, `.mrk.json`, else `world-ras`.
         affine: (4, 4), voxel index to RAS mm of the image file as stored; forms in voxels need it.
-        shape: (X, Y, Z) of that image as stored. With both, every click is checked to lie inside.
+        shape: (X, Y, Z) of that image as stored. With both, every click is checked to lie inside, and our own
+            forms name the image.
 
     Raises:
         InputError: no clicks, an unknown form, a form in voxels without an affine, a click outside the
@@ -111,8 +130,10 @@ def write_clicks(
         raise InputError(f"unknown form of click file {form!r}; choose one of {', '.join(FORMS)}")
     if not clicks:
         raise InputError(f"{path}: there are no clicks to write")
+    made_on = None
     if affine is not None and shape is not None:
         check_inside(clicks, affine, shape, path)
+        made_on = NamedImage.of(shape, affine)
     if form == "slicer-fcsv":
         text = slicer_files.format_fcsv(clicks)
     elif form == "slicer-json":
@@ -122,9 +143,9 @@ def write_clicks(
             raise InputError(
                 f"{path}: the form {form!r} holds voxel indices; give their image (--image, or its affine)"
             )
-        text = _dumps(_format_voxels(form, clicks, clicks_to_vox(clicks, affine)))
+        text = _dumps(_format_voxels(form, clicks, clicks_to_vox(clicks, affine), made_on))
     else:
-        text = _dumps(_format_world(clicks, orientation=form.removeprefix("world-").upper()))
+        text = _dumps(_format_world(clicks, form.removeprefix("world-").upper(), made_on))
     write_whole(path, text)
 
 
@@ -149,10 +170,10 @@ def _text(path: Path) -> str:
     return text
 
 
-def _parse(path: Path, text: str) -> tuple[str, list[Point]]:
-    """The frame ("RAS" or "LPS" in mm, or "voxel") and the points of a click file."""
+def _parse(path: Path, text: str) -> tuple[str, list[Point], NamedImage | None]:
+    """The frame ("RAS" or "LPS" in mm, or "voxel"), the points, and the image of a click file."""
     if path.suffix.lower() == ".fcsv" or text.startswith("# Markups fiducial file"):
-        return slicer_files.parse_fcsv(path, text)
+        return *slicer_files.parse_fcsv(path, text), None
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
@@ -163,13 +184,14 @@ def _parse(path: Path, text: str) -> tuple[str, list[Point]]:
         raise InputError(f"{path}: malformed JSON: {error}") from None
     if isinstance(content, dict):
         if "markups" in content:
-            return slicer_files.parse_json(path, content)
+            return *slicer_files.parse_json(path, content), None
         if "tumor" in content or "background" in content:
-            return "voxel", _parse_autopet(path, content)
+            return "voxel", _parse_autopet(path, content), None
         if content.get("type") == "Multiple points":
-            return "voxel", _parse_grand_challenge(path, content)
+            return "voxel", _parse_grand_challenge(path, content), None
         if "coordinate_system" in content:
-            return _parse_ours(path, content)
+            made_on = NamedImage.from_json(path, content["image"]) if "image" in content else None
+            return *_parse_ours(path, content), made_on
     raise InputError(f"{path}: is no click file of a known form: {_KNOWN}")
 
 
@@ -224,13 +246,14 @@ def _parse_grand_challenge(path: Path, content: dict[str, Any]) -> list[Point]:
     return points
 
 
-def _format_world(clicks: Sequence[Click], orientation: str) -> dict[str, Any]:
+def _format_world(clicks: Sequence[Click], orientation: str, made_on: NamedImage | None) -> dict[str, Any]:
     sign = -1.0 if orientation == "LPS" else 1.0
     return {
         "version": _VERSION,
         "coordinate_system": "world",
         "orientation": orientation,
         "units": "mm",
+        **_image(made_on),
         "points": [
             _entry(click, [sign * c for c in click.position_mm[:2]] + [click.position_mm[2]])
             for click in clicks
@@ -238,10 +261,16 @@ def _format_world(clicks: Sequence[Click], orientation: str) -> dict[str, Any]:
     }
 
 
-def _format_voxels(form: str, clicks: Sequence[Click], coords_vox: np.ndarray) -> dict[str, Any]:
+def _image(made_on: NamedImage | None) -> dict[str, Any]:
+    return {} if made_on is None else {"image": made_on.to_json()}
+
+
+def _format_voxels(
+    form: str, clicks: Sequence[Click], coords_vox: np.ndarray, made_on: NamedImage | None
+) -> dict[str, Any]:
     if form == "voxel":
         entries = [_entry(click, vox) for click, vox in zip(clicks, coords_vox.tolist(), strict=True)]
-        return {"version": _VERSION, "coordinate_system": "voxel", "points": entries}
+        return {"version": _VERSION, "coordinate_system": "voxel", **_image(made_on), "points": entries}
     indices = np.floor(coords_vox + 0.5).astype(int).tolist()
     if form == "autopet":
         return {

@@ -61,10 +61,8 @@ def write_inputs(work: Path, variant: str, lesions: int) -> str:
 def measure(work: Path, checkpoint: str) -> None:
     """Prints what the table is made of; run in a process of its own."""
     start = time.perf_counter()
-    outputs = {"instances": work / "instances.nii.gz", "table": work / "lesions.csv"}
-    record = predict.run(
-        work / "pet.nii.gz", work / "clicks.json", Path(checkpoint), work / "mask.nii.gz", device="cpu", **outputs
-    )
+    outputs = predict.Outputs(work / "mask.nii.gz", work / "instances.nii.gz", table=work / "lesions.csv")
+    record = predict.run(work / "pet.nii.gz", work / "clicks.json", Path(checkpoint), outputs, device="cpu")
     total = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +27,7 @@ from sammed3d_ft.lesions import SIZE_CLASSES, size_class
 def click_scores(
     checkpoint: str, manifest: Path, split: str | None, clicks: list[int], spacing_mm: float | None = None
 ) -> list[CaseScore]:
-    predictor = Predictor.from_pretrained(checkpoint)
-    if spacing_mm is not None:
-        preprocessing = replace(predictor.preprocessing, spacing_mm=spacing_mm)
-        predictor = Predictor(predictor.model, preprocessing, accumulate=predictor.accumulate)
+    predictor = Predictor.from_pretrained(checkpoint, spacing_mm=spacing_mm)
     found = read_manifest(manifest)
     cases = found.cases if split is None else found.split(split)
     return [simulate_files(predictor, case, clicks) for case in tqdm(cases, unit="case")]

@@ -49,7 +49,7 @@ def import_dicom(
 
 
 def export_seg(
-    mask: Annotated[Path, typer.Argument(help="Mask or instance map on the series' grid (.nii, .nii.gz).")],
+    mask: Annotated[Path, typer.Argument(help="Mask or instance map on the series' grid, in any image format.")],
     source: Annotated[Path, typer.Option(help="Folder of the DICOM series that the mask was made on.")],
     out: Annotated[Path, typer.Option(help="DICOM SEG file to write.")],
     series: Annotated[

@@ -9,14 +9,21 @@ import typer
 
 
 def predict(
-    image: Annotated[Path, typer.Option(help="PET in SUV (.nii, .nii.gz); the CT for a model that sees CT alone.")],
-    clicks: Annotated[
-        Path, typer.Option(help="Click file: ours, autoPET, Grand Challenge or 3D Slicer (.mrk.json, .fcsv).")
+    image: Annotated[
+        Path, typer.Option(help="PET in SUV (.nii, .nii.gz, .nrrd, .mha, .mhd); the CT for a model that sees CT alone.")
     ],
     checkpoint: Annotated[
         Path, typer.Option(help="Export, published SAM-Med3D checkpoint, folder of a LoRA adapter, or `mini`.")
     ],
-    out: Annotated[Path, typer.Option(help="Mask to write, on the image's own grid (.nii, .nii.gz).")],
+    out: Annotated[
+        Path, typer.Option(help="Mask to write, on the image's own grid (.nii, .nii.gz, .nrrd or .mha).")
+    ],
+    clicks: Annotated[
+        Path | None, typer.Option(help="Click file: ours, autoPET, Grand Challenge or 3D Slicer (.mrk.json, .fcsv).")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Mask or instance map to start from, such as a CNN's; clicks correct it.")
+    ] = None,
     ct: Annotated[Path | None, typer.Option(help="CT in HU, for a model that sees PET and CT.")] = None,
     instances: Annotated[
         Path | None, typer.Option(help="Write lesion numbers here; overlaps go to the higher probability.")
@@ -30,6 +37,21 @@ def predict(
     figure: Annotated[
         Path | None, typer.Option(help="Write a PNG here: the PET's projections with the mask outlined.")
     ] = None,
+    seg: Annotated[
+        Path | None, typer.Option(help="Write a DICOM SEG here, a segment per lesion; needs --source.")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="Folder of the DICOM series that the image was imported from, for --seg.")
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Series Instance UID in --source; left out: the PET, or the CT without a PET.")
+    ] = None,
+    flips: Annotated[
+        bool, typer.Option("--flips", help="Mean over the eight mirrorings of each crop: eight times the work.")
+    ] = False,
+    spacing_mm: Annotated[
+        float | None, typer.Option(help="Of the crops, finer for small lesions; left out: as the model was trained.")
+    ] = None,
     base: Annotated[Path | None, typer.Option(help="The weights that a LoRA adapter was trained on.")] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; left out: cuda if there, else cpu.")
@@ -40,12 +62,20 @@ def predict(
     Clicks with the same lesion id refine one lesion, one after the other. Each foreground click WITHOUT an id
     is a lesion of its own. Background clicks without an id count for every lesion whose crop holds them.
 
+    With --start, clicks on a lesion of that mask correct it and the others stay as they are; without --clicks each
+    is segmented anew from its deepest point.
+
     A record of the run (versions, hashes, settings, lesions) is written beside the mask as NAME.predict.json.
     Not for clinical use.
     """
-    from sammed3d_ft.recipes.predict import run
+    from sammed3d_ft.recipes.predict import Outputs, run
 
-    record = run(image, clicks, checkpoint, out, ct, instances, probability, table, base, device, figure)
+    outputs = Outputs(out, instances, probability, table, figure, seg)
+    record = run(
+        image, clicks, checkpoint, outputs,
+        ct=ct, start=start, base=base, device=device, flips=flips, spacing_mm=spacing_mm,
+        source=source, series=series,
+    )  # fmt: skip
     _print(record)
 
 

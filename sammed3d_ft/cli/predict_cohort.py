@@ -19,6 +19,12 @@ def predict_cohort(
     figures: Annotated[bool, typer.Option("--figures", help="Draw the PET's projections with the mask.")] = False,
     base: Annotated[Path | None, typer.Option(help="The weights that a LoRA adapter was trained on.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; left out: that of the process.")] = None,
+    flips: Annotated[
+        bool, typer.Option("--flips", help="Mean over the eight mirrorings of each crop: eight times the work.")
+    ] = False,
+    spacing_mm: Annotated[
+        float | None, typer.Option(help="Of the crops, finer for small lesions; left out: as the model was trained.")
+    ] = None,
 ) -> None:
     """Segment the clicked lesions of many scans. A case that is done is not done again; one that fails stops no other.
 
@@ -28,11 +34,11 @@ def predict_cohort(
     """
     from sammed3d_ft.recipes.predict_cohort import run
 
-    outcome = run(manifest, clicks, checkpoint, out, split, figures, base, device)
+    outcome = run(manifest, clicks, checkpoint, out, split, figures, base, device, flips, spacing_mm)
     if outcome.first_process:
         before, failed = outcome.done_before, len(outcome.failed)
         typer.echo(f"{outcome.done} predicted, {before} were done before, {failed} failed: {out}")
         for case, reason in outcome.failed.items():
             typer.echo(f"failed: {case}: {reason}", err=True)
-    if outcome.failed:
-        raise typer.Exit(3)
+        if failed:  # by the first process alone: one that ends with an error would stop the first amid these lines
+            raise typer.Exit(3)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    import numpy as np
 
 app = typer.Typer(
     help="Clicks: simulate them on a mask, propose them from a PET, convert files of them.", no_args_is_help=True
@@ -16,7 +19,7 @@ _FORMS = "world-ras, world-lps, voxel, autopet, grand-challenge, slicer-json or 
 
 @app.command()
 def make(
-    mask: Annotated[Path, typer.Argument(help="Lesion mask (.nii, .nii.gz).")],
+    mask: Annotated[Path, typer.Argument(help="Lesion mask (.nii, .nii.gz, .nrrd, .mha, .mhd).")],
     out: Annotated[Path, typer.Option(help="Click file to write.")],
     strategy: Annotated[
         str,
@@ -84,7 +87,7 @@ def make(
 
 @app.command()
 def propose(
-    pet: Annotated[Path, typer.Argument(help="PET in SUV (.nii, .nii.gz).")],
+    pet: Annotated[Path, typer.Argument(help="PET in SUV (.nii, .nii.gz, .nrrd, .mha, .mhd).")],
     out: Annotated[Path, typer.Option(help="Click file to write, a lesion per proposal.")],
     suv: Annotated[float, typer.Option(help="Maxima at or above this SUV.")] = 4.0,
     min_ml: Annotated[float, typer.Option(help="Leave out smaller regions above that SUV: noise.")] = 0.1,
@@ -93,18 +96,23 @@ def propose(
     grid_mm: Annotated[
         float | None, typer.Option(help="Instead: the highest voxel of each cube of this edge, in the body.")
     ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="PNG of the PET's projections with the proposals' numbers.")
+    ] = None,
 ) -> None:
     """Propose clicks where PET uptake is high, for scans that nobody has clicked on.
 
-    They find uptake, not disease: kidneys, bladder and glands are proposed like lesions. Look at them, and delete what
-    is none, before anything is made of them. A mask (of another model, say) gives clicks by `prompts make`.
+    They find uptake, not disease: kidneys, bladder and glands are proposed like lesions. Look at them (--figure), and
+    keep what is a lesion by `prompts select`. A mask (of another model, say) gives clicks by `prompts make`.
     """
     from prompts.click_files import write_clicks
     from prompts.errors import InputError
     from prompts.proposals import clicks_of, proposals_from_pet, proposals_on_grid
     from sammed3d_ft.data.images import read_image
+    from sammed3d_ft.data.plausibility import check_suv
 
     image = read_image(pet)
+    check_suv(image.array, str(pet))
     if grid_mm is not None:
         found = proposals_on_grid(image.array, image.spacing_mm, every_mm=grid_mm)
     else:
@@ -115,6 +123,64 @@ def propose(
     write_clicks(out, clicks_of(found, image.affine), affine=image.source.affine, shape=image.source.shape)
     scores = f"SUV {found[0].score:.1f} to {found[-1].score:.1f}"
     typer.echo(f"{out}: {len(found)} proposals, {scores}. They find uptake, not disease: look at each.")
+    if figure is not None:
+        from sammed3d_ft.figures import draw_mip
+
+        places = {str(number): proposal.coords_vox for number, proposal in enumerate(found, start=1)}
+        draw_mip(image.array, image.spacing_mm, figure, title=f"{len(found)} proposals", places_vox=places)
+        typer.echo(f"{figure}: their numbers, to choose from by `prompts select`")
+
+
+@app.command()
+def select(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Click file with lesion numbers, of any known form.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Click file to write.")],
+    lesions: Annotated[str, typer.Option(help="Those to keep, such as 3,7,12.")],
+    background: Annotated[
+        str, typer.Option(help="Those that are none, such as 15: their clicks become background clicks for all.")
+    ] = "",
+    image: Annotated[
+        Path | None, typer.Option(help="Image the clicks were made on; forms in voxels need it.")
+    ] = None,
+) -> None:
+    """Keep the clicks of some lesions, after looking at `prompts propose --figure`; they keep their numbers.
+
+    Background clicks that belong to no lesion stay.
+    """
+    from prompts import Click
+    from prompts.click_files import read_clicks, write_clicks
+    from prompts.errors import InputError
+
+    affine, shape = _grid_of(source, image)
+    clicks = read_clicks(source, affine=affine, shape=shape)
+    keep, turn = ([name.strip() for name in names.split(",") if name.strip()] for names in (lesions, background))
+    known = {str(click.lesion) for click in clicks if click.lesion is not None}
+    unknown = [name for name in (*keep, *turn) if name not in known]
+    both = [name for name in keep if name in turn]
+    if unknown or both or not keep:
+        if unknown:
+            what = f"no lesion {', '.join(unknown)}"
+        else:
+            what = f"{', '.join(both)} cannot be both kept and background" if both else "no lesion is to be kept"
+        raise InputError(f"{source}: {what}; it holds {', '.join(sorted(known, key=_natural))}")
+    kept = [click for click in clicks if str(click.lesion) in keep or (click.lesion is None and click.label == 0)]
+    kept += [Click(click.position_mm, 0) for click in clicks if str(click.lesion) in turn and click.label == 1]
+    write_clicks(out, kept, affine=affine, shape=shape)
+    foreground = sum(click.label for click in kept)
+    typer.echo(f"{out}: {foreground} foreground and {len(kept) - foreground} background clicks")
+
+
+def _grid_of(clicks: Path, image: Path | None) -> tuple[np.ndarray | None, tuple[int, int, int] | None]:
+    """Affine and shape, as stored, of the image given, or else of the one that the click file names."""
+    from prompts.click_files import image_named_in
+    from sammed3d_ft.data.images import read_grid
+
+    grid = image_named_in(clicks) if image is None else read_grid(image).source
+    return (None, None) if grid is None else (grid.affine, grid.shape)
+
+
+def _natural(name: str) -> tuple[int, str]:
+    return (int(name), "") if name.isdecimal() else (10**9, name)
 
 
 @app.command()
@@ -133,10 +199,8 @@ def convert(
 ) -> None:
     """Convert a click file; the form of IN is recognised by its content."""
     from prompts.click_files import read_clicks, write_clicks
-    from sammed3d_ft.data.images import read_image
 
-    grid = None if image is None else read_image(image).source
-    affine, shape = (None, None) if grid is None else (grid.affine, grid.shape)
+    affine, shape = _grid_of(source, image)
     clicks = read_clicks(source, affine=affine, shape=shape)
     write_clicks(out, clicks, form=to, affine=affine, shape=shape)
     typer.echo(f"{out}: {len(clicks)} clicks")

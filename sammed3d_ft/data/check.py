@@ -16,22 +16,17 @@ import numpy as np
 from tqdm import tqdm
 
 from prompts.errors import InputError
+from sammed3d_ft.data.grids import without_voxels
 from sammed3d_ft.data.images import (
     Volume,
-    geometry_warning,
     grid_difference,
     read_image,
     read_label,
     same_grid,
 )
 from sammed3d_ft.data.manifest import MODALITIES, SPLITS, Case, Manifest, listing
+from sammed3d_ft.data.plausibility import doubts
 
-# Above any SUV that a scan shows (bladder and kidneys reach some hundred); Bq/ml starts at thousands.
-_MAX_SUV = 1000.0
-# A PET has few and small negative values, from noise; a CT has many: everything lighter than water.
-_NEGATIVE_SUV, _NEGATIVE_SHARE = -1.0, 0.01
-# Every CT of a body shows fat (-100 HU) or air (-1000 HU).
-_LIGHTEST_HU = -50.0
 _COVERED_SHARE = 0.8
 
 
@@ -200,13 +195,13 @@ def _check_case(
         except InputError as problem:
             error(f"{modality}: {problem}")
             continue
-        if warning := geometry_warning(image.source.header):
-            warn(f"{modality}: {warning}")
-        for text in _implausible(modality, image.array):
+        if image.source.warning:
+            warn(f"{modality}: {image.source.warning}")
+        for text in doubts(modality, image.array):
             warn(f"{modality}: {text}")
-        empty = Volume(np.broadcast_to(np.float32(0), image.array.shape), image.affine, image.source)
+        empty = without_voxels(image.source)  # of the images only the grids are needed from here on
         if modality == modalities[0]:
-            reference = empty  # of the images only the grids are needed from here on
+            reference = empty
         else:
             others[modality] = empty
     for modality, image in others.items():
@@ -228,8 +223,8 @@ def _check_case(
         except InputError as problem:
             error(f"label: {problem}")
         else:
-            if warning := geometry_warning(label.source.header):
-                warn(f"label: {warning}")
+            if label.source.warning:
+                warn(f"label: {label.source.warning}")
             if reference is not None and (difference := grid_difference(label, reference)):
                 on = [modality for modality, image in others.items() if same_grid(label, image)]
                 hint = f" (it lies on the grid of the {on[0]})" if on else ""
@@ -246,19 +241,6 @@ def _check_case(
         return problems, None
     spacing = tuple(float(mm) for mm in reference.spacing_mm)
     return problems, CaseSummary(case.id, case.split, reference.array.shape, spacing, lesions, volume_ml)
-
-
-def _implausible(modality: str, values: np.ndarray) -> Iterator[str]:
-    low, high = float(values.min()), float(values.max())
-    if low == high:
-        yield f"every voxel is {low:g}"
-    elif modality == "PT":
-        if high > _MAX_SUV:
-            yield f"maximum {high:.5g} is no SUV; is it in Bq/ml?"
-        if low < _NEGATIVE_SUV and (share := float((values < _NEGATIVE_SUV).mean())) > _NEGATIVE_SHARE:
-            yield f"{share:.0%} of the voxels are below {_NEGATIVE_SUV:g}, which no SUV is; is it a CT?"
-    elif low > _LIGHTEST_HU:
-        yield f"no voxel is below {_LIGHTEST_HU:g}, though fat and air are; are the values HU, is it a PET?"
 
 
 def _covered_share(reference: Volume, image: Volume) -> float:

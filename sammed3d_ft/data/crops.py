@@ -175,6 +175,11 @@ class Region:
         x, y, z = (b - a for a, b in zip(self.start, self.stop, strict=True))
         return x, y, z
 
+    def encloses(self, inner: Region) -> bool:
+        """Whether all of another region lies in this one."""
+        sides = zip(self.start, inner.start, inner.stop, self.stop, strict=True)
+        return all(start <= a and b <= stop for start, a, b, stop in sides)
+
     def within(self, outer: Region) -> tuple[slice, slice, slice]:
         """Where this region lies in an array of another one that holds it."""
         x, y, z = (slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True))

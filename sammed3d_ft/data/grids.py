@@ -25,6 +25,7 @@ class SourceGrid:
         header: the file's own header, with its sform and qform codes and units.
         ornt: (3, 2) float, as nibabel's: row i holds the canonical axis of source axis i, and 1 or -1 (flip).
         path: the file, or None for an image made in memory.
+        warning: what lets two programs place the file differently, in one phrase; None if nothing.
     """
 
     shape: tuple[int, int, int]
@@ -32,6 +33,12 @@ class SourceGrid:
     header: nib.Nifti1Header
     ornt: np.ndarray
     path: Path | None
+    warning: str | None = None
+
+    @property
+    def canonical_affine(self) -> np.ndarray:
+        """(4, 4) float64, canonical voxel index -> world mm (RAS+)."""
+        return self.affine @ nib.orientations.inv_ornt_aff(self.ornt, self.shape) + 0.0  # no negative zero
 
     def from_canonical(self, array: np.ndarray) -> np.ndarray:
         """A view of a canonical (x, y, z) array on the source's own axis order."""
@@ -112,9 +119,32 @@ def to_canonical(array: np.ndarray, source: SourceGrid) -> Volume:
     """The volume of an array in the source's own axis order; copied only where the order differs."""
     axes = np.argsort(source.ornt[:, 0])
     turned = np.flip(array, tuple(np.flatnonzero(source.ornt[:, 1] < 0))).transpose(axes)
-    affine = source.affine @ nib.orientations.inv_ornt_aff(source.ornt, source.shape)
     # One memory layout for all orientations: numpy sums in memory order, and the last bits depend on it.
-    return Volume(np.ascontiguousarray(turned), affine + 0.0, source)
+    return Volume(np.ascontiguousarray(turned), source.canonical_affine, source)
+
+
+def without_voxels(source: SourceGrid) -> Volume:
+    """The volume of a grid alone: zeros that take up no memory, to compare grids by."""
+    axes = np.argsort(source.ornt[:, 0])
+    return Volume(np.broadcast_to(np.uint8(0), np.array(source.shape)[axes]), source.canonical_affine, source)
+
+
+def source_grid(
+    shape: tuple[int, int, int], affine: np.ndarray, path: Path | None = None, warning: str | None = None
+) -> SourceGrid:
+    """The grid of an image that is no NIfTI file, with the header that it gets when written as one.
+
+    Args:
+        affine: (4, 4), checked by `check_affine`.
+    """
+    header = nib.Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_xyzt_units("mm")
+    header.set_sform(affine, code=1)
+    header.set_qform(affine, code=1, strip_shears=True)
+    if corner_shift_vox(affine, header.get_qform(), shape) > 0.01:  # sheared: a qform cannot say it
+        header.set_qform(None, code=0)
+    return SourceGrid(shape, affine, header, canonical_orientation(affine), path, warning)
 
 
 def check_affine(affine: Any, where: str) -> np.ndarray:
@@ -152,15 +182,7 @@ def from_array(array: Any, affine: Any) -> Volume:
         check_finite(values, "image in memory")
     elif values.dtype.kind not in "iu":
         raise InputError(f"image in memory: expected real numbers, got {values.dtype}")
-    header = nib.Nifti1Header()
-    header.set_data_shape(values.shape)
-    header.set_xyzt_units("mm")
-    header.set_sform(matrix, code=1)
-    header.set_qform(matrix, code=1, strip_shears=True)
-    if corner_shift_vox(matrix, header.get_qform(), values.shape) > 0.01:  # sheared: a qform cannot say it
-        header.set_qform(None, code=0)
-    source = SourceGrid(values.shape, matrix, header, canonical_orientation(matrix), None)
-    return to_canonical(values, source)
+    return to_canonical(values, source_grid(values.shape, matrix))
 
 
 def check_finite(values: np.ndarray, where: str) -> None:

@@ -1,6 +1,6 @@
-"""Reads and writes NIfTI images without losing where they lie.
+"""Reads and writes images (NIfTI, NRRD, MetaImage) without losing where they lie.
 
-A file's geometry is its sform if that has a code, else its qform, else its voxel sizes (nibabel's rule).
+The geometry of a NIfTI file is its sform if that has a code, else its qform, else its voxel sizes (nibabel's rule).
 Where that choice matters, because sform and qform disagree or none is there, `geometry_warning` says so.
 """
 
@@ -12,15 +12,17 @@ import logging
 import os
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import nibabel as nib
 import numpy as np
 
 from prompts.errors import InputError
 from prompts.whole_files import whole_file
+from sammed3d_ft.data import itk_images
 from sammed3d_ft.data.grids import (
     SourceGrid,
     Volume,
@@ -32,15 +34,20 @@ from sammed3d_ft.data.grids import (
     grid_difference,
     same_grid,
     to_canonical,
+    without_voxels,
 )
 from sammed3d_ft.data.resampling import resample_like
 
 __all__ = [
+    "IMAGE_SUFFIXES",
+    "WRITTEN_SUFFIXES",
     "SourceGrid",
     "Volume",
     "from_array",
     "geometry_warning",
     "grid_difference",
+    "image_stem",
+    "read_grid",
     "read_image",
     "read_label",
     "resample_like",
@@ -49,28 +56,50 @@ __all__ = [
     "write_mask",
 ]
 
-_SUFFIXES = (".nii", ".nii.gz")
+_NIFTI = (".nii.gz", ".nii")
+IMAGE_SUFFIXES = (*_NIFTI, *itk_images.READ)
+WRITTEN_SUFFIXES = (*_NIFTI, *itk_images.WRITTEN)
+_EXPECTED = "expected a .nii, .nii.gz, .nrrd, .mha or .mhd file"
 _log = logging.getLogger(__name__)
+
+
+def image_stem(path: Path) -> str | None:
+    """The name of an image file without its suffix, as cases are named; None for other and for hidden files."""
+    for suffix in IMAGE_SUFFIXES:
+        if path.name.lower().endswith(suffix) and not path.name.startswith("."):
+            return path.name[: -len(suffix)]
+    return None
+
+
+class _StoredImage(Protocol):
+    """An image whose header was read and checked, and whose voxels are still on the disk."""
+
+    @property
+    def source(self) -> SourceGrid: ...
+    @property
+    def where(self) -> str: ...
+    def floats(self) -> np.ndarray:
+        """float32, in the file's own axis order, scale factors applied."""
+    def numbers(self) -> np.ndarray:
+        """The same, as integers where they are stored so."""
 
 
 def read_image(path: str | os.PathLike[str], *, case: str = "") -> Volume:
     """Read a 3D image (or 4D with one frame), scale factors applied.
 
     Args:
-        path: a .nii or .nii.gz file.
+        path: a file with one of `IMAGE_SUFFIXES`.
         case: named in error messages.
 
     Returns:
-        Volume with a float32 array.
+        Volume with a float32 array; the same for one scan whichever of the formats holds it.
 
     Raises:
-        InputError: missing file, no NIfTI, truncated, not one 3D frame, or NaN or infinite values.
+        InputError: missing file, another format, truncated, not one 3D frame, or NaN or infinite values.
     """
-    image, source, where = _open(path, case)
-    with _reading(where):
-        values = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(source.shape, order="A")
-        volume = to_canonical(values, source)
-    check_finite(volume.array, where)
+    stored = _open(path, case)
+    volume = to_canonical(stored.floats(), stored.source)
+    check_finite(volume.array, stored.where)
     return volume
 
 
@@ -83,17 +112,18 @@ def read_label(path: str | os.PathLike[str], *, case: str = "") -> Volume:
     Raises:
         InputError: as `read_image`; also when values are not integers, or negative.
     """
-    image, source, where = _open(path, case)
-    with _reading(where):
-        proxy = image.dataobj
-        assert isinstance(proxy, nib.arrayproxy.ArrayProxy)  # as for every image loaded from a file
-        unscaled = proxy.slope == 1 and proxy.inter == 0
-        if unscaled and image.get_data_dtype().kind in "iu":
-            stored = np.asanyarray(proxy.get_unscaled())
-        else:
-            stored = image.get_fdata(dtype=np.float64, caching="unchanged")
-        values = to_canonical(stored.reshape(source.shape, order="A"), source)
-    return Volume(_as_labels(values.array, where), values.affine, source)
+    stored = _open(path, case)
+    values = to_canonical(stored.numbers(), stored.source)
+    return Volume(_as_labels(values.array, stored.where), values.affine, stored.source)
+
+
+def read_grid(path: str | os.PathLike[str], *, case: str = "") -> Volume:
+    """Where an image lies, from its header alone: a volume of zeros that take up no memory.
+
+    Raises:
+        InputError: as `read_image`, as far as the header shows it.
+    """
+    return without_voxels(_open(path, case).source)
 
 
 def _as_labels(values: np.ndarray, where: str) -> np.ndarray:
@@ -165,16 +195,49 @@ def _reading(where: str) -> Iterator[None]:
         raise InputError(f"{where}: {hint} ({first_line}); copy or export it again") from error
 
 
-def _open(path: str | os.PathLike[str], case: str) -> tuple[nib.Nifti1Image, SourceGrid, str]:
-    """The image with its data still on disk, its grid, and how to name it in messages."""
+@dataclass(frozen=True)
+class _Nifti:
+    image: nib.Nifti1Image
+    source: SourceGrid
+    where: str
+
+    def floats(self) -> np.ndarray:
+        with _reading(self.where):
+            values = self.image.get_fdata(dtype=np.float32, caching="unchanged")
+            return values.reshape(self.source.shape, order="A")
+
+    def numbers(self) -> np.ndarray:
+        with _reading(self.where):
+            proxy = self.image.dataobj
+            assert isinstance(proxy, nib.arrayproxy.ArrayProxy)  # as for every image loaded from a file
+            unscaled = proxy.slope == 1 and proxy.inter == 0
+            if unscaled and self.image.get_data_dtype().kind in "iu":
+                values = np.asanyarray(proxy.get_unscaled())
+            else:
+                values = self.image.get_fdata(dtype=np.float64, caching="unchanged")
+            return values.reshape(self.source.shape, order="A")
+
+
+def _open(path: str | os.PathLike[str], case: str) -> _StoredImage:
+    """The image with its voxels still on the disk; what is odd about its geometry goes to the log."""
     file = Path(path)
     where = _place(file, case)
     if file.is_dir():
-        raise InputError(f"{where}: is a folder, expected a .nii or .nii.gz file")
+        raise InputError(f"{where}: is a folder, {_EXPECTED}")
     if not file.exists():
         raise InputError(f"{where}: no such file")
-    if not file.name.lower().endswith(_SUFFIXES):
-        raise InputError(f"{where}: expected a .nii or .nii.gz file; convert it first")
+    suffix = next((end for end in IMAGE_SUFFIXES if file.name.lower().endswith(end)), None)
+    if suffix is None:
+        raise InputError(f"{where}: {_EXPECTED}; convert it first")
+    stored = _open_nifti(file, where) if suffix in _NIFTI else itk_images.open_itk(file, where)
+    if 0 in stored.source.shape:
+        raise InputError(f"{where}: holds no voxels (shape {stored.source.shape})")
+    if stored.source.warning:
+        _warn_once(f"{where}: {stored.source.warning}")
+    return stored
+
+
+def _open_nifti(file: Path, where: str) -> _Nifti:
     try:
         with _reading(where):
             image = nib.load(file)
@@ -187,26 +250,21 @@ def _open(path: str | os.PathLike[str], case: str) -> tuple[nib.Nifti1Image, Sou
         raise InputError(f"{where}: is {len(shape)}D with shape {shape}, expected a 3D volume")
     if any(n != 1 for n in shape[3:]):
         raise InputError(f"{where}: has several frames (shape {shape}), expected one 3D volume; split it")
-    if 0 in shape:
-        raise InputError(f"{where}: holds no voxels (shape {shape})")
     if image.get_data_dtype().kind not in "iuf":
         raise InputError(f"{where}: holds {image.get_data_dtype()} values, expected real numbers")
     with _reading(where):
         affine = check_affine(image.header.get_best_affine(), where)
         warning = geometry_warning(image.header)
-    if warning:
-        _warn_once(f"{where}: {warning}")
-    source = SourceGrid(
-        (shape[0], shape[1], shape[2]), affine, image.header, canonical_orientation(affine), file
-    )
-    return image, source, where
+    grid = (shape[0], shape[1], shape[2])
+    return _Nifti(image, SourceGrid(grid, affine, image.header, canonical_orientation(affine), file, warning), where)
 
 
 def write_mask(path: str | os.PathLike[str], array: np.ndarray, like: Volume) -> None:
     """Write a mask or instance map onto the grid of the file that `like` was read from.
 
     Args:
-        path: .nii or .nii.gz; an existing file is replaced in one step, never left half written.
+        path: with one of `WRITTEN_SUFFIXES`; an existing file is replaced in one step, never left half written.
+            Whatever the format of the source, the file lies where the source does.
         array: (x, y, z) in canonical axis order, bool or integers; stored as uint8, else int16, else int32.
         like: a volume on the grid to write to.
 
@@ -231,12 +289,15 @@ def write_float(path: str | os.PathLike[str], array: np.ndarray, like: Volume) -
 
 
 def _write(path: Path, array: np.ndarray, like: Volume, dtype: Any) -> None:
-    if not path.name.lower().endswith(_SUFFIXES):
-        raise InputError(f"{path}: images are written as .nii or .nii.gz")
+    if not path.name.lower().endswith(WRITTEN_SUFFIXES):
+        raise InputError(f"{path}: images are written as {', '.join(WRITTEN_SUFFIXES)}")
     source = like.source
     stored = source.from_canonical(array)
     if stored.shape != source.shape:
         raise ValueError(f"{path}: array of shape {array.shape} does not fit the grid {like.array.shape}")
+    if path.name.lower().endswith(itk_images.WRITTEN):
+        itk_images.write_itk(path, stored.astype(dtype, copy=False), source)
+        return
     header = source.header.copy()
     header.set_data_shape(source.shape)
     header.set_data_dtype(dtype)

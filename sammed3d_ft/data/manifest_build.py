@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from prompts.errors import InputError
+from sammed3d_ft.data.images import image_stem
 from sammed3d_ft.data.manifest import MODALITIES, SPLITS, Case, listing, read_json
 
 FORMS = ("nnunet", "monai", "csv", "folders")
@@ -47,7 +48,7 @@ def from_nnunet(folder: Path, channels: Sequence[str] | None = None) -> list[Cas
     """Cases of an nnU-Net raw folder: imagesTr (with labelsTr) without a split, imagesTs as test.
 
     Args:
-        folder: holds `imagesTr/ID_0000.nii.gz` and so on.
+        folder: holds `imagesTr/ID_0000.nii.gz` (or .nrrd, .mha) and so on.
         channels: modality of channel 0, 1, ...; `-` leaves a channel out. None takes the names in
             dataset.json, or without them CT and PT, as autoPET publishes its data.
 
@@ -58,9 +59,9 @@ def from_nnunet(folder: Path, channels: Sequence[str] | None = None) -> list[Cas
     _check_channels(names, str(folder))
     cases, wrong = [], []
     for images_in, labels_in, split in (("imagesTr", "labelsTr", None), ("imagesTs", "labelsTs", "test")):
-        labels = {_stem(file): file for file in _niftis(folder / labels_in)}
+        labels = {_stem(file): file for file in _images(folder / labels_in)}
         found: dict[str, dict[str, Path]] = {}
-        for file in _niftis(folder / images_in):
+        for file in _images(folder / images_in):
             match = re.fullmatch(r"(.+)_(\d{4})", _stem(file))
             if match is None:
                 wrong.append(f"{images_in}/{file.name} has no channel number such as _0000")
@@ -70,6 +71,9 @@ def from_nnunet(folder: Path, channels: Sequence[str] | None = None) -> list[Cas
                 )
             elif names[int(match[2])] != "-":
                 found.setdefault(match[1], {})[names[int(match[2])]] = file
+        for place in (images_in, labels_in):
+            stems = Counter(_stem(file) for file in _images(folder / place))
+            wrong += [f"{place}/{name} is there {n} times, in several formats" for name, n in stems.items() if n > 1]
         wrong += [
             f"{labels_in}/{labels[name].name} has no image" for name in sorted(labels.keys() - found.keys())
         ]
@@ -317,13 +321,14 @@ def _in_order(images: dict[str, Path]) -> dict[str, Path]:
 
 
 def _stem(file: Path) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", file.name, flags=re.IGNORECASE)
+    """The file's name without its image suffix."""
+    return image_stem(file) or file.name
 
 
-def _niftis(folder: Path) -> list[Path]:
+def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(f for f in folder.iterdir() if re.fullmatch(r"[^.].*\.nii(\.gz)?", f.name, re.IGNORECASE))
+    return sorted(file for file in folder.iterdir() if image_stem(file) is not None)
 
 
 def _names(images: Sequence[dict[str, Path]]) -> list[str]:

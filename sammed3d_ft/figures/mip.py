@@ -1,8 +1,8 @@
-"""Maximum-intensity projections, coronal and sagittal: a PET with the outlines of truth and prediction."""
+"""Maximum-intensity projections, coronal and sagittal: a PET with outlines of masks and numbered places."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from prompts.errors import InputError
 from prompts.whole_files import whole_file
 
 SUV_WINDOW = (0.0, 10.0)
-_TRUTH_COLOUR, _PREDICTION_COLOUR = "#0072b2", "#d55e00"  # apart for colour-blind readers too
+_TRUTH_COLOUR, _PREDICTION_COLOUR, _PLACE_COLOUR = "#0072b2", "#d55e00", "#009e73"  # apart for colour-blind readers too
 _HEIGHT_INCHES = 8.0
 _OUTLINE_FINENESS = 4  # contour points per voxel; the outline's cost grows with its square
 
@@ -28,10 +29,12 @@ def draw_mip(
     prediction: np.ndarray | None = None,
     suv_window: tuple[float, float] = SUV_WINDOW,
     title: str = "",
+    places_vox: Mapping[str, Sequence[float]] | None = None,
 ) -> Path:
     """Write the figure of `mip_figure` to the PNG ``out`` and return its path."""
+    figure = mip_figure(pet, spacing_mm, truth, prediction, suv_window, title, places_vox)
     with whole_file(out) as temporary:
-        mip_figure(pet, spacing_mm, truth, prediction, suv_window, title).savefig(temporary, dpi=150, format="png")
+        figure.savefig(temporary, dpi=150, format="png")
     return out
 
 
@@ -42,6 +45,7 @@ def mip_figure(
     prediction: np.ndarray | None = None,
     suv_window: tuple[float, float] = SUV_WINDOW,
     title: str = "",
+    places_vox: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
     """The projections as nuclear medicine reads them.
 
@@ -55,6 +59,7 @@ def mip_figure(
         prediction: (x, y, z) mask, outlined dashed in orange.
         suv_window: SUV shown white and SUV shown black.
         title: over the figure, such as the case id.
+        places_vox: by name, such as a lesion's number, a voxel (x, y, z) to mark with it in green.
 
     Raises:
         InputError: shapes that differ, nothing to draw, or a window that is not rising.
@@ -82,6 +87,20 @@ def mip_figure(
     for axes, sides in ((coronal, "RL"), (sagittal, "AP")):
         for side, at in zip(sides, (0.03, 0.97), strict=True):
             axes.text(at, 0.97, side, transform=axes.transAxes, ha="center", va="top", fontweight="bold")
+    for name, place in (places_vox or {}).items():
+        x, y, z = (np.asarray(place, np.float64) + 0.5) * np.asarray(spacing_mm, dtype=np.float64)
+        for axes, right in ((coronal, x_mm - x), (sagittal, y_mm - y)):
+            axes.plot(right, z, "+", color=_PLACE_COLOUR, markersize=7)
+            axes.annotate(
+                name,
+                (right, z),
+                (4, 3),
+                textcoords="offset points",
+                color=_PLACE_COLOUR,
+                weight="bold",
+                fontsize=9,
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],  # legible on dark uptake
+            )
     if pet is not None:
         bar = figure.colorbar(coronal.images[0], ax=[coronal, sagittal], shrink=0.6, extend="max")
         bar.set_label(f"SUV, window {suv_window[0]:g} to {suv_window[1]:g}")

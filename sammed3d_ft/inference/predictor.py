@@ -3,55 +3,56 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from prompts.depth import bounding_box, deepest_point
 from prompts.errors import InputError
-from sammed3d_ft.data.crops import CropGrid, Region, covered_region, crop_grid, logits_on_region
+from sammed3d_ft.data.crops import CropGrid, Region, crop_grid
 from sammed3d_ft.data.grids import Volume
-from sammed3d_ft.data.preprocessing import Preprocessing, channels, prepare_crop
+from sammed3d_ft.data.preprocessing import Preprocessing, channels
 from sammed3d_ft.inference.pretrained import open_pretrained
+from sammed3d_ft.inference.views import (
+    START_INSIDE,
+    START_OUTSIDE,
+    PromptableModel,
+    StartMask,
+    View,
+    evaluating,
+    holds,
+    merged_logits,
+    reaches_beyond,
+)
+from sammed3d_ft.model.devices import usable_device
 
 # Clicks in mm come back to voxels through an affine that a file stores in float32. Rounded to this many
 # decimals of a voxel, one scan stored in two axis orders gives the same clicks, bit for bit.
 _CLICK_DECIMALS = 3
 # The crop at the model's spacing, one of twice and one of four times: 0.77 m for a crop of 192 mm.
 _MOST_VIEWS = 3
+_AS_IT_LIES = ((False, False, False),)
+_MIRRORINGS = tuple((x, y, z) for x, y, z in product((False, True), repeat=3))
 _log = logging.getLogger(__name__)
-
-
-class PromptableModel(Protocol):
-    """All that is asked of a network; `SAMMed3D` has it, and so may a stand-in."""
-
-    @property
-    def image_size(self) -> int: ...
-    @property
-    def in_channels(self) -> int: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def image_encoder(self) -> Callable[[Tensor], Tensor]: ...
-    def decode(
-        self, embedding: Tensor, coords_vox: Tensor, labels: Tensor, previous: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True, eq=False)
 class LesionPrediction:
-    """One lesion as its last click left it.
+    """One lesion as its last click left it, or as `Predictor.add_mask` was given it.
 
     Attributes:
         lesion: its number, from 1.
-        region: the voxels of the canonical volume that its crops cover; the lesion is known only there.
+        region: the voxels of the canonical volume that its crops cover; the lesion is known only there. Of a mask
+            without clicks, its bounding box.
         logits: ``region.shape`` float32, on the volume's own voxels; the lesion is where they are > 0.
-        predicted_iou: the network's own estimate of its overlap with the true lesion.
+        predicted_iou: the network's own estimate of its overlap with the true lesion; NaN of a mask without clicks.
         clicks: position in canonical voxels and label (1 foreground, 0 background) of every click used.
     """
 
@@ -68,21 +69,11 @@ class LesionPrediction:
 
 
 @dataclass(eq=False)
-class _View:
-    """A lesion seen in one crop, and what is kept of it between clicks."""
-
-    grid: CropGrid
-    region: Region
-    embedding: Tensor  # (1, D, g, g, g)
-    low: Tensor | None = None  # (1, 1, L, L, L) logits of the last round, fed back in the next
-    predicted_iou: float = 0.0
-
-
-@dataclass(eq=False)
 class _LesionState:
     """A lesion's clicks, and its views: the crop at the model's spacing, then coarser ones while it is followed."""
 
-    views: list[_View]
+    start: StartMask | None = None
+    views: list[View] = field(default_factory=list)
     coords_vox: list[np.ndarray] = field(default_factory=list)  # canonical voxels, (3,) each
     labels: list[int] = field(default_factory=list)
     prediction: LesionPrediction | None = None
@@ -93,7 +84,9 @@ class Predictor:
 
     Each lesion is seen in a crop that is centred on its first click, as in training. The first click costs
     one pass of the encoder; every click costs one of the decoder, which is given all clicks so far and its
-    own previous logits.
+    own previous logits. Embeddings are kept until `set_image` or `reset`.
+
+    A lesion can start from a mask (`add_mask`), a CNN's for example, and is then corrected by clicks.
 
     A lesion that reaches its crop's border is followed: it is seen a second time in a crop of twice the spacing
     about the same centre, and if need be a third time, of four times. Where crops overlap the finer one holds,
@@ -109,6 +102,8 @@ class Predictor:
         accumulate: give the decoder all clicks so far; False gives it the newest alone, for models that
             were trained so.
         follow: look further where a lesion reaches its crop's border.
+        flips: see each crop in its eight mirrorings about the first click, clicks mirrored along, and take the mean
+            of their logits: eight times the work.
 
     Raises:
         InputError: the model's input channels and the modalities differ in number.
@@ -121,6 +116,7 @@ class Predictor:
         device: str | torch.device | None = None,
         accumulate: bool = True,
         follow: bool = True,
+        flips: bool = False,
     ) -> None:
         if model.in_channels != len(preprocessing.modalities):
             raise InputError(
@@ -133,6 +129,7 @@ class Predictor:
         self.preprocessing = preprocessing
         self.accumulate = accumulate
         self.follow = follow
+        self.flips = flips
         self._volume: Volume | None = None
         self._channels = torch.empty(0)
         self._lesions: dict[int, _LesionState] = {}
@@ -143,6 +140,8 @@ class Predictor:
         path: str | Path,
         device: str | torch.device | None = None,
         base: str | Path | None = None,
+        flips: bool = False,
+        spacing_mm: float | None = None,
     ) -> Predictor:
         """The predictor of a checkpoint.
 
@@ -151,13 +150,21 @@ class Predictor:
                 its variant), or the folder of a LoRA adapter.
             device: None takes a CUDA device if there is one, else the CPU.
             base: the weights an adapter was trained on.
+            flips: as for the class.
+            spacing_mm: of the crops; None takes what the checkpoint was trained with. Finer crops show small lesions
+                larger, at the price of seeing less around them.
 
         Raises:
-            InputError: see `open_pretrained`; a device that is not there.
+            InputError: see `open_pretrained`; a device that is not there; a spacing that is not positive.
         """
-        chosen = _device(device)  # before the weights are read, which takes longer
+        chosen = usable_device(device)  # before the weights are read, which takes longer
+        if spacing_mm is not None and not (0 < spacing_mm < math.inf):
+            raise InputError(f"crop spacing {spacing_mm:g} mm: expected a positive length")
         found = open_pretrained(path, base)
-        return cls(found.model, found.preprocessing, chosen, found.accumulate)
+        preprocessing = found.preprocessing
+        if spacing_mm is not None:
+            preprocessing = replace(preprocessing, spacing_mm=spacing_mm)
+        return cls(found.model, preprocessing, chosen, found.accumulate, flips=flips)
 
     def set_image(self, images: Mapping[str, Volume]) -> None:
         """Takes the scan to segment, by modality (PT in SUV, CT in HU); forgets all lesions.
@@ -181,16 +188,56 @@ class Predictor:
         return self._volume
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        """The images it must be given; the first one's grid is that of the case."""
+        return self.preprocessing.modalities
+
+    @property
     def lesions(self) -> tuple[int, ...]:
-        """Numbers of the lesions that were clicked, in the order of their first clicks."""
+        """Numbers of the lesions there are, in the order of their first clicks or masks."""
         return tuple(self._lesions)
+
+    def add_mask(
+        self, mask: np.ndarray, lesion: int = 1, corner_vox: tuple[int, int, int] = (0, 0, 0)
+    ) -> LesionPrediction:
+        """Starts a lesion from a mask; clicks then correct it. Without a click the mask stays as it is.
+
+        The decoder is given the mask in place of its own previous logits in the lesion's first round. A first click
+        in the background is fine here: the first foreground one of those given with it goes before it or, if there
+        is none, a click on the mask's deepest point, away from the background ones. Nothing of the mask is kept that
+        the clicked lesion's crops do not cover.
+
+        Args:
+            mask: (X, Y, Z), canonical; bool, or 0 for background. Of the scan's shape, or a part of it.
+            lesion: its number, from 1; what it was before is forgotten.
+            corner_vox: where the mask's first voxel lies in the scan.
+
+        Raises:
+            InputError: no image, a mask that does not fit into the scan, or an empty one.
+        """
+        _check_number(lesion)
+        corner, shape = np.array(corner_vox), self.volume.array.shape
+        if mask.ndim != 3 or (corner < 0).any() or (corner + mask.shape > shape).any():
+            raise InputError(
+                f"lesion {lesion}: a mask of shape {mask.shape} at {corner_vox} does not fit the scan's {shape}"
+            )
+        box = bounding_box(mask != 0)
+        if box is None:
+            raise InputError(f"lesion {lesion}: the mask to start from is empty")
+        (x0, x1), (y0, y1), (z0, z1) = ((side.start + at, side.stop + at) for side, at in zip(box, corner, strict=True))
+        region = Region((int(x0), int(y0), int(z0)), (int(x1), int(y1), int(z1)))
+        start = StartMask(region, np.ascontiguousarray(mask[box] != 0))
+        logits = np.where(start.mask, START_INSIDE, START_OUTSIDE).astype(np.float32)
+        prediction = LesionPrediction(lesion, region, logits, float("nan"), ())
+        self._lesions[lesion] = _LesionState(start, prediction=prediction)
+        return prediction
 
     def add_click(self, position_vox: Any, label: int = 1, lesion: int = 1) -> LesionPrediction:
         """One more click on a lesion, and what the lesion then looks like.
 
         Args:
             position_vox: (3,) canonical voxel coordinates.
-            label: 1 foreground, 0 background. A lesion's first click must be foreground.
+            label: 1 foreground, 0 background. A lesion's first click must be foreground, unless it has a mask.
             lesion: its number, from 1; a new number starts a new lesion.
 
         Raises:
@@ -216,30 +263,33 @@ class Predictor:
             (self._checked(position, label, lesion), int(label))
             for position, label in zip(positions_vox, labels, strict=True)
         ]
-        if lesion < 1:
-            raise InputError(f"lesion {lesion}: lesions are numbered from 1")
+        _check_number(lesion)
         if not clicks:
             raise InputError(f"lesion {lesion}: no clicks given; at least one is needed")
-        state = self._lesions.get(lesion)
-        if state is None and clicks[0][1] != 1:
-            raise InputError(
-                f"lesion {lesion}: its first click, {self._place(clicks[0][0])}, is background; "
-                "start with a foreground click inside the lesion"
-            )
-        grid = state.views[-1].grid if state is not None else self._grid(clicks[0][0])
+        state = self._lesions.get(lesion, _LesionState())
+        if not state.views and clicks[0][1] != 1:
+            if state.start is None:
+                raise InputError(
+                    f"lesion {lesion}: its first click, {self._place(clicks[0][0])}, is background; "
+                    "start with a foreground click inside the lesion"
+                )
+            first = next((number for number, (_, label) in enumerate(clicks) if label == 1), None)
+            background = [position for position, label in clicks if label == 0]
+            clicks.insert(0, clicks.pop(first) if first else (self._own_click(state.start, background), 1))
+        grids = state.views[-1].grids if state.views else self._grids(clicks[0][0])
         used = []
         for position, label in clicks:
-            if _holds(grid, position):
+            if holds(grids, position):
                 used.append((position, label))
                 continue
-            reach_mm = self.model.image_size * abs(grid.step_vox[0]) * float(self.volume.spacing_mm[0])
+            reach_mm = self.model.image_size * abs(grids[0].step_vox[0]) * float(self.volume.spacing_mm[0])
             what = f"lesion {lesion}: the click {self._place(position)} lies outside its {reach_mm:g} mm crop"
             if label == 1:
                 raise InputError(f"{what} around its first click; give it a lesion number of its own")
             _log.warning("%s; a background click there changes nothing and is left out", what)
-        with torch.inference_mode(), _evaluating(self.model), self._precision():
-            if state is None:
-                state = _LesionState([self._view(grid)])
+        with torch.inference_mode(), evaluating(self.model), self._precision():
+            if not state.views:
+                state.views.append(View(self.model, self._channels, grids, state.start))
             for position, label in used:
                 self._round(state, position, label, lesion)
         self._lesions[lesion] = state
@@ -247,8 +297,9 @@ class Predictor:
         return state.prediction
 
     def crop_holds(self, position_vox: Any, lesion: int) -> bool:
-        """Whether a position lies in the crop of a lesion that has been clicked."""
-        return _holds(self._state(lesion).views[-1].grid, np.asarray(position_vox, np.float64))
+        """Whether a position lies in the crop of a lesion; never of a mask without clicks, which has none."""
+        views = self._state(lesion).views
+        return bool(views) and holds(views[-1].grids, np.asarray(position_vox, np.float64))
 
     def lesion(self, lesion: int) -> LesionPrediction:
         """The present prediction of a lesion; `InputError` when it was never clicked."""
@@ -292,75 +343,56 @@ class Predictor:
     def _state(self, lesion: int) -> _LesionState:
         if lesion not in self._lesions:
             known = ", ".join(map(str, self._lesions)) or "none"
-            raise InputError(f"lesion {lesion} has no clicks yet; those with clicks: {known}")
+            raise InputError(f"lesion {lesion} has no clicks yet; those that have: {known}")
         return self._lesions[lesion]
 
-    def _grid(self, centre_vox: np.ndarray, coarser: int = 1) -> CropGrid:
-        spacing_mm = coarser * self.preprocessing.spacing_mm
-        return crop_grid(centre_vox, self.volume.spacing_mm, spacing_mm, self.model.image_size)
+    def _grids(self, centre_vox: np.ndarray, coarser: int = 1) -> list[CropGrid]:
+        spacing_mm, volume_mm = coarser * self.preprocessing.spacing_mm, self.volume.spacing_mm
+        size, mirrorings = self.model.image_size, _MIRRORINGS if self.flips else _AS_IT_LIES
+        return [crop_grid(centre_vox, volume_mm, spacing_mm, size, flips=flips) for flips in mirrorings]
 
-    def _view(self, grid: CropGrid) -> _View:
-        """A crop, encoded."""
-        # On the CPU, so that the crop is the same whatever the device.
-        crop = prepare_crop(self._channels, grid)
-        shape = self.volume.array.shape
-        region = covered_region(grid, (shape[0], shape[1], shape[2]))
-        return _View(grid, region, self.model.image_encoder(crop[None].to(self.model.device)))
+    def _own_click(self, start: StartMask, background_vox: list[np.ndarray]) -> np.ndarray:
+        """The deepest point of a mask whose voxels with background clicks count as outside."""
+        mask = start.mask.copy()
+        for position in background_vox:
+            voxel = np.rint(position).astype(int) - start.region.start
+            if (voxel >= 0).all() and (voxel < mask.shape).all():
+                mask[tuple(voxel)] = False
+        deepest = deepest_point(mask, self.volume.spacing_mm)
+        if deepest is None:
+            raise InputError("every voxel of the mask has a background click; nothing remains to start from")
+        return deepest[0] + np.array(start.region.start, np.float64)
 
     def _round(self, state: _LesionState, position_vox: np.ndarray, label: int, lesion: int) -> None:
         """One pass of the decoder with one more click, in every view of the lesion."""
         state.coords_vox.append(position_vox)
         state.labels.append(label)
         for view in state.views:
-            self._decode(view, state, len(state.labels))
-        views = [(view.region, self._logits(view)) for view in state.views]
-        while self.follow and len(state.views) < _MOST_VIEWS and self._reaches_border(*views[-1]):
+            view.decode(state.coords_vox, state.labels, self.accumulate)
+        logits = [view.logits() for view in state.views]
+        while self.follow and len(state.views) < _MOST_VIEWS and self._goes_on(state, logits[-1]):
             # About the first crop's centre, which the first click is; the clicks so far, one after the other.
-            view = self._view(self._grid(np.array(state.views[0].grid.centre_vox), 2 ** len(state.views)))
+            centre_vox = np.array(state.views[0].grids[0].centre_vox)
+            grids = self._grids(centre_vox, 2 ** len(state.views))
+            view = View(self.model, self._channels, grids, state.start)
             for count in range(1, len(state.labels) + 1):
-                self._decode(view, state, count)
+                view.decode(state.coords_vox[:count], state.labels[:count], self.accumulate)
             state.views.append(view)
-            views.append((view.region, self._logits(view)))
-        logits = views[-1][1]
-        for view, (region, finer) in zip(state.views[-2::-1], views[-2::-1], strict=True):
-            inner = region.within(views[-1][0])
-            weight = _inner_weight(view.grid, region)
-            logits[inner] += weight * (finer - logits[inner])
+            logits.append(view.logits())
         clicks = tuple(
             ((float(x), float(y), float(z)), given)
             for (x, y, z), given in zip(state.coords_vox, state.labels, strict=True)
         )
-        iou = state.views[-1].predicted_iou
-        state.prediction = LesionPrediction(lesion, views[-1][0], logits, iou, clicks)
+        last = state.views[-1]
+        merged = merged_logits(state.views, logits)
+        state.prediction = LesionPrediction(lesion, last.region, merged, last.predicted_iou, clicks)
 
-    def _decode(self, view: _View, state: _LesionState, count: int) -> None:
-        """One pass of the decoder in one view, with the first ``count`` clicks as far as they lie in it."""
-        held = [number for number in range(count) if _holds(view.grid, state.coords_vox[number])]
-        if not held or held[-1] != count - 1:
-            return  # the newest click lies beyond: nothing is new here
-        held = held if self.accumulate else held[-1:]
-        device = self.model.device
-        coords = view.grid.to_crop(np.stack([state.coords_vox[number] for number in held]))
-        view.low, predicted_iou = self.model.decode(
-            view.embedding,
-            torch.tensor(coords, dtype=torch.float32, device=device)[None],
-            torch.tensor([state.labels[number] for number in held], device=device)[None],
-            view.low,
-        )
-        view.predicted_iou = float(predicted_iou[0, 0])
-
-    def _logits(self, view: _View) -> np.ndarray:
-        assert view.low is not None
-        return logits_on_region(view.low[0, 0].cpu(), view.grid, view.region).contiguous().numpy()
-
-    def _reaches_border(self, region: Region, logits: np.ndarray) -> bool:
-        """Whether a lesion touches a face of its crop beyond which the scan goes on."""
-        for axis, size in enumerate(self.volume.array.shape):
-            within = region.slices[axis]
-            for inside_scan, face in ((within.start > 0, 0), (within.stop < size, -1)):
-                if inside_scan and (np.take(logits, face, axis) > 0).any():
-                    return True
-        return False
+    def _goes_on(self, state: _LesionState, logits: np.ndarray) -> bool:
+        """Whether the lesion, or the mask it started from, leaves its coarsest view."""
+        region = state.views[-1].region
+        if state.start is not None and not region.encloses(state.start.region):
+            return True
+        return reaches_beyond(region, logits > 0, self.volume.array.shape)
 
     def _checked(self, position_vox: Any, label: int, lesion: int) -> np.ndarray:
         """The position, rounded, after making sure that it can be a click on this scan."""
@@ -389,45 +421,6 @@ class Predictor:
         return torch.autocast(self.model.device.type, enabled=False)
 
 
-def _inner_weight(grid: CropGrid, region: Region) -> np.ndarray:
-    """``region.shape`` float32: 1 inside a crop, falling to 0 over its outermost eighth towards each face."""
-    corner = grid.to_crop(np.array(region.start))
-    weight = np.ones(region.shape, np.float32)
-    for axis, count in enumerate(region.shape):
-        place = corner[axis] + np.arange(count) / grid.step_vox[axis]
-        to_face = np.minimum(place + 0.5, grid.size - 0.5 - place)
-        ramp = np.clip(to_face / (grid.size / 8), 0, 1).astype(np.float32)
-        weight *= ramp.reshape([-1 if other == axis else 1 for other in range(3)])
-    return weight
-
-
-def _holds(grid: CropGrid, position_vox: np.ndarray) -> bool:
-    """Whether a position lies within the crop's outer faces."""
-    position = grid.to_crop(position_vox)
-    return bool((position >= -0.5).all() and (position <= grid.size - 0.5).all())
-
-
-@contextmanager
-def _evaluating(model: PromptableModel) -> Iterator[None]:
-    """Evaluation mode for a while: a predictor may share its model with a training loop."""
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    training = [module for module in modules if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:160]
-        raise InputError(f"device {str(device)!r} cannot be used ({reason}); try cpu, cuda or cuda:1") from error
-    return chosen
+def _check_number(lesion: int) -> None:
+    if lesion < 1:
+        raise InputError(f"lesion {lesion}: lesions are numbered from 1")

@@ -110,9 +110,11 @@ def read_whole_model(path: str | Path) -> tuple[str, Checkpoint]:
     """A checkpoint that must hold a whole SAM-Med3D, and the name of its variant.
 
     Raises:
-        InputError: what `read_state_dict` raises; no known variant, or one that is not whole.
+        InputError: what `read_state_dict` raises; a CNN baseline; no known variant, or one that is not whole.
     """
     found = read_state_dict(path)
+    if found.metadata.get("format", "").startswith("sammed3d_ft baseline"):
+        raise InputError(f"{path} is a baseline, which takes no clicks: use `sammed3d-ft segment`")
     # Where no variant is recognised, the published one is what the file is compared with.
     variant = VARIANTS[recognise_variant(found.state) or "vit_b_ori"]
     patch = found.state.get(PATCH_WEIGHT)

@@ -18,6 +18,7 @@ from sammed3d_ft.data.dicom import rtstruct, seg
 from sammed3d_ft.data.dicom.folder import DicomFile, DicomFolder, choose_series, scan_folder
 from sammed3d_ft.data.dicom.series import Series, order_slices, read_values
 from sammed3d_ft.data.dicom.suv import suv_scale
+from sammed3d_ft.data.grids import Volume, source_grid, without_voxels
 from sammed3d_ft.data.images import from_array, grid_difference, read_label, write_float, write_mask
 
 
@@ -96,10 +97,10 @@ def run(
 def export_segmentation(
     mask: Path, source: Path, out: Path, series: str | None = None, made: str = "SEMIAUTOMATIC"
 ) -> dict[str, Any]:
-    """Write a NIfTI mask or instance map as a DICOM SEG that refers to the series it lies on.
+    """Write a mask or instance map as a DICOM SEG that refers to the series it lies on.
 
     Args:
-        mask: .nii or .nii.gz on the grid of the series, in any axis order.
+        mask: an image file on the grid of the series, in any axis order.
         source: folder of the DICOM files that the image was imported from.
         out: DICOM file to write.
         series: Series Instance UID; left out, the PET, else the CT.
@@ -114,20 +115,54 @@ def export_segmentation(
     if made not in get_args(seg.AlgorithmType):
         raise InputError(f"--made {made}: expected {', '.join(get_args(seg.AlgorithmType))}")
     label = read_label(mask)
+    target = find_series(source, label, mask, series)
+    segments = write_seg(out, label.array, label, target, made)  # type: ignore[arg-type]
+    return {"series": target.uid, "segments": segments, "voxels": int(np.count_nonzero(label.array))}
+
+
+def find_series(source: Path, volume: Volume, name: Path, series: str | None = None) -> Series:
+    """The DICOM series that an image or mask was made on.
+
+    Args:
+        source: folder of DICOM files.
+        volume: the image.
+        name: its file, for messages.
+        series: Series Instance UID; left out, the PET, else the CT.
+
+    Raises:
+        InputError: no such series, several, or one on another grid.
+    """
     contents = scan_folder(source)
     modality = next((one.modality for one in contents.series if one.uid == series), None)
     if modality not in ("PT", "CT"):
         modality = "CT" if series is None and all(one.modality != "PT" for one in contents.series) else "PT"
     target = order_slices(choose_series(contents, modality, () if series is None else (series,)))
-    grid = from_array(np.zeros(target.shape, np.uint8), target.affine)
-    if difference := grid_difference(label, grid):
+    if difference := grid_difference(volume, _grid(target)):
         raise InputError(
-            f"{mask}: does not lie on the grid of series {target.uid}: {difference}; name the series it was made on "
-            "by --series, or resample the mask"
+            f"{name}: does not lie on the grid of series {target.uid}: {difference}; name the series it was made on "
+            "by --series, or resample it"
         )
-    labels = grid.source.from_canonical(label.array)
-    segments = seg.write_segmentation(out, labels, target, made)  # type: ignore[arg-type]
-    return {"series": target.uid, "segments": segments, "voxels": int(np.count_nonzero(labels))}
+    return target
+
+
+def write_seg(
+    out: Path, labels: np.ndarray, like: Volume, target: Series, made: seg.AlgorithmType = "SEMIAUTOMATIC"
+) -> int:
+    """Write a mask or instance map as a DICOM SEG; returns the number of segments.
+
+    Args:
+        labels: (X, Y, Z), canonical, on the grid of ``like``.
+        like: a volume on the grid of the series (`find_series` has checked that), in any axis order.
+
+    Raises:
+        InputError: see `seg.write_segmentation`.
+    """
+    assert labels.shape == like.array.shape
+    return seg.write_segmentation(out, _grid(target).source.from_canonical(labels), target, made)
+
+
+def _grid(series: Series) -> Volume:
+    return without_voxels(source_grid(series.shape, series.affine))
 
 
 def _regions(contents: DicomFolder, pet: Series) -> dict[str, list[DicomFile]]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
@@ -20,15 +16,25 @@ from tqdm import tqdm
 
 from prompts.errors import InputError
 from prompts.whole_files import write_whole
-from sammed3d_ft import __version__
-from sammed3d_ft.data.images import read_image, write_float, write_mask
+from sammed3d_ft.data.images import Volume, image_stem, read_image, write_float, write_mask
+from sammed3d_ft.data.plausibility import check_suv, doubts
 from sammed3d_ft.figures import draw_mip
 from sammed3d_ft.inference.predictor import Predictor
 from sammed3d_ft.lesions.table import lesion_table
-from sammed3d_ft.model.weights import sha256_of, state_hash
+from sammed3d_ft.model.weights import state_hash
 from sammed3d_ft.recipes.clicked_scan import ClickedLesion, ClickedScan
+from sammed3d_ft.recipes.scan_outputs import (
+    check_image_names,
+    check_places,
+    input_hashes,
+    package_versions,
+    record_beside,
+    table_csv,
+)
 
-_IMAGE_SUFFIXES = (".nii.gz", ".nii")
+if TYPE_CHECKING:
+    from sammed3d_ft.data.dicom.series import Series
+
 _log = logging.getLogger(__name__)
 
 
@@ -54,10 +60,12 @@ class Outputs:
     """CSV with a row per lesion."""
     figure: Path | None = None
     """PNG of the scan's maximum-intensity projections with the mask; of PET only."""
+    seg: Path | None = None
+    """DICOM SEG with a segment per lesion, on the DICOM series that the image was imported from."""
 
     @property
     def record(self) -> Path:
-        return self.mask.with_name(_stem(self.mask) + ".predict.json")
+        return record_beside(self.mask, "predict")
 
     @property
     def asked_for(self) -> dict[str, Path]:
@@ -66,47 +74,66 @@ class Outputs:
 
 def run(
     image: Path,
-    clicks: Path,
+    clicks: Path | None,
     checkpoint: Path,
-    out: Path,
+    outputs: Outputs,
+    *,
     ct: Path | None = None,
-    instances: Path | None = None,
-    probability: Path | None = None,
-    table: Path | None = None,
+    start: Path | None = None,
     base: Path | None = None,
     device: str | None = None,
-    figure: Path | None = None,
+    flips: bool = False,
+    spacing_mm: float | None = None,
+    source: Path | None = None,
+    series: str | None = None,
 ) -> dict[str, Any]:
     """Segment the clicked lesions of one scan and return the record of it, as written beside the mask.
 
     Args:
         image: the first modality the model sees: PET in SUV, or CT for a model of CT alone.
-        clicks: a click file of any form that `prompts` reads.
-        checkpoint, base, device: see `Predictor.from_pretrained`.
-        out, instances, probability, table, figure: see `Outputs`.
+        clicks: a click file of any form that `prompts` reads; None to click each lesion of ``start`` once.
+        checkpoint, base, device, flips, spacing_mm: see `Predictor.from_pretrained`.
+        outputs: what to write, and where.
         ct: for a model that sees CT as its second channel.
+        start: a mask or instance map on the image's grid; see `group_clicks`.
+        source, series: folder of the DICOM series that the image was imported from, and its Series Instance UID where
+            the folder holds several; for a DICOM SEG.
 
     Raises:
         InputError: anything wrong with the input; nothing has been written then.
     """
     started = time.perf_counter()
-    _check_suffixes(out, instances, probability)
-    outputs = Outputs(out, instances, probability, table, figure)
-    _check_places(
+    check_image_names(outputs.mask, outputs.instances, outputs.probability)
+    if (outputs.seg is None) != (source is None) or (series is not None and source is None):
+        raise InputError("a DICOM SEG needs both its file, --seg, and the DICOM folder of the image, --source")
+    check_places(
         outputs=[*outputs.asked_for.values(), outputs.record],
-        inputs=[path for path in (image, clicks, checkpoint, ct, base) if path is not None],
+        inputs=[path for path in (image, clicks, start, checkpoint, ct, base) if path is not None],
     )
-    scan = ClickedScan.read(image, clicks)  # what is quick to check comes before the weights
-    return segment(load_model(checkpoint, device, base), scan, ct, outputs, started)
+    scan = ClickedScan.read(image, clicks, start)  # what is quick to check comes before the weights
+    dicom = None if source is None else _series_of(scan, source, series)
+    return segment(load_model(checkpoint, device, base, flips, spacing_mm), scan, ct, outputs, started, dicom)
 
 
-def load_model(checkpoint: Path, device: str | None = None, base: Path | None = None) -> LoadedModel:
+def _series_of(scan: ClickedScan, source: Path, series: str | None) -> Series:
+    from sammed3d_ft.recipes.dicom_import import find_series  # the DICOM libraries take a second to import
+
+    return find_series(source, scan.volume, scan.image, series)
+
+
+def load_model(
+    checkpoint: Path,
+    device: str | None = None,
+    base: Path | None = None,
+    flips: bool = False,
+    spacing_mm: float | None = None,
+) -> LoadedModel:
     """A model to segment scans with; see `Predictor.from_pretrained`."""
-    predictor = Predictor.from_pretrained(checkpoint, device, base)
+    predictor = Predictor.from_pretrained(checkpoint, device, base, flips, spacing_mm)
     model = predictor.model
     assert isinstance(model, nn.Module)  # as all that comes from a checkpoint
     facts = {
-        "versions": _versions(),
+        "versions": package_versions(),
         "device": str(model.device),
         "checkpoint": str(checkpoint),
         "base": None if base is None else str(base),
@@ -114,26 +141,28 @@ def load_model(checkpoint: Path, device: str | None = None, base: Path | None = 
         "preprocessing": json.loads(predictor.preprocessing.to_json()),
         "accumulate_clicks": predictor.accumulate,
         "follow": predictor.follow,
+        "flips": predictor.flips,
     }
     return LoadedModel(predictor, facts)
 
 
-def input_hashes(image: Path, clicks: Path, ct: Path | None) -> dict[str, dict[str, str]]:
-    """Path and SHA-256 of what a prediction is made of."""
-    given = (("image", image), ("ct", ct), ("clicks", clicks))
-    return {name: {"path": str(path), "sha256": sha256_of(path)} for name, path in given if path is not None}
-
-
 def segment(
-    model: LoadedModel, scan: ClickedScan, ct: Path | None, outputs: Outputs, started: float
+    model: LoadedModel,
+    scan: ClickedScan,
+    ct: Path | None,
+    outputs: Outputs,
+    started: float,
+    dicom: Series | None = None,
 ) -> dict[str, Any]:
     """Segments one scan, writes what is asked for, the record last, and returns the record.
 
     Args:
         started: `time.perf_counter` when work on this scan began.
+        dicom: the series that a DICOM SEG refers to. None is written when no lesion has a voxel: the standard has no
+            empty one.
 
     Raises:
-        InputError: model and images do not fit, or a file cannot be written.
+        InputError: model and images do not fit, a PET that cannot be in SUV, or a file cannot be written.
     """
     predictor, image = model.predictor, scan.volume
     first, *others = predictor.preprocessing.modalities
@@ -143,13 +172,23 @@ def segment(
         raise InputError(
             f"--figure {outputs.figure}: drawn of PET, but {model.facts['checkpoint']} sees CT first; leave it out"
         )
-    images = {first: image}
+    images, files = {first: image}, dict(scan.files)
     if ct is not None:
-        images["CT"] = read_image(ct)
+        images["CT"], files["ct"] = read_image(ct), ct
+    for modality, volume in images.items():
+        file = files["image" if modality == first else "ct"]
+        if modality == "PT":
+            check_suv(volume.array, str(file))
+        for doubt in doubts(modality, volume.array):
+            _log.warning("%s: %s", file, doubt)
     predictor.set_image(images)
 
     for lesion in tqdm(scan.lesions, "predict", unit="lesion", leave=False, disable=None):
-        predictor.add_clicks(lesion.positions_vox, lesion.labels, lesion.number)
+        if scan.start is not None and lesion.start is not None:
+            mask, corner_vox = scan.start.mask(lesion.start)
+            predictor.add_mask(mask, lesion.number, corner_vox)
+        if lesion.labels:
+            predictor.add_clicks(lesion.positions_vox, lesion.labels, lesion.number)
     for position in scan.background_vox:
         holders = [lesion.number for lesion in scan.lesions if predictor.crop_holds(position, lesion.number)]
         for number in holders:
@@ -166,19 +205,33 @@ def segment(
     if outputs.probability is not None:
         write_float(outputs.probability, predictor.probability(), image)
     if outputs.table is not None:
-        write_whole(outputs.table, _csv(rows))
+        write_whole(outputs.table, table_csv(rows))
     if outputs.figure is not None:
-        draw_mip(image.array, image.spacing_mm, outputs.figure, prediction=numbered > 0, title=_stem(scan.image))
+        title = image_stem(scan.image) or scan.image.name
+        draw_mip(image.array, image.spacing_mm, outputs.figure, prediction=numbered > 0, title=title)
+    written = {name: str(path) for name, path in outputs.asked_for.items()}
+    if outputs.seg is not None and dicom is not None:
+        if numbered.any():
+            _write_seg(outputs.seg, numbered, image, dicom)
+        else:
+            del written["seg"]
+            _log.warning("%s: not written, no lesion has a voxel and a DICOM SEG cannot be empty", outputs.seg)
     record = {
         **model.facts,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.perf_counter() - started, 2),
-        "inputs": input_hashes(scan.image, scan.clicks, ct),
-        "outputs": {name: str(path) for name, path in outputs.asked_for.items()},
+        "inputs": input_hashes(files),
+        "outputs": written,
         "lesions": rows,
     }
     write_whole(outputs.record, json.dumps(record, indent=2, allow_nan=False) + "\n")
     return record
+
+
+def _write_seg(path: Path, instances: np.ndarray, image: Volume, dicom: Series) -> None:
+    from sammed3d_ft.recipes.dicom_import import write_seg
+
+    write_seg(path, instances, image, dicom)
 
 
 def _rows(
@@ -200,45 +253,3 @@ def _rows(
         # JSON knows no NaN: n/a is null there and an empty cell in the CSV.
         rows.append({key: None if value != value else value for key, value in row.items()})
     return rows
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    columns = max(rows, key=len).keys()
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _check_suffixes(*images: Path | None) -> None:
-    for path in images:
-        if path is not None and not path.name.lower().endswith(_IMAGE_SUFFIXES):
-            raise InputError(f"{path}: images are written as .nii or .nii.gz")
-
-
-def _check_places(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
-    """What cannot or must not be written is refused before anything is computed; folders are made."""
-    seen = {path.resolve(): "an input" for path in inputs}
-    for path in outputs:
-        if path.is_dir():
-            raise InputError(f"{path} is a folder; name the file to write")
-        place = path.resolve()
-        if place in seen:
-            raise InputError(f"{path} would overwrite {seen[place]}; name another file")
-        seen[place] = "another output"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{path.parent}: cannot be created ({error.strerror})") from error
-
-
-def _stem(path: Path) -> str:
-    return next(path.name[: -len(end)] for end in _IMAGE_SUFFIXES if path.name.lower().endswith(end))
-
-
-def _versions() -> dict[str, str]:
-    packages = ("torch", "numpy", "scipy", "nibabel")
-    return {"sammed3d-ft": __version__, "python": platform.python_version()} | {
-        package: version(package) for package in packages
-    }

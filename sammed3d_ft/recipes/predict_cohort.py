@@ -14,7 +14,8 @@ from tqdm import tqdm
 from prompts.errors import InputError
 from sammed3d_ft.data.manifest import Case, read_manifest
 from sammed3d_ft.recipes.clicked_scan import ClickedScan
-from sammed3d_ft.recipes.predict import LoadedModel, Outputs, input_hashes, load_model, segment
+from sammed3d_ft.recipes.predict import LoadedModel, Outputs, load_model, segment
+from sammed3d_ft.recipes.scan_outputs import input_hashes
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,20 @@ def run(
     figures: bool = False,
     base: Path | None = None,
     device: str | None = None,
+    flips: bool = False,
+    spacing_mm: float | None = None,
 ) -> CohortOutcome:
     """Writes ``masks/``, ``instances/``, ``lesions/`` (CSV) and, if asked, ``figures/`` for each case.
 
     A case is done when its record (``masks/<id>.predict.json``, written last) is there and names the same model, image
-    and clicks by their hashes; such a case is not done again. A case that fails does not stop the others. Started by
-    ``accelerate launch``, the processes share the cases.
+    and clicks by their hashes, the same ``flips`` and preprocessing; such a case is not done again. A case that fails
+    does not stop the others. Started by ``accelerate launch``, the processes share the cases.
 
     Args:
         manifest: its images are used, its labels are not.
         clicks: folder of click files, ``<id>.json`` (or .mrk.json, .fcsv), of any form that `prompts` reads.
-        checkpoint, base, device: see `Predictor.from_pretrained`; ``device`` None takes that of the process.
+        checkpoint, base, device, flips, spacing_mm: see `Predictor.from_pretrained`; ``device`` None takes that of the
+            process.
         out: folder.
         split: only these cases.
 
@@ -62,7 +66,7 @@ def run(
         raise InputError(f"{manifest}: no case{'' if split is None else f' of split {split!r}'}")
     if not clicks.is_dir():
         raise InputError(f"{clicks}: no such folder; it should hold a click file per case, such as {cases[0].id}.json")
-    model = load_model(checkpoint, device or str(state.device), base)
+    model = load_model(checkpoint, device or str(state.device), base, flips, spacing_mm)
     failed: dict[str, str] = {}
     counts = [0, 0]
     mine = cases[state.process_index :: state.num_processes]
@@ -95,7 +99,8 @@ def _predict_case(case: Case, model: LoadedModel, clicks: Path, out: Path, figur
         table=out / "lesions" / f"{case.id}.csv",
         figure=out / "figures" / f"{case.id}.png" if figures else None,
     )
-    if _is_done(outputs, model, image, given, ct):
+    files = {"image": image, "clicks": given} | ({} if ct is None else {"ct": ct})
+    if _is_done(outputs, model, files):
         return True
     segment(model, ClickedScan.read(image, given), ct, outputs, started)
     return False
@@ -108,16 +113,16 @@ def _click_file(folder: Path, case: str) -> Path:
     raise InputError(f"no click file {folder / case}.json (nor .mrk.json, .fcsv)")
 
 
-def _is_done(outputs: Outputs, model: LoadedModel, image: Path, clicks: Path, ct: Path | None) -> bool:
+def _is_done(outputs: Outputs, model: LoadedModel, files: dict[str, Path]) -> bool:
     try:
         record = json.loads(outputs.record.read_text(encoding="utf-8"))
-        same_model = record["model_hash"] == model.facts["model_hash"]
+        same_model = all(record[fact] == model.facts[fact] for fact in ("model_hash", "flips", "preprocessing"))
         before = {name: given["sha256"] for name, given in record["inputs"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False  # none, or not one of ours: it is made anew
     if not same_model or not all(path.is_file() for path in outputs.asked_for.values()):
         return False
     try:
-        return before == {name: given["sha256"] for name, given in input_hashes(image, clicks, ct).items()}
+        return before == {name: given["sha256"] for name, given in input_hashes(files).items()}
     except OSError:
         return False  # an input is gone: reading it will say so

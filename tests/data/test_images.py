@@ -280,8 +280,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_write_refuses_what_does_not_fit(tmp_path):
     volume = from_array(scan(), OBLIQUE)
-    with pytest.raises(InputError, match=r"written as \.nii or \.nii\.gz"):
-        write_mask(tmp_path / "a.mha", volume.array > 0, volume)
+    for name in ("a.png", "a.mhd"):
+        with pytest.raises(InputError, match=r"written as \.nii\.gz, \.nii, \.nrrd, \.mha$"):
+            write_mask(tmp_path / name, volume.array > 0, volume)
     with pytest.raises(ValueError, match="does not fit the grid"):
         write_mask(tmp_path / "a.nii", np.zeros((3, 4, 5), bool), volume)
     with pytest.raises(TypeError, match="write_float"):
@@ -302,7 +303,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
     corrupt.write_bytes(bytes(content))
     text = folder / "x.nii"
     text.write_text("text " * 200)
-    (folder / "scan.mha").write_bytes(b"ObjectType = Image")
+    (folder / "scan.png").write_bytes(b"a picture")
     (folder / "empty.nii").write_bytes(b"")
     (folder / "series.nii").mkdir()
     with_nan = np.zeros((5, 4, 3), np.float32)
@@ -318,7 +319,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
         "cannot be read": corrupt,
         "not a NIfTI file ": text,
         "not a NIfTI file": folder / "empty.nii",
-        "expected a .nii": folder / "scan.mha",
+        "expected a .nii": folder / "scan.png",
         "is a folder": folder / "series.nii",
         "is 2D": save(folder / "2d.nii", scan()[0], np.eye(4)),
         "several frames": save(folder / "4d.nii", np.zeros((5, 4, 3, 2), np.float32), np.eye(4)),

@@ -174,6 +174,18 @@ def test_nnunet_problems_are_listed_all_at_once(nnunet):
         assert part in str(error.value)
 
 
+def test_nnunet_folders_hold_other_formats_too(tmp_path):
+    folder = touch(tmp_path, "imagesTr/a_0001.nrrd", "imagesTr/b_0001.mha", "labelsTr/a.nrrd", "labelsTr/b.mha")
+    cases = from_nnunet(folder)
+    assert [(case.id, case.images["PT"].name, case.label.name) for case in cases] == [
+        ("a", "a_0001.nrrd", "a.nrrd"),
+        ("b", "b_0001.mha", "b.mha"),
+    ]
+    touch(tmp_path, "imagesTr/a_0001.nii.gz")
+    with pytest.raises(InputError, match="imagesTr/a_0001 is there 2 times"):
+        from_nnunet(folder)
+
+
 # MONAI datalists
 
 

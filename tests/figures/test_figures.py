@@ -109,3 +109,18 @@ def test_mip_png_and_refusals(tmp_path: Path) -> None:
         mip_figure(pet, (4.0, 4.0, 3.0), None, np.zeros((8, 6, 19), bool))
     with pytest.raises(InputError, match="upper end"):
         mip_figure(pet, (4.0, 4.0, 3.0), suv_window=(5.0, 5.0))
+
+
+def test_places_are_marked_where_their_voxel_is_drawn() -> None:
+    pet = np.zeros((6, 5, 4), np.float32)
+    pet[4, 1, 2] = 7.0
+    coronal, sagittal = mip_figure(pet, (2.0, 3.0, 4.0), places_vox={"12": (4, 1, 2)}).axes[:2]
+    for axes in (coronal, sagittal):
+        (mark,) = axes.lines
+        image = axes.images[0]
+        left, right, bottom, top = image.get_extent()
+        rows, columns = np.unravel_index(np.argmax(image.get_array()), image.get_array().shape)
+        height, width = image.get_array().shape
+        np.testing.assert_allclose(mark.get_xdata(), left + (columns + 0.5) * (right - left) / width)
+        np.testing.assert_allclose(mark.get_ydata(), bottom + (rows + 0.5) * (top - bottom) / height)
+        assert "12" in [text.get_text() for text in axes.texts]

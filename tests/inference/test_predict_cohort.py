@@ -82,7 +82,7 @@ def test_a_case_is_done_again_when_its_clicks_or_the_model_changed(tmp_path: Pat
     manifest, clicks, weights = cohort(tmp_path, 2)
     out = tmp_path / "out"
 
-    def again(**more: bool) -> tuple[int, int]:
+    def again(**more: bool | float) -> tuple[int, int]:
         outcome = run(manifest, clicks, weights, out, device="cpu", **more)  # type: ignore[arg-type]
         assert outcome.failed == {}
         return outcome.done, outcome.done_before
@@ -95,8 +95,13 @@ def test_a_case_is_done_again_when_its_clicks_or_the_model_changed(tmp_path: Pat
     assert again() == (1, 1)
     (out / "masks" / "case_01.nii.gz").unlink()
     assert again() == (1, 1)
-    (out / "masks" / "case_01.predict.json").write_text("{")
+    record = out / "masks" / "case_01.predict.json"
+    record.write_text(record.read_text().replace('"flips": false', '"flips": true'))
     assert again() == (1, 1)
+    record.write_text("{")
+    assert again() == (1, 1)
+    assert again(spacing_mm=4.0) == (2, 0)
+    assert again(spacing_mm=4.0) == (0, 2)
     save_safetensors(weights, seeded_model("mini", seed=2).state_dict(), {})
     assert again() == (2, 0)
 

@@ -9,19 +9,21 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import typer
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 from prompts import Click, InputError, write_clicks
 from sammed3d_ft.cli.predict import predict
-from sammed3d_ft.data.images import read_image
+from sammed3d_ft.data.images import read_image, read_label
 from sammed3d_ft.data.preprocessing import Preprocessing
 from sammed3d_ft.inference import Predictor
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import save_safetensors, sha256_of, state_hash
-from sammed3d_ft.recipes.clicked_scan import group_clicks
-from sammed3d_ft.recipes.predict import run
+from sammed3d_ft.recipes.clicked_scan import ClickedScan, group_clicks
+from sammed3d_ft.recipes.predict import Outputs, run
+from sammed3d_ft.recipes.start_lesions import StartLesions
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +70,8 @@ def test_outputs_lie_on_the_grid_of_the_file_and_the_table_agrees(tmp_path, pet,
     out = tmp_path / "new" / "folder" / "mask.nii.gz"
     instances, probability, table = (tmp_path / n for n in ("inst.nii.gz", "prob.nii", "lesions.csv"))
     figure = tmp_path / "mip.png"
-    record = run(
-        pet, tmp_path / "clicks.json", export, out, None, instances, probability, table, device="cpu", figure=figure
-    )
+    outputs = Outputs(out, instances, probability, table, figure)
+    record = run(pet, tmp_path / "clicks.json", export, outputs, device="cpu")
     assert figure.read_bytes().startswith(b"\x89PNG")
 
     source = nib.load(pet)
@@ -90,6 +91,10 @@ def test_outputs_lie_on_the_grid_of_the_file_and_the_table_agrees(tmp_path, pet,
     # The same, straight from the predictor.
     predictor = Predictor.from_pretrained(export, "cpu")
     assert predictor.preprocessing == Preprocessing(("PT",), 2.5, {"PT": (0, 30)})
+    finer = Predictor.from_pretrained(export, "cpu", spacing_mm=1.25)
+    assert finer.preprocessing == Preprocessing(("PT",), 1.25, {"PT": (0, 30)})
+    with pytest.raises(InputError, match="expected a positive length"):
+        Predictor.from_pretrained(export, "cpu", spacing_mm=0.0)
     volume = read_image(pet)
     predictor.set_image({"PT": volume})
     vox = [volume.to_vox(click.position_mm) for click in clicks]
@@ -128,7 +133,7 @@ def test_click_forms_give_the_same_mask(tmp_path, pet, clicks, export, form):
     for name, given in (("a", "world-ras"), ("b", form)):
         path = tmp_path / f"{name}.json"
         write_clicks(path, plain, form=given, affine=source.affine, shape=source.shape)
-        run(pet, path, export, tmp_path / f"{name}.nii", device="cpu")
+        run(pet, path, export, Outputs(tmp_path / f"{name}.nii"), device="cpu")
         masks.append((tmp_path / f"{name}.nii").read_bytes())
     assert masks[0] == masks[1]
 
@@ -159,25 +164,181 @@ def test_clicks_are_grouped_by_lesion():
         group_clicks(clicks[2:3], coords[2:3], Path("c.json"))
 
 
+def test_a_nrrd_scan_gives_the_same_mask_and_gets_it_back_as_nrrd(tmp_path, pet, clicks, export):
+    nifti = nib.load(pet)
+    image = sitk.GetImageFromArray(np.asarray(nifti.dataobj).transpose(2, 1, 0))
+    lps = np.diag([-1.0, -1, 1, 1]) @ nifti.affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    sitk.WriteImage(image, str(tmp_path / "pet.nrrd"))
+    run(pet, tmp_path / "clicks.json", export, Outputs(tmp_path / "a.nii.gz"), device="cpu")
+    run(tmp_path / "pet.nrrd", tmp_path / "clicks.json", export, Outputs(tmp_path / "b.nrrd"), device="cpu")
+    written = sitk.ReadImage(str(tmp_path / "b.nrrd"))
+    expected = np.asarray(nib.load(tmp_path / "a.nii.gz").dataobj)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(written).transpose(), expected)
+    assert expected.any()
+    for what in ("GetSpacing", "GetOrigin", "GetDirection"):
+        np.testing.assert_allclose(getattr(written, what)(), getattr(image, what)(), rtol=1e-9, atol=1e-9)
+    assert (tmp_path / "b.predict.json").is_file()
+
+
+def boxes(tmp_path, pet, **numbers):
+    """A mask file on the grid of the PET: a box per number, in the file's own voxels."""
+    source = nib.load(pet)
+    values = np.zeros(source.shape, np.uint8)
+    places = {"a": np.s_[6:10, 7:11, 4:8], "b": np.s_[15:18, 16:19, 7:10], "c": np.s_[20:23, 2:5, 1:3]}
+    for name, number in numbers.items():
+        values[places[name]] = number
+    nib.save(nib.Nifti1Image(values, source.affine), tmp_path / "start.nii.gz")
+    return tmp_path / "start.nii.gz", values
+
+
+def test_clicked_lesions_of_a_starting_mask_change_and_the_others_stay(tmp_path, pet, clicks, export):
+    start, values = boxes(tmp_path, pet, a=7, b=5, c=3)
+    affine = nib.load(pet).affine
+    at = [tuple((affine[:3, :3] @ vox + affine[:3, 3]).tolist()) for vox in ((8, 9, 6), (7, 8, 5), (2, 22, 12))]
+    # Without ids: one in the lesion that the map calls 7, one taking away from it, one where nothing is.
+    write_clicks(tmp_path / "two.json", [Click(at[0], 1), Click(at[1], 0), Click(at[2], 1)])
+    outputs = Outputs(tmp_path / "mask.nii.gz", tmp_path / "inst.nii.gz", table=tmp_path / "lesions.csv")
+    record = run(pet, tmp_path / "two.json", export, outputs, start=start, device="cpu")
+    rows = {row["lesion_id"]: row for row in record["lesions"]}
+    assert {k: (row["foreground_clicks"], row["background_clicks"]) for k, row in rows.items()} == {
+        1: (1, 0),
+        3: (0, 0),
+        5: (0, 0),
+        7: (1, 1),
+    }
+    assert rows[5]["predicted_iou"] is None
+    assert rows[7]["predicted_iou"] is not None
+    assert record["inputs"]["start"]["sha256"] == sha256_of(start)
+    numbered = np.asarray(nib.load(outputs.instances).dataobj)
+    # As they were, but for voxels that a clicked lesion claims.
+    for number in (3, 5):
+        assert np.isin(numbered[values == number], (number, 1, 7)).all()
+        assert not (numbered[values != number] == number).any()
+    assert (np.asarray(nib.load(outputs.mask).dataobj)[(values == 3) | (values == 5)] == 1).all()
+
+    # The same from the predictor, step by step.
+    predictor = Predictor.from_pretrained(export, "cpu")
+    volume = read_image(pet)
+    predictor.set_image({"PT": volume})
+    label = read_label(start).array
+    predictor.add_mask(label == 7, 7)
+    predictor.add_click(volume.to_vox(at[0]), 1, 7)
+    predictor.add_click(volume.to_vox(at[1]), 0, 7)
+    predictor.add_click(volume.to_vox(at[2]), 1, 1)
+    predictor.add_mask(label == 3, 3)
+    predictor.add_mask(label == 5, 5)
+    np.testing.assert_array_equal(volume.source.from_canonical(predictor.instances()), numbered)
+
+
+def test_without_clicks_each_lesion_of_a_mask_is_clicked_at_its_deepest_point(tmp_path, pet, export):
+    start, _ = boxes(tmp_path, pet, a=1, b=1)
+    record = run(pet, None, export, Outputs(tmp_path / "mask.nii.gz"), start=start, device="cpu")
+    assert [(row["lesion_id"], row["foreground_clicks"]) for row in record["lesions"]] == [(1, 1), (2, 1)]
+    assert set(record["inputs"]) == {"image", "start"}
+    scan = ClickedScan.read(pet, None, start)
+    stored = [scan.volume.to_source_vox(lesion.positions_vox[0]) for lesion in scan.lesions]
+    # The middle of a box of 3 voxels, and one of the middle voxels of a box of 4.
+    assert sorted(np.abs(np.array(stored) - [7.5, 8.5, 5.5]).max(1).tolist()) == [0.5, 8.5]
+    assert any((place == (16, 17, 8)).all() for place in stored)
+
+
+def start_of(numbers, *places):
+    labels = np.zeros((9, 9, 9), np.int32)
+    for count, place in enumerate(places, 1):
+        labels[place] = count
+    return StartLesions(labels, numbers)
+
+
+def test_clicks_find_the_lesion_of_a_mask_by_place_or_by_number():
+    clicks = [
+        Click((1, 1, 1), 1, None),  # in the mask's first lesion
+        Click((5, 5, 5), 1, None),  # in its second
+        Click((1, 1, 1), 0, None),  # first again
+        Click((8, 8, 8), 1, "new"),  # in none
+        Click((8, 8, 8), 0, 1),  # in none, and number 1 where the map has numbers
+        Click((4, 4, 4), 0, "part"),  # in the second, under a name of its own
+    ]
+    coords = np.array([click.position_mm for click in clicks])
+    places = (np.s_[0:2, 0:2, 0:2], np.s_[4:6, 4:6, 4:6], np.s_[7, 7, 7])
+
+    def grouped(numbers, given):
+        lesions, background = group_clicks(
+            [clicks[i] for i in given], coords[given], Path("c.json"), start_of(numbers, *places)
+        )
+        assert background == []
+        return [(one.number, one.name, one.start, one.labels) for one in lesions]
+
+    assert grouped((4, 1, 9), [0, 1, 2, 3, 4, 5]) == [
+        (4, None, 1, [1, 0]),
+        (1, 1, 2, [1, 0]),
+        (2, "new", None, [1]),
+        (3, "part", 2, [0]),
+        (9, None, 3, []),
+    ]
+    assert grouped(None, [0, 1, 2, 3, 5]) == [
+        (1, None, 1, [1, 0]),
+        (2, None, 2, [1]),
+        (3, "new", None, [1]),
+        (4, "part", 2, [0]),
+        (5, None, 3, []),
+    ]
+    with pytest.raises(InputError, match="point 1 is the first of lesion 1 and background"):
+        grouped(None, [4])
+
+
+def test_wrong_starting_masks_are_named(tmp_path, pet):
+    start, values = boxes(tmp_path, pet, a=1)
+    volume = read_image(pet)
+    affine = nib.load(pet).affine
+    for array, grid, says in (
+        (values[:-1], affine, "does not lie on the grid of .*pet.nii.gz: shape"),
+        (values * 0, affine, "holds no lesion to start from"),
+        (values * np.float32(0.5), affine, "hold fractions"),
+    ):
+        nib.save(nib.Nifti1Image(array, grid), start)
+        with pytest.raises(InputError, match=says) as caught:
+            StartLesions.read(start, pet, volume)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_mask_of_one_number_is_an_instance_map_only_in_one_piece(tmp_path, pet):
+    start, _ = boxes(tmp_path, pet, a=7)
+    found = StartLesions.read(start, pet, read_image(pet))
+    assert (found.count, found.numbers, found.named(7), found.named("7")) == (1, (7,), 1, None)
+    start, _ = boxes(tmp_path, pet, a=7, b=7)
+    found = StartLesions.read(start, pet, read_image(pet))
+    assert (found.count, found.numbers, found.named(7)) == (2, None, None)
+
+
 def test_wrong_input_is_refused_before_anything_is_written(tmp_path, pet, clicks, export):
     given, out = tmp_path / "clicks.json", tmp_path / "mask.nii.gz"
     outside = tmp_path / "outside.json"
     write_clicks(outside, [Click((1e4, 0, 0), 1)])
     empty = tmp_path / "empty.json"
     empty.write_text('{"tumor": [], "background": []}')
-    for arguments, said in [
-        ((pet, outside, export, out), "point 1 lies outside the image"),
-        ((pet, empty, export, out), "holds no clicks"),
-        ((pet, given, export, pet), "would overwrite an input"),
-        ((pet, given, export, tmp_path / "mask.png"), "written as .nii or .nii.gz"),
-        ((pet, given, export, out, pet), "leave out --ct"),
-        ((pet, given, export, out, None, out), "would overwrite another output"),
-        ((pet, given, tmp_path / "none.pth", out), "no weights at"),
-        ((pet, given, export, out, None, None, None, None, export), "leave out --base"),
-        ((pet, given, export, out, None, None, None, None, None, "warp"), "device 'warp'"),
+    mask = Outputs(out)
+    for arguments, options, said in [
+        ((pet, outside, export, mask), {}, "point 1 lies outside the image"),
+        ((pet, empty, export, mask), {}, "holds no clicks"),
+        ((pet, None, export, mask), {}, "give --clicks, or a mask by --start"),
+        ((pet, given, export, Outputs(pet)), {}, "would overwrite an input"),
+        ((pet, given, export, Outputs(given)), {}, "written as .nii.gz, .nii, .nrrd, .mha"),
+        ((pet, given, export, Outputs(out, tmp_path / "mask.mhd")), {}, "written as .nii.gz, .nii, .nrrd, .mha"),
+        ((pet, given, export, mask), {"ct": pet}, "leave out --ct"),
+        ((pet, given, export, Outputs(out, out)), {}, "would overwrite another output"),
+        ((pet, given, tmp_path / "none.pth", mask), {}, "no weights at"),
+        ((pet, given, export, mask), {"base": export}, "leave out --base"),
+        ((pet, given, export, mask), {"device": "warp"}, "device 'warp'"),
+        ((pet, given, export, mask), {"start": tmp_path / "none.nii"}, "no such file"),
+        ((pet, given, export, mask), {"source": tmp_path}, "needs both its file, --seg, and"),
+        ((pet, given, export, Outputs(out, seg=tmp_path / "a.dcm")), {}, "needs both its file, --seg, and"),
     ]:
         with pytest.raises(InputError, match=said) as caught:
-            run(*arguments)
+            run(*arguments, **options)
         assert "\n" not in str(caught.value)
         assert not out.exists()
 

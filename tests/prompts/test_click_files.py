@@ -244,6 +244,9 @@ WRONG = {
     "slicer position": (slicer([{"position": [1, 2]}]), "point 1 is at"),
     "slicer nothing": ({"markups": []}, "holds no clicks"),
     "challenge name": ({"type": "Multiple points", "points": [{"point": [1, 2, 3], "name": 5}]}, "name is 5"),
+    "image of no shape": ({**OURS, "image": {"affine": np.eye(4).tolist()}}, '"image" is .* must give the shape'),
+    "image of no place": ({**OURS, "image": {"shape": [4, 5, 6], "affine": [[1, 2], [3]]}}, "must give the shape"),
+    "image of a plane": ({**OURS, "image": {"shape": [4, 5, 6], "affine": [[0] * 4] * 4}}, "must give the shape"),
     "outside": (with_point(position=[1, 50, 3]), "point 2 lies outside the image: voxel \\(1, 50, 3\\)"),
 }  # fmt: skip
 
@@ -291,6 +294,36 @@ def test_voxels_need_their_image(tmp_path: Path) -> None:
         read_clicks(path)
     with pytest.raises(InputError, match="--image"):
         write_clicks(path, clicks_on_voxels(), form="autopet")
+
+
+@pytest.mark.parametrize("form", ["world-ras", "world-lps", "voxel"])
+def test_a_file_names_its_image_and_is_refused_for_another(form: str, tmp_path: Path) -> None:
+    path, clicks = tmp_path / "c.json", clicks_on_voxels()
+    write_clicks(path, clicks, form=form, affine=AFFINE, shape=SHAPE)
+    assert json.loads(path.read_text())["image"] == {"shape": list(SHAPE), "affine": AFFINE.tolist()}
+    # The same grid stored in another axis order, its second axis reversed, is the same image.
+    turned = np.zeros((4, 4))
+    turned[2, 0], turned[0, 1], turned[1, 2], turned[3, 3] = 1, 1, -1, 1
+    turned[1, 3] = SHAPE[1] - 1
+    shape = (SHAPE[2], SHAPE[0], SHAPE[1])
+    again = read_clicks(path, affine=AFFINE @ turned, shape=shape)
+    np.testing.assert_allclose([c.position_mm for c in again], [c.position_mm for c in clicks], atol=1e-9)
+    # Without any image at hand the file's own tells where its voxels are.
+    np.testing.assert_allclose([c.position_mm for c in read_clicks(path)], [c.position_mm for c in again], atol=1e-9)
+
+    moved, coarser, header = AFFINE.copy(), AFFINE.copy(), AFFINE.astype(np.float32)
+    moved[2, 3] += 0.02 * 3.2
+    coarser[:3, 0] *= 1.01
+    read_clicks(path, affine=header, shape=SHAPE)  # a NIfTI header holds float32
+    for affine, size, says in (
+        (moved, SHAPE, "corners up to 0.02 voxels apart"),
+        (coarser, SHAPE, "made on another image"),
+        (AFFINE, (40, 50, 61), "40x50x60 voxels against 40x50x61"),
+        (AFFINE, (50, 40, 60), "40x50x60 voxels against 50x40x60"),
+    ):
+        with pytest.raises(InputError, match=says) as caught:
+            read_clicks(path, affine=affine, shape=size)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_point_outside_is_named_with_coordinates_and_range() -> None:

@@ -115,3 +115,44 @@ def test_importing_prompts_loads_nothing_heavy() -> None:
     )
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+
+
+@pytest.fixture
+def hot(tmp_path: Path) -> Path:
+    """Three places of uptake, the highest first: SUV 20, 12, 8."""
+    array = np.zeros((30, 30, 40), np.float32)
+    for at, suv in (((5, 5, 5), 20.0), ((20, 8, 30), 12.0), ((10, 22, 15), 8.0)):
+        array[tuple(slice(c, c + 3) for c in at)] = suv / 2
+        array[tuple(c + 1 for c in at)] = suv
+    nib.save(nib.Nifti1Image(array, LAS), tmp_path / "hot.nii.gz")
+    return tmp_path / "hot.nii.gz"
+
+
+def test_propose_then_select_keeps_numbers_places_and_the_image(hot: Path, tmp_path: Path) -> None:
+    proposed, chosen = tmp_path / "proposals.json", tmp_path / "clicks.json"
+    said = run("propose", hot, "--out", proposed, "--figure", tmp_path / "proposals.png")
+    assert "3 proposals" in said
+    assert (tmp_path / "proposals.png").read_bytes().startswith(b"\x89PNG")
+
+    assert "2 foreground and 1 background" in run("select", proposed, chosen, "--lesions", "3,1", "--background", "2")
+    kept = {(click.lesion, click.label): click.position_mm for click in read_clicks(chosen)}
+    corners_vox = {(1, 1): (6, 6, 6), (3, 1): (11, 23, 16), (None, 0): (21, 9, 31)}
+    assert kept.keys() == corners_vox.keys()
+    for which, voxel in corners_vox.items():
+        np.testing.assert_allclose(kept[which], (LAS @ (*voxel, 1))[:3], atol=1e-4)
+    assert json.loads(chosen.read_text())["image"] == json.loads(proposed.read_text())["image"]
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--lesions", "4"), "no lesion 4; it holds 1, 2, 3"),
+        (("--lesions", "1,2", "--background", "2"), "2 cannot be both kept and background"),
+        (("--lesions", " "), "no lesion is to be kept"),
+    ],
+)
+def test_select_refuses(hot: Path, tmp_path: Path, options: tuple[str, ...], line: str) -> None:
+    run("propose", hot, "--out", tmp_path / "proposals.json")
+    with pytest.raises(InputError, match=line):
+        run("select", tmp_path / "proposals.json", tmp_path / "clicks.json", *options)
+    assert not (tmp_path / "clicks.json").exists()

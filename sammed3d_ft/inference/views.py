@@ -1,0 +1,192 @@
+"""A lesion seen in one crop: encoded once, decoded click by click, and its logits on the scan's own voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sammed3d_ft.data.crops import CropGrid, Region, covered_region, logits_on_region, read_crop
+from sammed3d_ft.data.preprocessing import prepare_crop
+from sammed3d_ft.model.variants import Variant
+
+# What the decoder is given of a mask that it did not make itself: logits of the size of its own, which it was trained
+# to read (`mini` on real scans: medians 2 to 8 inside, -8 to -24 outside). From 0.5 to 20 `mini` tells no difference.
+START_INSIDE, START_OUTSIDE = 4.0, -10.0
+
+
+class PromptableModel(Protocol):
+    """All that is asked of a network; `SAMMed3D` has it, and so may a stand-in."""
+
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def in_channels(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def variant(self) -> Variant: ...
+    @property
+    def image_encoder(self) -> Callable[[Tensor], Tensor]: ...
+    def decode(
+        self, embedding: Tensor, coords_vox: Tensor, labels: Tensor, previous: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class StartMask:
+    """A lesion as somebody else has drawn it: ``region.shape`` bool in its bounding box, at least one voxel."""
+
+    region: Region
+    mask: np.ndarray
+
+    def low_resolution(self, grid: CropGrid, size: int) -> Tensor:
+        """(1, 1, size, size, size) logits of the mask in a crop, for the decoder's mask input.
+
+        They cross zero where a low-resolution voxel is covered half as much as the fullest one, which is full but for
+        lesions smaller than such a voxel; those would be invisible otherwise.
+        """
+        within = replace(grid, centre_vox=tuple(np.subtract(grid.centre_vox, self.region.start)))
+        fine = read_crop(torch.from_numpy(self.mask.astype(np.float32))[None], within)
+        covered = F.avg_pool3d(fine[None], grid.size // size)
+        most = float(covered.max())  # 0 where the crop holds nothing of the lesion
+        sign = 2 * covered / (most or 1.0) - 1
+        return torch.where(sign > 0, START_INSIDE * sign, -START_OUTSIDE * sign)
+
+
+@dataclass(eq=False)
+class _Mirroring:
+    """The crop in one orientation, and what is kept of it between clicks."""
+
+    grid: CropGrid
+    embedding: Tensor  # (1, D, g, g, g)
+    low: Tensor | None  # (1, 1, L, L, L) logits of the last round, fed back in the next
+    predicted_iou: float = 0.0
+
+
+class View:
+    """A lesion in one crop, in one orientation or mirrored in several.
+
+    Args:
+        model: encodes the crop here, once for each grid.
+        channels: (C, X, Y, Z) of the scan, see `data.preprocessing.channels`.
+        grids: the crop, or its mirrorings about its centre voxel: their mean counts.
+        start: what the decoder is given as the lesion's mask before its first click.
+    """
+
+    def __init__(
+        self, model: PromptableModel, channels: Tensor, grids: Sequence[CropGrid], start: StartMask | None
+    ) -> None:
+        self.model = model
+        self.grids = tuple(grids)
+        shape = (channels.shape[1], channels.shape[2], channels.shape[3])
+        # A crop has one voxel more on one side of its centre; what all mirrorings cover is symmetric.
+        regions = [covered_region(grid, shape) for grid in grids]
+        x0, y0, z0 = (max(region.start[axis] for region in regions) for axis in range(3))
+        x1, y1, z1 = (min(region.stop[axis] for region in regions) for axis in range(3))
+        self.region = Region((x0, y0, z0), (x1, y1, z1))
+        self._mirrorings = []
+        for grid in grids:
+            crop = prepare_crop(channels, grid)  # on the CPU, so that it is the same whatever the device
+            low = None
+            if start is not None:
+                low = start.low_resolution(grid, model.variant.logits_size).to(model.device)
+            self._mirrorings.append(_Mirroring(grid, model.image_encoder(crop[None].to(model.device)), low))
+
+    @property
+    def predicted_iou(self) -> float:
+        return float(np.mean([one.predicted_iou for one in self._mirrorings]))
+
+    def decode(self, coords_vox: Sequence[np.ndarray], labels: Sequence[int], accumulate: bool) -> None:
+        """One pass of the decoder with these clicks, as far as they lie here; none when the newest does not.
+
+        Args:
+            coords_vox: (3,) each, canonical voxels of the scan.
+            labels: 1 or 0 each.
+            accumulate: give all of them; False gives the newest alone.
+        """
+        held = [number for number, position in enumerate(coords_vox) if holds(self.grids, position)]
+        if not held or held[-1] != len(coords_vox) - 1:
+            return
+        held = held if accumulate else held[-1:]
+        device = self.model.device
+        for one in self._mirrorings:
+            coords = one.grid.to_crop(np.stack([coords_vox[number] for number in held]))
+            one.low, predicted_iou = self.model.decode(
+                one.embedding,
+                torch.tensor(coords, dtype=torch.float32, device=device)[None],
+                torch.tensor([labels[number] for number in held], device=device)[None],
+                one.low,
+            )
+            one.predicted_iou = float(predicted_iou[0, 0])
+
+    def logits(self) -> np.ndarray:
+        """``region.shape`` float32, the mean of the mirrorings."""
+        total: Tensor | None = None
+        for one in self._mirrorings:
+            assert one.low is not None
+            logits = logits_on_region(one.low[0, 0].cpu(), one.grid, self.region)
+            total = logits if total is None else total + logits
+        assert total is not None
+        return (total / len(self._mirrorings)).contiguous().numpy()
+
+    def inner_weight(self) -> np.ndarray:
+        """``region.shape`` float32: 1 inside the crop, falling to 0 over its outermost eighth towards each face."""
+        weight = np.ones(self.region.shape, np.float32)
+        for axis, count in enumerate(self.region.shape):
+            to_face = np.full(count, np.inf)
+            for grid in self.grids:
+                corner = grid.to_crop(np.array(self.region.start))[axis]
+                place = corner + np.arange(count) / grid.step_vox[axis]
+                to_face = np.minimum(to_face, np.minimum(place + 0.5, grid.size - 0.5 - place))
+            ramp = np.clip(to_face / (self.grids[0].size / 8), 0, 1).astype(np.float32)
+            weight *= ramp.reshape([-1 if other == axis else 1 for other in range(3)])
+        return weight
+
+
+def merged_logits(views: Sequence[View], logits: Sequence[np.ndarray]) -> np.ndarray:
+    """``views[-1].region.shape``: each view inside the next, coarser one, giving way softly towards its border."""
+    outer, merged = views[-1].region, logits[-1]
+    for view, finer in zip(views[-2::-1], logits[-2::-1], strict=True):
+        inner = view.region.within(outer)
+        merged[inner] += view.inner_weight() * (finer - merged[inner])
+    return merged
+
+
+def reaches_beyond(region: Region, mask: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether a mask (``region.shape`` bool) touches a face of its region beyond which the scan goes on."""
+    for axis, size in enumerate(shape):
+        within = region.slices[axis]
+        for inside_scan, face in ((within.start > 0, 0), (within.stop < size, -1)):
+            if inside_scan and np.take(mask, face, axis).any():
+                return True
+    return False
+
+
+def holds(grids: Sequence[CropGrid], position_vox: np.ndarray) -> bool:
+    """Whether a position lies within the outer faces of a crop, in each of its mirrorings."""
+    for grid in grids:
+        position = grid.to_crop(position_vox)
+        if (position < -0.5).any() or (position > grid.size - 0.5).any():
+            return False
+    return True
+
+
+@contextmanager
+def evaluating(model: PromptableModel) -> Iterator[None]:
+    """Evaluation mode for a while: a predictor may share its model with a training loop."""
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

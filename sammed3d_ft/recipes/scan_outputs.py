@@ -1,0 +1,67 @@
+"""What the recipes that write the results of one scan share: where they may go, the table, the versions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prompts.errors import InputError
+from sammed3d_ft import __version__
+from sammed3d_ft.data.images import WRITTEN_SUFFIXES, image_stem
+from sammed3d_ft.model.weights import sha256_of
+
+
+def check_image_names(*images: Path | None) -> None:
+    """InputError for a name that no image can be written under; None is passed over."""
+    for path in images:
+        if path is not None and not path.name.lower().endswith(WRITTEN_SUFFIXES):
+            raise InputError(f"{path}: images are written as {', '.join(WRITTEN_SUFFIXES)}")
+
+
+def check_places(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """What cannot or must not be written is refused before anything is computed; folders are made."""
+    seen = {path.resolve(): "an input" for path in inputs}
+    for path in outputs:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name the file to write")
+        place = path.resolve()
+        if place in seen:
+            raise InputError(f"{path} would overwrite {seen[place]}; name another file")
+        seen[place] = "another output"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path.parent}: cannot be created ({error.strerror})") from error
+
+
+def record_beside(mask: Path, kind: str) -> Path:
+    """``<mask>.<kind>.json`` in the mask's folder."""
+    return mask.with_name(f"{image_stem(mask) or mask.name}.{kind}.json")
+
+
+def table_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """A row per lesion; an empty cell where a row lacks a column of the longest one."""
+    columns = max(rows, key=len).keys()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def input_hashes(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    """Path and SHA-256 of what a result is made of, by its kind."""
+    return {name: {"path": str(path), "sha256": sha256_of(path)} for name, path in files.items()}
+
+
+def package_versions() -> dict[str, str]:
+    """Of this software and of the packages that its numbers depend on."""
+    packages = ("torch", "numpy", "scipy", "nibabel", "SimpleITK")
+    return {"sammed3d-ft": __version__, "python": platform.python_version()} | {
+        package: version(package) for package in packages
+    }
