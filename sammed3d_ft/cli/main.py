@@ -12,7 +12,19 @@ from typing import Annotated
 import typer
 
 from prompts.errors import InputError
-from sammed3d_ft.cli import benchmark, data, dicom, evaluate, phantom, predict, predict_cohort, prompts, weights
+from sammed3d_ft.cli import (
+    benchmark,
+    compare,
+    data,
+    dicom,
+    evaluate,
+    phantom,
+    predict,
+    predict_cohort,
+    prompts,
+    segment,
+    weights,
+)
 
 app = typer.Typer(
     name="sammed3d-ft",
@@ -31,7 +43,9 @@ app.add_typer(prompts.app, name="prompts")
 app.add_typer(weights.app, name="weights")
 app.command("predict")(predict.predict)
 app.command("predict-cohort")(predict_cohort.predict_cohort)
+app.command("segment")(segment.segment)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("benchmark")(benchmark.benchmark)
 
 

@@ -1,4 +1,4 @@
-"""Training curves of a run: loss, and validation Dice after k clicks, from its metrics.jsonl."""
+"""Training curves of a run: loss, and validation Dice after k clicks or without, from its metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prompts.whole_files import whole_file
 
 _log = logging.getLogger(__name__)
 
-_DICE_AT = re.compile(r"val/dice@(\d+)")
+_DICE_AT = re.compile(r"val/dice(?:@(\d+))?")  # without a number: of a model that takes no clicks
 _SMOOTHED_SHARE = 0.05  # of the logged steps, for the running mean drawn over the noisy loss
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -32,7 +32,7 @@ def draw_training_curves(run_folder: Path, out: Path | None = None) -> Path:
 
     Args:
         run_folder: holds ``metrics.jsonl``: JSON lines with ``step`` and any of ``train/loss``,
-            ``val/dice@k``.
+            ``val/dice@k``, ``val/dice``.
         out: the PNG; ``curves.png`` in the run folder by default.
 
     Returns:
@@ -51,7 +51,7 @@ def draw_training_curves(run_folder: Path, out: Path | None = None) -> Path:
 def curves_figure(curves: Mapping[str, Curve], source: Path) -> Figure:
     """The figure of the curves that were read from the file ``source``."""
     loss = curves.get("train/loss")
-    dice = {int(m[1]): curve for name, curve in curves.items() if (m := _DICE_AT.fullmatch(name))}
+    dice = {int(m[1] or 0): curve for name, curve in curves.items() if (m := _DICE_AT.fullmatch(name))}
     if loss is None and not dice:
         raise InputError(f"{source}: holds neither train/loss nor val/dice@k to draw")
 
@@ -118,13 +118,13 @@ def _draw_loss(axes: Axes, loss: Curve | None) -> None:
 
 
 def _draw_dice(axes: Axes, dice: dict[int, Curve]) -> None:
-    axes.set_title("Validation Dice after k clicks")
+    axes.set_title("Validation Dice" if set(dice) == {0} else "Validation Dice after k clicks")
     axes.set_ylabel("mean Dice")
     axes.set_ylim(0, 1)
     colours = colormaps["viridis"](np.linspace(0.0, 0.85, max(len(dice), 1)))
     for colour, (clicks, (steps, values)) in zip(colours, sorted(dice.items()), strict=False):
         best = int(values.argmax())
-        label = f"{clicks} click{'s' if clicks > 1 else ''} (best {values[best]:.3f} at step {steps[best]})"
+        label = f"{clicks or 'no'} click{'' if clicks == 1 else 's'} (best {values[best]:.3f} at step {steps[best]})"
         axes.plot(steps, values, color=colour, marker="o", markersize=3, label=label)
     if dice:
         axes.legend(frameon=False, loc="best")

@@ -1,49 +1,40 @@
-"""The training config: YAML plus ``key.path=value`` overrides, checked before anything is loaded."""
+"""The config of a training: which kind it is, how it is read, and how two differ. Checked before anything is loaded."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import types
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from prompts import CORRECTION_STRATEGIES, FIRST_STRATEGIES
-from prompts.errors import InputError
 from sammed3d_ft.model.variants import VARIANTS
+from sammed3d_ft.recipes.baseline_config import BaselineConfig
+from sammed3d_ft.recipes.config_file import checked, find_config, read_content
+from sammed3d_ft.recipes.config_sections import (
+    CasesConfig,
+    CheckpointConfig,
+    MaskLossConfig,
+    RunConfig,
+    ScoringConfig,
+    Section,
+    StepsConfig,
+    TrackConfig,
+)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RunConfig(_Section):
-    """Where a run is kept and how it starts."""
-
-    dir: Path
-    seed: int = 0
-    resume: Literal["auto", "never"] = "auto"
-
-
-class DataConfig(_Section):
+class DataConfig(CasesConfig):
     """Which cases, modalities and targets."""
 
-    manifest: Path
-    modalities: tuple[Literal["PT", "CT"], ...] = ("PT",)
     targets: Literal["each", "all"] = "each"
-    connectivity: Literal[6, 18, 26] = 18
     clip: dict[str, tuple[float, float]] = Field(default_factory=dict)
     shapes: int = Field(0, ge=0)  # generic promptable shapes per epoch, beside the lesions: for pre-training
-    workers: int | None = Field(None, ge=0)  # None: as many as help
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """Architecture, base weights (a file, "mini", or "random") and crop spacing; none of them is assumed."""
 
     variant: str
@@ -59,7 +50,7 @@ class ModelConfig(_Section):
         return self
 
 
-class ClickConfig(_Section):
+class ClickConfig(Section):
     """How clicks are simulated in training."""
 
     first: str = "uniform"
@@ -80,7 +71,7 @@ class ClickConfig(_Section):
         return self
 
 
-class TuneConfig(_Section):
+class TuneConfig(Section):
     """Which parameters train."""
 
     method: Literal["decoder", "lora", "full"] = "decoder"
@@ -89,15 +80,13 @@ class TuneConfig(_Section):
     lora_dropout: float = Field(0.0, ge=0, lt=1)
 
 
-class LossConfig(_Section):
+class LossConfig(MaskLossConfig):
     """The mask loss, and the weight of the IoU head's squared error."""
 
-    name: Literal["l1dfl", "dice", "dice_ce", "dice_focal"] = "l1dfl"
-    options: dict[str, Any] = Field(default_factory=dict)
     iou_weight: float = Field(1.0, ge=0)
 
 
-class AugmentConfig(_Section):
+class AugmentConfig(Section):
     """Ranges of augmentation; see `AugmentationRanges`."""
 
     flip: float = Field(0.5, ge=0, le=1)
@@ -108,7 +97,7 @@ class AugmentConfig(_Section):
     jitter_vox: int = Field(4, ge=0)
 
 
-class CacheConfig(_Section):
+class CacheConfig(Section):
     """The embedding cache, used when the encoder is frozen (method decoder)."""
 
     views: int = Field(4, ge=1)
@@ -116,26 +105,17 @@ class CacheConfig(_Section):
     dir: Path | None = None
 
 
-class OptimConfig(_Section):
-    """AdamW, schedule, batch and precision."""
+class OptimConfig(StepsConfig):
+    """AdamW and its schedule, with a learning rate for the image encoder and one for the rest."""
 
-    epochs: int = Field(50, ge=1)
-    batch_size: int = Field(4, ge=1)
-    accumulate: int = Field(1, ge=1)
     lr_decoder: float = Field(2e-4, gt=0)
     lr_encoder: float = Field(5e-5, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    warmup_steps: int = Field(50, ge=0)
-    clip_norm: float = Field(1.0, gt=0)
-    precision: Literal["auto", "no", "bf16"] = "auto"
 
 
-class ValidateConfig(_Section):
-    """Validation on the scans' own grids, by the code of `predict`."""
+class ValidateConfig(ScoringConfig):
+    """Validation on the scans' own grids by a simulated user, by the code of `predict`."""
 
-    every_epochs: int = Field(5, ge=1)
     clicks: tuple[int, ...] = (1, 3, 5, 10)
-    test: bool = True
 
     @model_validator(mode="after")
     def _has_selection(self) -> ValidateConfig:
@@ -148,22 +128,8 @@ class ValidateConfig(_Section):
         return self
 
 
-class CheckpointConfig(_Section):
-    """When checkpoints are written and how many stay."""
-
-    every_steps: int = Field(200, ge=1)
-    keep: int = Field(2, ge=1)
-
-
-class TrackConfig(_Section):
-    """Trackers by accelerate's names; metrics.jsonl is always written."""
-
-    trackers: tuple[str, ...] = ("tensorboard",)
-    log_every_steps: int = Field(5, ge=1)
-
-
-class TrainConfig(_Section):
-    """One fine-tuning run."""
+class TrainConfig(Section):
+    """One fine-tuning of SAM-Med3D, which is prompted by clicks."""
 
     run: RunConfig
     data: DataConfig
@@ -211,8 +177,8 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Reads a YAML config and applies overrides.
+def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig | BaselineConfig:
+    """Reads a YAML config and applies overrides. A section ``network`` makes it the config of a baseline.
 
     Args:
         path: a file; a bare name such as ``configs/decoder.yaml`` is also looked up among the shipped ones.
@@ -221,72 +187,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
         InputError: one line for all that is wrong, with near names for unknown keys.
     """
-    file = _find(path)
-    try:
-        content = yaml.safe_load(file.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{file}: expected sections such as run, data and model, got {type(content).__name__}"
-        )
-    for override in overrides:
-        _apply(content, override)
-    try:
-        return TrainConfig.model_validate(content)
-    except ValidationError as error:
-        problems = "; ".join(_problem(item) for item in error.errors())
-        raise InputError(f"{file}: {problems}") from None
-
-
-def _find(path: Path) -> Path:
-    if path.is_file():
-        return path
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package, package.parent):
-        if not path.is_absolute() and (folder / path).is_file():
-            return folder / path
-    raise InputError(f"no config {path}: expected a YAML file, such as configs/decoder.yaml")
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise InputError(f"override {override!r}: expected key.path=value, such as optim.epochs=20")
-    *parents, last = key.split(".")
-    section = content
-    for parent in parents:
-        section = section.setdefault(parent, {})
-        if not isinstance(section, dict):
-            raise InputError(f"override {override!r}: {parent} is a value, not a section")
-    try:
-        section[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise InputError(f"override {override!r}: the value is not readable as YAML; quote it") from None
-
-
-def _problem(item: Any) -> str:
-    path = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "missing":
-        return f"{path} is missing: give it in the file or as {path}=VALUE"
-    if item["type"] == "extra_forbidden":
-        *parents, last = item["loc"]
-        near = difflib.get_close_matches(str(last), _keys(parents), 1)
-        hint = f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(_keys(parents))}"
-        return f"unknown key {path}{hint}"
-    message = item["msg"].removeprefix("Value error, ")
-    return (
-        f"{path}: {message} (got {item['input']!r})"
-        if item["type"] != "value_error"
-        else f"{path}: {message}"
-    )
-
-
-def _keys(parents: Sequence[int | str]) -> list[str]:
-    section: Any = TrainConfig
-    for parent in parents:
-        fields = {field.alias or name: field.annotation for name, field in section.model_fields.items()}
-        section = fields.get(str(parent))
-        if isinstance(section, types.UnionType):
-            section = typing.get_args(section)[0]
-    return [field.alias or name for name, field in section.model_fields.items()]
+    file = find_config(path)
+    content = read_content(file, overrides)
+    if "network" in content:
+        return checked(BaselineConfig, content, file)
+    return checked(TrainConfig, content, file)

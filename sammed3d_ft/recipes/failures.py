@@ -9,24 +9,14 @@ import time
 import torch
 from tqdm import tqdm
 
-from sammed3d_ft.recipes.config import TrainConfig
+from sammed3d_ft.recipes.config import BaselineConfig, TrainConfig
 
 
-def explain_failure(error: RuntimeError, config: TrainConfig) -> str | None:
+def explain_failure(error: RuntimeError, config: TrainConfig | BaselineConfig) -> str | None:
     """One line for what a run can meet without a mistake in the program; None for everything else."""
     text = " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-        optim, ways = config.optim, []
-        if optim.batch_size > 1:
-            ways.append(
-                f"optim.batch_size={optim.batch_size // 2} optim.accumulate={optim.accumulate * 2} (the same step)"
-            )
-        if config.clicks.rounds > 1:
-            ways.append(f"clicks.rounds={config.clicks.rounds - 1} (now {config.clicks.rounds})")
-        if optim.precision == "no":
-            ways.append("optim.precision=bf16")
-        if config.tune.method != "decoder" and len(config.data.modalities) == 1:
-            ways.append("tune.method=decoder (the encoder is then frozen and its output cached)")
+        ways = _memory_savers(config)
         return f"out of memory ({text[:120]}); try {', or '.join(ways) or 'a device with more memory'}"
     if "DataLoader worker" in text:
         return f"a process that loads samples died ({text[:120]}): often out of memory; lower data.workers, 0 at last"
@@ -36,6 +26,22 @@ def explain_failure(error: RuntimeError, config: TrainConfig) -> str | None:
             "and why. The same command goes on from the last checkpoint"
         )
     return None
+
+
+def _memory_savers(config: TrainConfig | BaselineConfig) -> list[str]:
+    """Settings that need less memory, the mildest first."""
+    optim, ways = config.optim, []
+    if optim.batch_size > 1:
+        ways.append(f"optim.batch_size={optim.batch_size // 2} optim.accumulate={optim.accumulate * 2} (the same step)")
+    if isinstance(config, TrainConfig) and config.clicks.rounds > 1:
+        ways.append(f"clicks.rounds={config.clicks.rounds - 1} (now {config.clicks.rounds})")
+    if optim.precision == "no":
+        ways.append("optim.precision=bf16")
+    if isinstance(config, BaselineConfig):
+        ways.append(f"a smaller crops.size (now {config.crops.size})")
+    elif config.tune.method != "decoder" and len(config.data.modalities) == 1:
+        ways.append("tune.method=decoder (the encoder is then frozen and its output cached)")
+    return ways
 
 
 def print_error(message: str) -> None:

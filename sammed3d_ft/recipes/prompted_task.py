@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset
 from tqdm import tqdm
@@ -16,6 +18,7 @@ from tqdm import tqdm
 import sammed3d_ft
 from prompts import next_click, write_clicks
 from prompts.errors import InputError
+from prompts.whole_files import write_whole
 from sammed3d_ft.data.augment import AugmentationRanges
 from sammed3d_ft.data.embedding_cache import CachedSamples, EmbeddingCache
 from sammed3d_ft.data.lesion_store import LesionStore, open_store, prepare_case
@@ -27,17 +30,24 @@ from sammed3d_ft.inference.predictor import Predictor
 from sammed3d_ft.inference.simulation import CaseScore, simulate_files
 from sammed3d_ft.lesions import SIZE_CLASSES, size_class
 from sammed3d_ft.losses import build_loss
-from sammed3d_ft.model.adapters import configure_tuning, merged_state, save_adapter
+from sammed3d_ft.model.adapters import (
+    configure_tuning,
+    load_trainable_state,
+    merged_state,
+    save_adapter,
+    trainable_state,
+)
 from sammed3d_ft.model.build import seeded_model
-from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors, sha256_of, state_hash
+from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors, state_hash
 from sammed3d_ft.recipes.config import TrainConfig, digest
+from sammed3d_ft.recipes.task import SplitCases, case_files, mean
 
 # Counted up when crops, augmentation or clicks are drawn in another way: older caches are then left alone.
 _CACHE_FORMAT = 1
 
 
 class PromptedTask:
-    """Builds model and data of a prompted fine-tuning run, and answers the training loop.
+    """Builds model and data of a prompted fine-tuning run, and answers the training loop as a `Task`.
 
     Args:
         config: of the run.
@@ -47,16 +57,11 @@ class PromptedTask:
         InputError: weights that do not fit, no training case, contradictory settings.
     """
 
+    shown: Mapping[str, str] = {"loss": "train/loss", "dice": "train/dice_last"}
+
     def __init__(self, config: TrainConfig, manifest: Manifest) -> None:
         self.config = config
-        self.train_cases, self.val_cases, self.test_cases = (
-            manifest.split(name) for name in ("train", "val", "test")
-        )
-        for name, cases in (("train", self.train_cases), ("val", self.val_cases)):
-            if not cases:
-                raise InputError(
-                    f"manifest {manifest.path}: no case in split {name!r}; training needs train and val"
-                )
+        self.cases = SplitCases.of(manifest)
         if config.data.shapes and (config.tune.method == "decoder" or config.data.modalities != ("PT",)):
             raise InputError(
                 f"data.shapes {config.data.shapes}: generic shapes are PET-like and made anew in every epoch, so they "
@@ -93,18 +98,21 @@ class PromptedTask:
         self.cache: EmbeddingCache | None = None
 
     @property
-    def data_digest(self) -> str:
-        """Names the cases, their splits, their labels, and of their images the sizes."""
-        cases = [
-            (
-                case.id,
-                case.split,
-                [image.stat().st_size for image in case.images.values()],
-                None if case.label is None else sha256_of(case.label),
-            )
-            for case in (*self.train_cases, *self.val_cases, *self.test_cases)
-        ]
-        return digest(cases)
+    def starts_trained(self) -> bool:
+        """Given weights are what training has to beat; if it never does, they stay the best."""
+        return self.config.model.weights != "random"
+
+    def lines(self) -> list[str]:
+        """What trains."""
+        return self.tuning.lines()
+
+    def state(self) -> dict[str, Tensor]:
+        """The parameters that train; frozen weights are not stored again and again."""
+        return trainable_state(self.model)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Puts back what `state` gave."""
+        load_trainable_state(self.model, state)
 
     @property
     def learning_rates(self) -> dict[str, float]:
@@ -115,17 +123,6 @@ class PromptedTask:
         """Cuts out the lesions and, with a frozen encoder, computes their embeddings; all processes together."""
         root = self.config.cache.dir or self.config.run.dir / "cache"
         rank, world = accelerator.process_index, accelerator.num_processes
-        files = [
-            (
-                case.id,
-                [
-                    [str(p), p.stat().st_size, p.stat().st_mtime_ns]
-                    for p in (*case.images.values(), case.label)
-                    if p
-                ],
-            )
-            for case in self.train_cases
-        ]
         content = digest(
             _CACHE_FORMAT,
             self.preprocessing.to_json(),
@@ -133,11 +130,11 @@ class PromptedTask:
             self.config.data.connectivity,
             self.samples.crop_size,
             self.config.augment.model_dump(),
-            files,
+            [case_files(case) for case in self.cases.train],
         )
         folder = root / f"lesions_{content}"
         show = not accelerator.is_local_main_process
-        for case in tqdm(self.train_cases[rank::world], desc="lesions", disable=show, leave=False):
+        for case in tqdm(self.cases.train[rank::world], desc="lesions", disable=show, leave=False):
             prepare_case(
                 folder,
                 case,
@@ -148,7 +145,7 @@ class PromptedTask:
                 targets=self.config.data.targets,
             )
         accelerator.wait_for_everyone()
-        self.store = open_store(folder, self.train_cases)
+        self.store = open_store(folder, self.cases.train)
         if self.cached:
             self._build_cache(accelerator, root, content)
 
@@ -235,28 +232,23 @@ class PromptedTask:
 
     def score(self, accelerator: Accelerator, split: str) -> list[CaseScore]:
         """Every case of a split by the simulated user, on its own grid; cases are shared among processes."""
-        cases: Sequence[Case] = self.val_cases if split == "val" else self.test_cases
         predictor = Predictor(
             self.model,
             self.preprocessing,
             device=accelerator.device,
             accumulate=self.config.clicks.accumulate,
         )
-        scores = []
-        mine = list(enumerate(cases))[accelerator.process_index :: accelerator.num_processes]
-        for number, case in tqdm(
-            mine, desc=split, disable=not accelerator.is_local_main_process, leave=False
-        ):
-            score = simulate_files(
+
+        def score_case(case: Case) -> CaseScore:
+            return simulate_files(
                 predictor,
                 case,
                 self.config.validate_.clicks,
                 connectivity=self.config.data.connectivity,
                 targets=self.config.data.targets,
             )
-            scores.append((number, score))
-        gathered = gather_object(scores) if accelerator.num_processes > 1 else scores
-        return [score for _, score in sorted(gathered, key=lambda pair: pair[0])]
+
+        return self.cases.shared_scores(accelerator, split, score_case)
 
     def summary(self, scores: Sequence[CaseScore], split: str) -> dict[str, float]:
         """Mean Dice after k clicks: over cases, over lesions, and by lesion-size class."""
@@ -264,15 +256,15 @@ class PromptedTask:
         scored = [score.dice for score in scores if score.dice is not None]
         lesions = [lesion for score in scores for lesion in score.lesions]
         for k in self.config.validate_.clicks:
-            values[f"{split}/dice@{k}"] = _mean([dice[k] for dice in scored])
-            values[f"{split}/lesion_dice@{k}"] = _mean([lesion.dice[k] for lesion in lesions])
+            values[f"{split}/dice@{k}"] = mean([dice[k] for dice in scored])
+            values[f"{split}/lesion_dice@{k}"] = mean([lesion.dice[k] for lesion in lesions])
             for name in SIZE_CLASSES:
                 members = [lesion.dice[k] for lesion in lesions if size_class(lesion.volume_ml) == name]
                 if members:
-                    values[f"{split}/lesion_dice@{k}/{name}"] = _mean(members)
+                    values[f"{split}/lesion_dice@{k}/{name}"] = mean(members)
         return values
 
-    def export(self, folder: Path, facts: dict[str, Any]) -> Path:
+    def export(self, folder: Path, facts: Mapping[str, Any]) -> Path:
         """Writes ``model.safetensors``, which `predict` takes; for LoRA the adapter too."""
         metadata = {
             "format": "sammed3d_ft export 1",
@@ -295,13 +287,42 @@ class PromptedTask:
                 save_safetensors(folder.parent / "base.safetensors", base.state_dict(), {"format": "random weights"})
         return folder / "model.safetensors"
 
-    def export_clicks(self, folder: Path, scores: Sequence[CaseScore]) -> None:
-        """Writes the simulated clicks per case, unrounded world mm, so that scores can be replayed."""
+    def selection(self, summary: Mapping[str, float]) -> float:
+        """Mean Dice over 1 and 5 clicks."""
+        return (summary["val/dice@1"] + summary["val/dice@5"]) / 2
+
+    def validation_line(self, summary: Mapping[str, float]) -> str:
+        """Dice after each number of clicks."""
+        figures = "  ".join(f"{k}: {summary[f'val/dice@{k}']:.3f}" for k in self.config.validate_.clicks)
+        return f"validation Dice at clicks  {figures}"
+
+    def write_scores(self, run: Path, split: str, scores: Sequence[CaseScore]) -> None:
+        """``<split>_cases.csv``, and the clicks per case, in unrounded world mm, so that scores can be replayed."""
+        at = self.config.validate_.clicks
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["case", "lesion", "volume_ml", *(f"dice@{k}" for k in at)])
+        for score in scores:
+            whole = score.dice or {}
+            writer.writerow([score.case, "all", "", *(whole.get(k, "") for k in at)])
+            for lesion in score.lesions:
+                writer.writerow([score.case, lesion.lesion, lesion.volume_ml, *(lesion.dice[k] for k in at)])
+        write_whole(run / f"{split}_cases.csv", text.getvalue())
+        folder = run / "clicks" / split
         folder.mkdir(parents=True, exist_ok=True)
         for score in scores:
             if score.clicks:
                 write_clicks(folder / f"{score.case}.json", score.clicks)
 
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")
+    @staticmethod
+    def results(summary: Mapping[str, Any]) -> Table:
+        """Dice after each number of clicks, by split."""
+        clicks = [int(key.partition("@")[2]) for key in summary if key.startswith("val/dice@")]
+        table = Table(title="Mean Dice per case on the scans' own grids, by clicks per lesion")
+        table.add_column("split")
+        for k in clicks:
+            table.add_column(str(k), justify="right")
+        for split in ("val", "test"):
+            if f"{split}/dice@{clicks[0]}" in summary:
+                table.add_row(split, *(f"{summary[f'{split}/dice@{k}']:.3f}" for k in clicks))
+        return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,13 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import nn
+from torch import Tensor
 
 import sammed3d_ft
 from prompts.errors import InputError
-from sammed3d_ft.model.adapters import trainable_state
 from sammed3d_ft.model.weights import sha256_of, state_hash
-from sammed3d_ft.recipes.config import TrainConfig, differences
-from sammed3d_ft.recipes.prompted_task import PromptedTask
+from sammed3d_ft.recipes.config import BaselineConfig, TrainConfig, differences
+from sammed3d_ft.recipes.task import Task
 from sammed3d_ft.training.checkpoints import list_checkpoints
 
 # What a continuation must share with the run it continues, beside its settings.
@@ -36,14 +36,14 @@ def newest_checkpoint(run: Path) -> Path | None:
     return broadcast_object_list([found[-1] if found else None])[0]
 
 
-def refuse_unequal_replicas(accelerator: Accelerator, step: int, model: nn.Module) -> None:
+def refuse_unequal_replicas(accelerator: Accelerator, step: int, state: Mapping[str, Tensor]) -> None:
     if accelerator.num_processes > 1:
-        replicas = set(gather_object([(step, state_hash(trainable_state(model)))]))
+        replicas = set(gather_object([(step, state_hash(state))]))
         if len(replicas) > 1:
             raise InputError("processes read different checkpoints: is the run folder the same one on all machines?")
 
 
-def refuse_changed_config(config: TrainConfig, run: Path, tell: bool) -> None:
+def refuse_changed_config(config: TrainConfig | BaselineConfig, run: Path, tell: bool) -> None:
     """A run goes on with the settings it began with; anything else would be another run under its name."""
     if config.run.resume == "never":
         raise InputError(
@@ -94,7 +94,7 @@ def _earlier(file: Path) -> dict[str, Any] | None:
     raise InputError(f"{file}: not what a run wrote there ({content!s:.120}): remove it, or choose another run.dir")
 
 
-def run_facts(config: TrainConfig, task: PromptedTask, accelerator: Accelerator) -> dict[str, Any]:
+def run_facts(config: TrainConfig | BaselineConfig, task: Task, accelerator: Accelerator) -> dict[str, Any]:
     return {
         "sammed3d_ft": sammed3d_ft.__version__,
         "torch": torch.__version__,
@@ -106,7 +106,7 @@ def run_facts(config: TrainConfig, task: PromptedTask, accelerator: Accelerator)
         "seed": config.run.seed,
         "base_hash": task.base_hash,
         "manifest_sha256": sha256_of(config.data.manifest),
-        "data_digest": task.data_digest,
+        "data_digest": task.cases.fingerprint,
         "samples": task.sample_count,
-        "tuning": task.tuning.lines(),
+        "tuning": task.lines(),
     }

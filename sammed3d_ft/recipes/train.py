@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import logging
 import math
@@ -28,7 +26,6 @@ from accelerate.utils import (
     set_seed,
 )
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -39,10 +36,9 @@ from sammed3d_ft.data.check import check_manifest
 from sammed3d_ft.data.manifest import Manifest, read_manifest
 from sammed3d_ft.data.samples import collate, epoch_batches, loader_workers
 from sammed3d_ft.figures import draw_training_curves
-from sammed3d_ft.inference.simulation import CaseScore
-from sammed3d_ft.model.adapters import load_trainable_state, trainable_state
 from sammed3d_ft.model.weights import sha256_of
-from sammed3d_ft.recipes.config import TrainConfig, load_config
+from sammed3d_ft.recipes.automatic_task import AutomaticTask
+from sammed3d_ft.recipes.config import BaselineConfig, TrainConfig, load_config
 from sammed3d_ft.recipes.failures import explain_failure, print_error
 from sammed3d_ft.recipes.prompted_task import PromptedTask
 from sammed3d_ft.recipes.resume import (
@@ -52,6 +48,7 @@ from sammed3d_ft.recipes.resume import (
     refuse_unequal_replicas,
     run_facts,
 )
+from sammed3d_ft.recipes.task import Task
 from sammed3d_ft.training.checkpoints import (
     list_checkpoints,
     prune_checkpoints,
@@ -73,8 +70,15 @@ from sammed3d_ft.training.stopping import tell_when_stopped
 _log = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
-    """Runs or continues one fine-tuning; returns the content of the run's ``summary.json``.
+def build_task(config: TrainConfig | BaselineConfig, manifest: Manifest) -> Task:
+    """What the config's kind of training asks for; the loop knows no more of it."""
+    if isinstance(config, BaselineConfig):
+        return AutomaticTask(config, manifest)
+    return PromptedTask(config, manifest)
+
+
+def train(config: TrainConfig | BaselineConfig) -> dict[str, Any]:
+    """Runs or continues one training; returns the content of the run's ``summary.json``.
 
     Raises:
         InputError: anything wrong with config, data or weights, before training starts; a loss or gradient
@@ -98,7 +102,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         return _train(config, manifest, accelerator, started)
 
 
-def _train(config: TrainConfig, manifest: Manifest, accelerator: Accelerator, started: float) -> dict[str, Any]:
+def _train(
+    config: TrainConfig | BaselineConfig, manifest: Manifest, accelerator: Accelerator, started: float
+) -> dict[str, Any]:
     run, main_process = config.run.dir, accelerator.is_main_process
 
     # 1. What there is: an earlier run is recognised before it is written to.
@@ -116,9 +122,9 @@ def _train(config: TrainConfig, manifest: Manifest, accelerator: Accelerator, st
 
     # 2. Model and data.
     set_seed(config.run.seed)
-    task = PromptedTask(config, manifest)
+    task = build_task(config, manifest)
     if main_process:
-        for line in task.tuning.lines():
+        for line in task.lines():
             print(line)
     task.prepare(accelerator)
     facts = run_facts(config, task, accelerator)
@@ -137,7 +143,7 @@ def _train(config: TrainConfig, manifest: Manifest, accelerator: Accelerator, st
     best: dict[str, Any] = {"score": -1.0, "step": -1}
     if checkpoint is not None:
         found = read_checkpoint(checkpoint)
-        load_trainable_state(task.model, found.model)
+        task.load_state(found.model)
         load_optimizer_tensors(optimizer, found.optimizer)
         epoch, batch_in_epoch, step = (found.state[name] for name in ("epoch", "batch", "step"))
         best = found.state["best"]
@@ -146,7 +152,7 @@ def _train(config: TrainConfig, manifest: Manifest, accelerator: Accelerator, st
                 f"{run / 'best'} lacks step_{best['step']}, the best model so far by {checkpoint}: restore it, or "
                 f"remove {run} to begin anew"
             )
-        refuse_unequal_replicas(accelerator, step, task.model)
+        refuse_unequal_replicas(accelerator, step, task.state())
         if main_process:
             print(f"resumed at step {step} (epoch {epoch + 1}) from {found.path}")
     saved_step = step
@@ -183,7 +189,7 @@ def _train(config: TrainConfig, manifest: Manifest, accelerator: Accelerator, st
         if main_process:
             state = {"epoch": epoch, "batch": batch_in_epoch, "step": step, "best": best, "seed": config.run.seed}
             folder = run / "checkpoints"
-            save_checkpoint(folder, step, trainable_state(task.model), optimizer_tensors(optimizer), state)
+            save_checkpoint(folder, step, task.state(), optimizer_tensors(optimizer), state)
             prune_checkpoints(folder, run / "best", config.checkpoint.keep)
         accelerator.wait_for_everyone()
 
@@ -196,28 +202,29 @@ def _train(config: TrainConfig, manifest: Manifest, accelerator: Accelerator, st
             raise InputError(
                 f"step {step}: {what} is not a finite number, for {', '.join(sorted(set(cases)))}; the weights from "
                 f"before this step are in {run / 'checkpoints' / f'step_{step}'}. Look at these cases, or begin "
-                f"anew with a lower optim.lr_decoder and optim.lr_encoder"
+                f"anew with a lower {' and '.join(config.optim.learning_rate_keys)}"
             )
 
     def validate() -> None:
         nonlocal best
         summary = task.summary(task.score(accelerator, "val"), "val")
-        score = (summary["val/dice@1"] + summary["val/dice@5"]) / 2
+        score = task.selection(summary)
         if math.isnan(score):
             raise InputError("no lesion in any validation case, so no best model can be chosen: see the manifest")
         record({**summary, "epoch": epoch})
         if score > best["score"]:
             best = {"score": score, "step": step, "epoch": epoch, **summary}
             if main_process:
-                save_checkpoint(run / "best", step, trainable_state(task.model), {}, {"best": best})
+                save_checkpoint(run / "best", step, task.state(), {}, {"best": best})
         if main_process:
-            tqdm.write(_validation_line(epoch, summary, config))
+            when = f"epoch {epoch}" if epoch else "before training"
+            tqdm.write(f"{when}: {task.validation_line(summary)}")
         save()
         if main_process:
             draw_training_curves(run)
 
     with bar:
-        if checkpoint is None and config.model.weights != "random":
+        if checkpoint is None and task.starts_trained:
             validate()  # what training has to beat; if it never does, these weights are the best
         while epoch < config.optim.epochs:
             model.train()
@@ -251,7 +258,7 @@ def _train(config: TrainConfig, manifest: Manifest, accelerator: Accelerator, st
                         loss, values = _loss(task, model, batch, epoch)
                         stop_unless_finite(bool(torch.isfinite(loss)), "the loss", _wrong_cases(task, batch, loss))
                         accelerator.backward(loss / len(group))
-                norm = float(accelerator.clip_grad_norm_(task.model.parameters(), config.optim.clip_norm))
+                norm = float(accelerator.clip_grad_norm_(task.model.parameters(), config.optim.clip_norm or math.inf))
                 stop_unless_finite(math.isfinite(norm), "the gradient", group_cases)
                 factor = schedule_factor(step, config.optim.warmup_steps, total_steps)
                 set_learning_rates(optimizer, factor)
@@ -263,7 +270,7 @@ def _train(config: TrainConfig, manifest: Manifest, accelerator: Accelerator, st
                 if step % config.track.log_every_steps == 0:
                     numbers = _mean_over_processes(accelerator, values)
                     record({**numbers, "train/grad_norm": norm, "train/lr_factor": factor, "epoch": epoch + 1})
-                    bar.set_postfix(loss=f"{numbers['train/loss']:.3f}", dice=f"{numbers['train/dice_last']:.3f}")
+                    bar.set_postfix(**{label: f"{numbers[name]:.3f}" for label, name in task.shown.items()})
                 if step - saved_step >= config.checkpoint.every_steps and batches:
                     save()
             epoch, batch_in_epoch = epoch + 1, 0
@@ -277,14 +284,14 @@ def _train(config: TrainConfig, manifest: Manifest, accelerator: Accelerator, st
 
 
 def _finish(
-    config: TrainConfig, task: PromptedTask, accelerator: Accelerator, best: dict[str, Any], seconds: float
+    config: TrainConfig | BaselineConfig, task: Task, accelerator: Accelerator, best: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
     run = config.run.dir
     accelerator.wait_for_everyone()
-    load_trainable_state(task.model, read_checkpoint(run / "best" / f"step_{best['step']}").model)
+    task.load_state(read_checkpoint(run / "best" / f"step_{best['step']}").model)
     summary: dict[str, Any] = {"best": best, "seconds": round(seconds, 1)}  # of the last start
     scores = {"val": task.score(accelerator, "val")}
-    if config.validate_.test and task.test_cases:
+    if config.validate_.test and task.cases.test:
         scores["test"] = task.score(accelerator, "test")
     for split, split_scores in scores.items():
         summary.update(task.summary(split_scores, split))
@@ -292,15 +299,14 @@ def _finish(
         path = task.export(run / "export", {"best_step": best["step"], "val_score": round(best["score"], 6)})
         summary["export"], summary["export_sha256"] = str(path), sha256_of(path)
         for split, split_scores in scores.items():
-            write_whole(run / f"{split}_cases.csv", _scores_csv(split_scores, config.validate_.clicks))
-            task.export_clicks(run / "clicks" / split, split_scores)
+            task.write_scores(run, split, split_scores)
         write_whole(run / "summary.json", json.dumps(summary, indent=1))
-        _print_summary(summary, run, config)
+        _print_summary(summary, config)
     accelerator.end_training()
     return summary
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
+def _accelerator(config: TrainConfig | BaselineConfig) -> Accelerator:
     precision = config.optim.precision
     if precision == "auto":
         on_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
@@ -324,11 +330,11 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def _finished(config: TrainConfig, main_process: bool) -> dict[str, Any]:
+def _finished(config: TrainConfig | BaselineConfig, main_process: bool) -> dict[str, Any]:
     summary: dict[str, Any] = json.loads((config.run.dir / "summary.json").read_text())
     if main_process:
         print(f"{config.run.dir} is finished; nothing is left to do")
-        _print_summary(summary, config.run.dir, config)
+        _print_summary(summary, config)
     return summary
 
 
@@ -339,7 +345,7 @@ def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     }
 
 
-def _loss(task: PromptedTask, model: nn.Module, batch: dict[str, Any], epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+def _loss(task: Task, model: nn.Module, batch: dict[str, Any], epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
     """The task's loss; NaN where the loss refused its input, so that all processes hear of it together."""
     try:
         return task.loss(model, batch, epoch)
@@ -348,7 +354,7 @@ def _loss(task: PromptedTask, model: nn.Module, batch: dict[str, Any], epoch: in
         return torch.full((), math.nan), {}
 
 
-def _wrong_cases(task: PromptedTask, batch: dict[str, Any], loss: Tensor) -> list[str]:
+def _wrong_cases(task: Task, batch: dict[str, Any], loss: Tensor) -> list[str]:
     return [] if torch.isfinite(loss) else task.case_ids(batch)
 
 
@@ -367,44 +373,21 @@ def _mean_over_processes(accelerator: Accelerator, values: dict[str, Tensor]) ->
     return dict(zip(values, stacked.tolist(), strict=True))
 
 
-def _validation_line(epoch: int, summary: dict[str, float], config: TrainConfig) -> str:
-    figures = "  ".join(f"{k}: {summary[f'val/dice@{k}']:.3f}" for k in config.validate_.clicks)
-    when = f"epoch {epoch}" if epoch else "before training"
-    return f"{when}: validation Dice at clicks  {figures}"
-
-
-def _scores_csv(scores: Sequence[CaseScore], clicks: Sequence[int]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "lesion", "volume_ml", *(f"dice@{k}" for k in clicks)])
-    for score in scores:
-        whole = score.dice or {}
-        writer.writerow([score.case, "all", "", *(whole.get(k, "") for k in clicks)])
-        for lesion in score.lesions:
-            writer.writerow([score.case, lesion.lesion, lesion.volume_ml, *(lesion.dice[k] for k in clicks)])
-    return text.getvalue()
-
-
-def _print_summary(summary: dict[str, Any], run: Path, config: TrainConfig) -> None:
-    table = Table(title="Mean Dice per case on the scans' own grids, by clicks per lesion")
-    table.add_column("split")
-    for k in config.validate_.clicks:
-        table.add_column(str(k), justify="right")
-    for split in ("val", "test"):
-        if f"{split}/dice@1" in summary:
-            table.add_row(split, *(f"{summary[f'{split}/dice@{k}']:.3f}" for k in config.validate_.clicks))
+def _print_summary(summary: dict[str, Any], config: TrainConfig | BaselineConfig) -> None:
+    task = AutomaticTask if isinstance(config, BaselineConfig) else PromptedTask
     console = Console()
-    console.print(table)
+    console.print(task.results(summary))
     console.print(f"best at epoch {summary['best'].get('epoch')}, {summary['seconds']:.0f} s in all")
     for name in ("export/model.safetensors", "curves.png", "val_cases.csv"):
-        console.print(f"  {run / name}", soft_wrap=True)
+        console.print(f"  {config.run.dir / name}", soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of ``finetune.py``. Wrong input: one line on stderr, exit code 2."""
     parser = argparse.ArgumentParser(
         prog="finetune.py",
-        description="Fine-tune SAM-Med3D. Start with: accelerate launch finetune.py --config configs/decoder.yaml",
+        description="Fine-tune SAM-Med3D, or train a baseline. "
+        "Start with: accelerate launch finetune.py --config configs/decoder.yaml",
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file, such as configs/decoder.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings to change")

@@ -16,7 +16,7 @@ from sammed3d_ft.cli import main as command
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {"check", "import", "phantom", "manifest", "prompts", "weights", "predict", "predict-cohort", "evaluate"}
-COMMANDS |= {"benchmark", "export-seg"}
+COMMANDS |= {"benchmark", "compare", "export-seg", "segment"}
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

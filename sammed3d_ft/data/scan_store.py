@@ -1,0 +1,86 @@
+"""Scans prepared once and kept on disk, so that a crop is read without reading, or resampling, its scan.
+
+One safetensors file per case: channels, mask, and the places of its lesion voxels. Files are mapped into memory and
+sliced; they are written whole or not at all, so a store that was interrupted is simply continued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from prompts.errors import InputError
+from prompts.whole_files import write_whole
+from sammed3d_ft.data.crops import Region
+from sammed3d_ft.data.images import read_image, read_label
+from sammed3d_ft.data.isotropic import ScanPreparation, prepare_scan
+from sammed3d_ft.data.lesion_store import readable
+from sammed3d_ft.data.manifest import Case
+
+
+@dataclass(frozen=True)
+class ScanPart:
+    """Voxels of a prepared scan."""
+
+    channels: Tensor  # (C, x, y, z) float32
+    target: Tensor  # (x, y, z) bool
+
+
+class ScanStore:
+    """Prepared scans, a file each; `prepare_scan_of` writes them."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = tuple(files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """Voxels per axis of a scan."""
+        with readable(self.files[index]) as path, safe_open(path, "pt") as file:
+            x, y, z = file.get_slice("target").get_shape()
+            return x, y, z
+
+    def lesion_voxels(self, index: int) -> np.ndarray:
+        """(n,) int64 places of the lesion voxels in the flattened scan, rising."""
+        with readable(self.files[index]) as path, safe_open(path, "pt") as file:
+            places: np.ndarray = file.get_tensor("lesion_voxels").numpy()
+            return places
+
+    def read(self, index: int, region: Region) -> ScanPart:
+        """A box of a scan."""
+        x, y, z = region.slices
+        with readable(self.files[index]) as path, safe_open(path, "pt") as file:
+            channels: Tensor = file.get_slice("channels")[:, x, y, z]
+            return ScanPart(channels, file.get_slice("target")[x, y, z].bool())
+
+
+def prepare_scan_of(case: Case, preparation: ScanPreparation, path: Path) -> None:
+    """Writes one case's prepared scan, unless it is there already.
+
+    Args:
+        path: its name should depend on everything that decides its content.
+
+    Raises:
+        InputError: no label, or a file that cannot be read or written.
+    """
+    if path.exists():
+        return
+    if case.label is None:
+        raise InputError(f"case {case.id}: training needs a label, the manifest names none")
+    images = {name: read_image(case.images[name], case=case.id) for name in preparation.modalities}
+    scan = prepare_scan(images, preparation, case=case.id)
+    target = scan.target(read_label(case.label, case=case.id))
+    tensors = {
+        "channels": torch.from_numpy(scan.channels),
+        "target": torch.from_numpy(target.view(np.uint8)),
+        "lesion_voxels": torch.from_numpy(np.flatnonzero(target)),
+    }
+    write_whole(path, save(tensors))

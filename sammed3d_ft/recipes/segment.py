@@ -1,0 +1,110 @@
+"""Segment: one scan by a baseline, without clicks, to a mask on the scan's own grid and a table of its lesions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prompts import lesions_from_mask
+from prompts.errors import InputError
+from prompts.whole_files import write_whole
+from sammed3d_ft.baselines.automatic import AutomaticSegmenter
+from sammed3d_ft.data.images import read_image, write_float, write_mask
+from sammed3d_ft.data.plausibility import check_suv, doubts
+from sammed3d_ft.lesions.table import lesion_table
+from sammed3d_ft.model.weights import state_hash
+from sammed3d_ft.recipes.scan_outputs import (
+    check_image_names,
+    check_places,
+    input_hashes,
+    package_versions,
+    record_beside,
+    table_csv,
+)
+
+_log = logging.getLogger(__name__)
+
+
+def run(
+    image: Path,
+    checkpoint: Path,
+    out: Path,
+    ct: Path | None = None,
+    probability: Path | None = None,
+    table: Path | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Segments one scan and returns the record of it, as written beside the mask (``<mask>.segment.json``).
+
+    Args:
+        image: the first modality the network sees: PET in SUV, or CT for a network of CT alone.
+        checkpoint, device: see `AutomaticSegmenter.from_pretrained`.
+        out: mask of all lesions, on the image's own grid.
+        ct: for a network that sees CT as its second channel.
+        probability: image of the lesion probability.
+        table: CSV with a row per lesion: the components of the mask at 18-connectivity.
+
+    Raises:
+        InputError: anything wrong with the input; nothing has been written then.
+    """
+    started = time.perf_counter()
+    check_image_names(out, probability)
+    record_file = record_beside(out, "segment")
+    check_places(
+        outputs=[path for path in (out, probability, table, record_file) if path is not None],
+        inputs=[path for path in (image, checkpoint, ct) if path is not None],
+    )
+    scan = read_image(image)  # what is quick to check comes before the weights
+    segmenter = AutomaticSegmenter.from_pretrained(checkpoint, device)
+    first, *others = segmenter.modalities
+    if ct is not None and others != ["CT"]:
+        raise InputError(f"{checkpoint} sees {first} alone; leave out --ct, or use a network of PT and CT")
+    if ct is None and others:
+        raise InputError(f"{checkpoint} sees {first} and {others[0]}; give the CT as well (--ct)")
+    images, files = {first: scan}, {first: image}
+    if ct is not None:
+        images["CT"], files["CT"] = read_image(ct), ct
+    for modality, volume in images.items():
+        if modality == "PT":
+            check_suv(volume.array, str(files[modality]))
+        for doubt in doubts(modality, volume.array):
+            _log.warning("%s: %s", files[modality], doubt)
+    logits = segmenter.segment(images)
+
+    mask = logits > 0
+    lesions, _ = lesions_from_mask(mask)
+    rows = [
+        # JSON knows no NaN: n/a is null there and an empty cell in the CSV.
+        {key: None if value != value else value for key, value in lesion.as_row().items()}
+        for lesion in lesion_table(lesions, scan.affine, scan.array if first == "PT" else None)
+    ]
+    write_mask(out, mask, scan)
+    if probability is not None:
+        write_float(probability, torch.sigmoid(torch.from_numpy(logits)).numpy(), scan)
+    if table is not None:
+        write_whole(table, table_csv(rows) if rows else "lesion_id,voxels,volume_ml\n")
+    assert isinstance(segmenter.network, nn.Module)  # as all that comes from a checkpoint
+    record = {
+        "versions": package_versions(),
+        "device": str(segmenter.device),
+        "checkpoint": str(checkpoint),
+        "model_hash": state_hash(segmenter.network.state_dict()),
+        "metadata": segmenter.metadata,
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(time.perf_counter() - started, 2),
+        "inputs": input_hashes(files),
+        "outputs": {
+            name: str(path)
+            for name, path in (("mask", out), ("probability", probability), ("table", table))
+            if path is not None
+        },
+        "lesions": rows,
+    }
+    write_whole(record_file, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    return record

@@ -1,0 +1,44 @@
+"""`sammed3d-ft segment`: a scan, an export, a mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from prompts.errors import InputError
+from sammed3d_ft.baselines.automatic import FORMAT
+from sammed3d_ft.baselines.networks import build_network
+from sammed3d_ft.cli.main import app
+from sammed3d_ft.data.images import read_image, read_label, same_grid
+from sammed3d_ft.data.isotropic import ScanPreparation
+from sammed3d_ft.inference import Predictor
+from sammed3d_ft.model.weights import save_safetensors
+from tests.data.tiny_cases import write_case
+
+
+def test_a_scan_is_segmented_and_what_is_no_baseline_is_refused(tmp_path: Path) -> None:
+    case = write_case(tmp_path, "case", [((12.0, 12.0, 11.0), 19.0)])
+    torch.manual_seed(0)
+    network = build_network("segresnet", "laptop", 1, 32)
+    metadata = {"format": FORMAT, "network": "segresnet", "size": "laptop", "crop_size": "32"}
+    metadata["preparation"] = ScanPreparation(("PT",), 6.0).to_json()
+    save_safetensors(tmp_path / "model.safetensors", network.state_dict(), metadata)
+    words = ["segment", "--image", str(case.images["PT"]), "--out", str(tmp_path / "mask.nii.gz"), "--device", "cpu"]
+    done = CliRunner().invoke(app, [*words, "--checkpoint", str(tmp_path / "model.safetensors")])
+    assert done.exit_code == 0, done.output
+    assert " lesions, " in done.output
+    assert f"mask: {tmp_path / 'mask.nii.gz'}" in done.output
+    assert same_grid(read_label(tmp_path / "mask.nii.gz"), read_image(case.images["PT"]))
+    refused = CliRunner().invoke(app, [*words, "--checkpoint", "mini"])
+    assert isinstance(refused.exception, InputError)
+    assert "sammed3d-ft predict" in str(refused.exception)
+
+
+def test_predict_says_that_a_baseline_takes_no_clicks(tmp_path: Path) -> None:
+    network = build_network("segresnet", "laptop", 1, 32)
+    save_safetensors(tmp_path / "model.safetensors", network.state_dict(), {"format": FORMAT})
+    with pytest.raises(InputError, match="is a baseline, which takes no clicks: use `sammed3d-ft segment`"):
+        Predictor.from_pretrained(tmp_path / "model.safetensors", "cpu")
