@@ -9,15 +9,18 @@ import typer
 
 
 def benchmark(
-    config: Annotated[Path, typer.Argument(help="YAML of rows, folds and seeds, such as configs/benchmark/mini.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(help="YAML of rows, folds and seeds, such as configs/benchmark/mini_losses.yaml.")
+    ],
     limit: Annotated[
-        int | None, typer.Option(help="At most so many trainings now; the rest waits for the next call.")
+        int | None, typer.Option(min=0, help="At most so many trainings now; the rest waits for the next call.")
     ] = None,
 ) -> None:
-    """Train and compare models over folds and seeds; what is done already is not done again.
+    """Train models, make their masks of every test case, score and compare them; what is done is not done again.
 
-    Writes table.md, table.csv and cases.csv. Exit code 3 when runs failed: they are marked, and tried again by
-    the next call.
+    A row is a training, a checkpoint as it is, a threshold rule, a cascade, 2D SAM, or a folder of masks. Writes
+    table.html, table.md, table.csv, sizes.csv and cases.csv. Exit code 3 when runs or cases failed: they are marked,
+    and tried again by the next call.
     """
     from sammed3d_ft.recipes.benchmark import run
 

@@ -31,6 +31,8 @@ def _load_modeling() -> None:
 
 
 _load_modeling()
+modeling = importlib.import_module(_NAME)
+"""All of it: `Sam`, `ImageEncoderViT`, `PromptEncoder`, `MaskDecoder`, `TwoWayTransformer`."""
 MLPBlock = importlib.import_module(f"{_NAME}.common").MLPBlock
 MLP = importlib.import_module(f"{_NAME}.mask_decoder").MLP
 TwoWayTransformer = importlib.import_module(f"{_NAME}.transformer").TwoWayTransformer

@@ -21,7 +21,7 @@ SCRIPT = ROOT / "scripts" / "fixed_threshold.py"
 
 @pytest.fixture(scope="module")
 def rule():
-    return runpy.run_path(str(SCRIPT))["fixed_threshold"]
+    return runpy.run_path(str(SCRIPT))["RULE"].region_of
 
 
 def test_the_rule_by_hand(rule) -> None:

@@ -1,0 +1,29 @@
+"""Benchmark: rows (ways to segment) x folds x seeds, each run on its own and resumable, to one table.
+
+Every row makes masks of every test case; one evaluator scores them all. Every patient is tested once per seed, by
+a model that saw none of him: fold k is the test set, fold k + 1 validation, the others train. Seeds are averaged
+per patient before anything is compared.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig, load_benchmark
+    from sammed3d_ft.recipes.benchmark.runner import run
+
+_PUBLIC = {"BenchmarkConfig": "config", "load_benchmark": "config", "run": "runner"}
+
+__all__ = ["BenchmarkConfig", "load_benchmark", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,222 @@
+"""What a benchmark compares: its YAML, read and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+
+from prompts.errors import InputError
+from sammed3d_ft.baselines.threshold import FractionOfMaximum, SuvAtLeast
+from sammed3d_ft.evaluation.metrics import METRICS
+
+ONE_PROCESS = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+
+TMTV_ERROR = "tmtv_error_ml"
+"""The one metric of the tables that `evaluation` has no column for; see `scores`."""
+
+DEFAULT_METRICS = ["dice", "f1_iou0.1", "lesion_dice", "nsd_2mm", "hd95_mm", "fpv_ml", "fnv_ml", TMTV_ERROR]
+AUTOPET_METRICS = ["dice", "fpv_ml", "fnv_ml"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainedRow(_Section):
+    """A model that is trained on each fold: a training config with overrides."""
+
+    config: Path
+    overrides: list[str] = Field(default_factory=list, alias="set")
+    seeds: list[int] | None = Field(None, min_length=1)
+    """Of this row alone, for trainings that cost much."""
+
+
+class CheckpointRow(_Section):
+    """A prompted model that is used as it is."""
+
+    checkpoint: str
+    spacing_mm: float | None = Field(None, gt=0)
+    """Of the crop, in place of the checkpoint's own."""
+
+
+class RuleConfig(_Section):
+    """A threshold; exactly one of the two."""
+
+    fraction_of_max: float | None = None
+    suv_at_least: float | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> RuleConfig:
+        if (self.fraction_of_max is None) == (self.suv_at_least is None):
+            raise ValueError("give either fraction_of_max or suv_at_least")
+        self.build()
+        return self
+
+    def build(self) -> FractionOfMaximum | SuvAtLeast:
+        if self.suv_at_least is not None:
+            return SuvAtLeast(self.suv_at_least)
+        assert self.fraction_of_max is not None
+        return FractionOfMaximum(self.fraction_of_max)
+
+
+class RuleRow(_Section):
+    """A classical rule, seeded by the same clicks as the prompted models, or over the whole image."""
+
+    rule: RuleConfig
+    clicks: Literal["seeded", "none"] = "seeded"
+
+    @model_validator(mode="after")
+    def _has_a_maximum(self) -> RuleRow:
+        if self.clicks == "none" and self.rule.fraction_of_max is not None:
+            raise ValueError(
+                "fraction_of_max without clicks would be a share of the whole image's maximum, which is the bladder's "
+                "or the brain's: use clicks: seeded, or suv_at_least"
+            )
+        return self
+
+
+class CascadeParts(_Section):
+    detector: str
+    prompted: str
+
+
+class CascadeRow(_Section):
+    """A prompted model that is clicked at the deepest point of every component that another row has found."""
+
+    cascade: CascadeParts
+    seeds: list[int] | None = Field(None, min_length=1)
+
+
+class SliceSamRow(_Section):
+    """Meta's 2D SAM (ViT-B) slice by slice: its weights file, or ``random``."""
+
+    slice_sam: str
+
+
+class MasksRow(_Section):
+    """Anybody's masks: a folder of ``<case>.nii.gz`` (or another format that is read), or of folders ``<k>_clicks`` and
+    ``automatic`` that hold them."""
+
+    masks: Path
+
+
+_KINDS = ("config", "checkpoint", "rule", "cascade", "slice_sam", "masks")
+
+
+def _kind(row: Any) -> str | None:
+    names = row.keys() if isinstance(row, dict) else type(row).model_fields if isinstance(row, _Section) else ()
+    given = [kind for kind in _KINDS if kind in names]
+    return given[0] if len(given) == 1 else None
+
+
+Row = Annotated[
+    Annotated[TrainedRow, Tag("config")]
+    | Annotated[CheckpointRow, Tag("checkpoint")]
+    | Annotated[RuleRow, Tag("rule")]
+    | Annotated[CascadeRow, Tag("cascade")]
+    | Annotated[SliceSamRow, Tag("slice_sam")]
+    | Annotated[MasksRow, Tag("masks")],
+    Discriminator(
+        _kind,
+        custom_error_type="row_kind",
+        custom_error_message=f"give exactly one of {', '.join(_KINDS[:-1])} or {_KINDS[-1]}",
+    ),
+]
+
+
+class BenchmarkConfig(_Section):
+    """What is compared, on which folds, with which seeds."""
+
+    out: Path
+    manifest: Path
+    folds: Path | int
+    """A JSON file of folds (lists of test cases, or nnU-Net's splits_final.json), or how many to draw by patient."""
+    folds_key: str | None = None
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    protocol: Literal["clicks", "autopet4"] = "clicks"
+    clicks: list[int] = Field(default_factory=lambda: [1, 3, 5, 10], min_length=1)
+    """Per lesion; protocol `autopet4` has numbers of its own."""
+    metrics: list[str] | None = Field(None, min_length=1)
+    """Columns of the tables; the first is the one of the figures. None: those of the protocol."""
+    reference: str
+    rows: dict[str, Row]
+    launch: list[str] = Field(default_factory=lambda: list(ONE_PROCESS))
+    """Arguments of ``accelerate launch``."""
+    workers: int = Field(1, ge=1)
+    """Processes that make and score masks; trainings come one after the other."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> BenchmarkConfig:
+        if self.reference not in self.rows:
+            raise ValueError(f"reference {self.reference!r} is no row: choose one of {', '.join(self.rows)}")
+        if min(self.clicks) < 1:
+            raise ValueError(f"clicks {self.clicks}: a lesion gets at least one click")
+        unknown = [name for name in self.metrics or () if name != TMTV_ERROR and name not in METRICS]
+        if unknown:
+            raise ValueError(f"metrics: unknown {', '.join(unknown)}; known: {TMTV_ERROR}, {', '.join(METRICS)}")
+        bad = [name for name in self.rows if not name or name.startswith(".") or set(name) & set('/\\:*?"<>|')]
+        if bad:
+            raise ValueError(f"row {bad[0]!r}: its name becomes a folder's; use letters, digits, - and _")
+        for name, row in self.rows.items():
+            if isinstance(row, CascadeRow):
+                self._check_cascade(name, row.cascade)
+        return self
+
+    def _check_cascade(self, name: str, parts: CascadeParts) -> None:
+        for part, wanted in ((parts.detector, "detector"), (parts.prompted, "prompted")):
+            if part not in self.rows:
+                raise ValueError(f"row {name}: its {wanted} {part!r} is no row")
+            if isinstance(self.rows[part], CascadeRow):
+                raise ValueError(f"row {name}: its {wanted} {part!r} is a cascade itself")
+
+    @property
+    def shown_metrics(self) -> list[str]:
+        """The metrics of the tables, the headline first."""
+        return self.metrics or (DEFAULT_METRICS if self.protocol == "clicks" else AUTOPET_METRICS)
+
+    @property
+    def click_counts(self) -> list[int]:
+        """The numbers of clicks (protocol `autopet4`: of pairs of clicks) at which prompted rows make masks."""
+        return sorted(set(self.clicks)) if self.protocol == "clicks" else list(range(11))
+
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        """The seeds of a row; rows in which nothing is drawn have one, 0."""
+        row = self.rows[name]
+        if isinstance(row, TrainedRow):
+            return tuple(row.seeds or self.seeds)
+        if isinstance(row, CascadeRow):
+            parts = [part for part in (row.cascade.detector, row.cascade.prompted) if self.is_trained(part)]
+            known = [set(self.seeds_of(part)) for part in parts]
+            common = sorted(set.intersection(*known)) if known else [0]
+            chosen = row.seeds or common
+            if not chosen or not set(chosen) <= set(common):
+                raise InputError(f"row {name}: seeds {chosen} are not all among those of its parts, {common}")
+            return tuple(chosen)
+        return (0,)
+
+    def is_trained(self, name: str) -> bool:
+        """Whether a row is trained here, and so has seeds."""
+        return isinstance(self.rows[name], TrainedRow)
+
+
+def load_benchmark(path: Path) -> BenchmarkConfig:
+    """Reads a benchmark's YAML; `InputError` in one line for what is wrong."""
+    if not path.is_file():
+        raise InputError(f"no benchmark config {path}")
+    try:
+        return BenchmarkConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        problems = (f"{_place(item['loc'])}: {item['msg']}" for item in error.errors())
+        raise InputError(f"{path}: {'; '.join(problems)}") from None
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    """``rows.NAME.key`` as the file has it, without the kind that pydantic puts between."""
+    if len(loc) > 3 and loc[0] == "rows" and loc[2] in _KINDS:
+        loc = (*loc[:2], *loc[3:])
+    return ".".join(map(str, loc)) or "config"

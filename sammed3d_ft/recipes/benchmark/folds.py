@@ -1,0 +1,98 @@
+"""The folds of a benchmark: which cases are tested together, and a manifest for each fold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prompts.errors import InputError
+from sammed3d_ft.data.manifest import Case, listing, read_json, read_manifest, write_manifest
+from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig
+
+_SHUFFLE_SEED = 0
+
+
+def patient_of(case: Case) -> str:
+    """The unit of all statistics: the manifest's group, else the case itself."""
+    return case.group or case.id
+
+
+def write_folds(config: BenchmarkConfig) -> dict[str, Path]:
+    """Writes a manifest per fold: that fold is test, the next one val, the others train.
+
+    Returns:
+        The manifests by the fold's name, in the order of the folds.
+
+    Raises:
+        InputError: a manifest or folds that cannot be read; cases without a label; folds that do not hold every case
+            once, or that hold a patient twice.
+    """
+    manifest = read_manifest(config.manifest)
+    unlabelled = [case.id for case in manifest.cases if case.label is None]
+    if unlabelled:
+        raise InputError(f"{config.manifest}: {listing(unlabelled, 'case has no label', 'cases have no label')}")
+    if isinstance(config.folds, int):
+        fold_of = _drawn(manifest.cases, config.folds)
+    else:
+        fold_of = _read(config.folds, config.folds_key)
+        _check(fold_of, manifest.cases, config)
+    order = list(dict.fromkeys(fold_of.values()))
+    manifests = {}
+    for number, fold in enumerate(order):
+        split_of = {fold: "test", order[(number + 1) % len(order)]: "val"}
+        cases = [replace(case, split=split_of.get(fold_of[case.id], "train")) for case in manifest.cases]
+        manifests[fold] = config.out / "folds" / f"{fold}.json"
+        write_manifest(manifests[fold], cases)
+    return manifests
+
+
+def _read(path: Path, key: str | None) -> dict[str, str]:
+    """Fold of each case id, in the order of the folds."""
+    content = read_json(path)
+    content = content.get(key) if key and isinstance(content, dict) else content
+    named: dict[Any, Any] = content if isinstance(content, dict) else dict(enumerate(content or []))
+    # nnU-Net's splits_final.json: in each of its folds the cases under val are those that were held out.
+    named = {name: ids.get("val") if isinstance(ids, dict) else ids for name, ids in named.items()}
+    if len(named) < 3 or not all(isinstance(ids, list) for ids in named.values()):
+        raise InputError(f"{path}: expected at least 3 folds, each a list of case ids (folds_key: an entry)")
+    fold_of = {str(case): str(fold) for fold, ids in named.items() for case in ids}
+    if sum(map(len, named.values())) != len(fold_of):
+        raise InputError(f"{path}: a case is in two folds, or twice in one")
+    return fold_of
+
+
+def _check(fold_of: dict[str, str], cases: Sequence[Case], config: BenchmarkConfig) -> None:
+    missing = sorted(case.id for case in cases if case.id not in fold_of)
+    unknown = sorted(fold_of.keys() - {case.id for case in cases})
+    if missing or unknown:
+        raise InputError(
+            f"{config.folds} does not fit {config.manifest}: {len(missing)} cases in no fold {missing[:3]}, "
+            f"{len(unknown)} ids that are no case {unknown[:3]}"
+        )
+    of_patient: dict[str, set[str]] = {}
+    for case in cases:
+        of_patient.setdefault(patient_of(case), set()).add(fold_of[case.id])
+    torn = sorted(patient for patient, folds in of_patient.items() if len(folds) > 1)
+    if torn:
+        raise InputError(
+            f"{config.folds}: {listing(torn, 'patient is in two folds', 'patients are in two folds')}; a model would "
+            "be tested on a patient that it was trained on"
+        )
+
+
+def _drawn(cases: Sequence[Case], count: int) -> dict[str, str]:
+    """Folds of about equally many cases, whole patients at random; it depends on the ids alone."""
+    patients = sorted({patient_of(case) for case in cases})
+    if not 3 <= count <= len(patients):
+        raise InputError(f"folds: {count} of {len(patients)} patients; expected 3 or more, and a patient for each")
+    members: dict[str, list[str]] = {patient: [] for patient in patients}
+    for case in cases:
+        members[patient_of(case)].append(case.id)
+    folds: list[list[str]] = [[] for _ in range(count)]
+    for index in np.random.default_rng(_SHUFFLE_SEED).permutation(len(patients)):
+        min(folds, key=len).extend(members[patients[index]])
+    return {case: str(number) for number, ids in enumerate(folds) for case in ids}

@@ -1,0 +1,123 @@
+"""Runs a benchmark: what is not done yet of its trainings, masks and scores, then its tables and its page."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from prompts.errors import InputError
+from prompts.whole_files import write_whole
+from sammed3d_ft.data.manifest import read_manifest
+from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig, CascadeRow, load_benchmark
+from sammed3d_ft.recipes.benchmark.folds import write_folds
+from sammed3d_ft.recipes.benchmark.page import write_page
+from sammed3d_ft.recipes.benchmark.scores import read_scores
+from sammed3d_ft.recipes.benchmark.table_text import write_tables
+from sammed3d_ft.recipes.benchmark.tables import build_tables
+from sammed3d_ft.recipes.benchmark.trainings import Training, training_of
+from sammed3d_ft.recipes.benchmark.units import Failure, Unit, check_row, is_ready, run_unit, units_of
+from sammed3d_ft.recipes.config import TrainConfig
+
+
+def run(path: Path, limit: int | None = None) -> tuple[str, list[Failure]]:
+    """Does what is not done yet of a benchmark; writes ``table.md``, ``.csv``, ``.html``, ``sizes.csv``, ``cases.csv``.
+
+    Args:
+        path: YAML, see `BenchmarkConfig`; paths in it are relative to the present folder.
+        limit: at most so many trainings in this call; the rest waits for the next.
+
+    Returns:
+        The table as Markdown, and the runs that failed: they are tried again by the next call.
+
+    Raises:
+        InputError: a config that is wrong, folds that do not fit the manifest, results of other settings.
+    """
+    config = load_benchmark(path)
+    folds = write_folds(config)
+    # Whatever is wrong in any row is said before hours are spent on another.
+    trainings = [
+        training_of(config, name, fold, folds[fold], seed)
+        for seed in sorted({seed for name in config.rows for seed in config.seeds_of(name)})
+        for name in config.rows
+        if config.is_trained(name) and seed in config.seeds_of(name)
+        for fold in folds
+    ]
+    lesions = _common_lesions(trainings)
+    for name in config.rows:
+        check_row(config, name)
+    todo = [training for training in trainings if not training.is_done()]
+
+    units = [unit for name in config.rows for unit in units_of(config, name, folds)]
+    cascades = [unit for unit in units if isinstance(config.rows[unit.row], CascadeRow)]
+    others = [unit for unit in units if unit not in cascades]
+    failures: list[Failure] = []
+    for found in _units(config, [unit for unit in others if is_ready(config, unit)], lesions, "masks"):
+        failures += found
+    for training in tqdm(todo[:limit], "trainings", unit="run"):
+        failures += _train(config, training, folds[training.fold], lesions)
+    for found in _units(config, [unit for unit in cascades if is_ready(config, unit)], lesions, "cascades"):
+        failures += found
+    for failure in failures:
+        tqdm.write(f"failed: {failure.run}: {failure.reason}")
+
+    scores = read_scores(config, folds, read_manifest(config.manifest).cases)
+    tables = build_tables(config, scores)
+    write_page(config, scores, tables)
+    write_whole(config.out / "benchmark.json", json.dumps(config.model_dump(mode="json", by_alias=True), indent=1))
+    return write_tables(config, scores, tables), failures
+
+
+def _common_lesions(trainings: Sequence[Training]) -> tuple[str, int]:
+    """What a click is given for; rows that differ in it cannot be compared at equal numbers of clicks."""
+    connectivity = {training.row: training.config.data.connectivity for training in trainings}
+    targets = {t.row: t.config.data.targets for t in trainings if isinstance(t.config, TrainConfig)}
+    if len(set(connectivity.values())) > 1 or len(set(targets.values())) > 1:
+        told = "; ".join(f"{name}: {targets.get(name, 'each')}, {n}" for name, n in connectivity.items())
+        raise InputError(f"rows differ in data.targets or data.connectivity ({told}): clicks would not be comparable")
+    return next(iter(targets.values()), "each"), next(iter(connectivity.values()), 18)
+
+
+def _train(config: BenchmarkConfig, training: Training, manifest: Path, lesions: tuple[str, int]) -> list[Failure]:
+    """One training, and the masks of its model."""
+    unit = Unit(training.row, training.fold, training.seed, manifest)
+    try:
+        problem = training.run(config.launch)
+    except InputError as error:
+        problem = str(error)
+    if problem is not None:
+        return [Failure(str(unit), problem)]
+    return run_unit(config, unit, lesions)
+
+
+def _units(
+    config: BenchmarkConfig, units: Sequence[Unit], lesions: tuple[str, int], what: str
+) -> Iterator[list[Failure]]:
+    workers = min(config.workers, len(units))
+    if workers <= 1:
+        for unit in _bar(units, what, len(units)):
+            yield run_unit(config, unit, lesions)
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)
+    ) as pool:
+        asked = {pool.submit(run_unit, config, unit, lesions): unit for unit in units}
+        for ended in _bar(as_completed(asked), what, len(units)):
+            try:
+                yield ended.result()
+            except BrokenProcessPool:
+                reason = "a process that made masks was ended, often for want of memory; lower workers, and start again"
+                yield [Failure(str(asked[ended]), reason)]
+
+
+def _bar(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
+    return tqdm(items, what, total=total, unit="run", disable=not total)

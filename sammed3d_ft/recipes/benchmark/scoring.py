@@ -1,0 +1,89 @@
+"""Scores the masks of a run with the evaluator of `sammed3d_ft.evaluation`, level by level, resumable."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from prompts.whole_files import write_whole
+from sammed3d_ft.data.manifest import Case
+from sammed3d_ft.evaluation.cohort import evaluate_pair
+from sammed3d_ft.evaluation.kept_cases import CaseEvaluation, code_digest
+from sammed3d_ft.evaluation.pairing import CasePaths
+from sammed3d_ft.evaluation.report import write_report
+from sammed3d_ft.model.weights import sha256_of
+from sammed3d_ft.recipes.benchmark.folds import patient_of
+from sammed3d_ft.recipes.benchmark.masks import case_facts
+from sammed3d_ft.recipes.benchmark.segmenters import find_mask
+
+_RECORD = "made_of.json"
+
+
+def score_masks(
+    masks: Path, cases: Sequence[Case], out: Path, connectivity: int, reasons: Mapping[str, str]
+) -> dict[str, str]:
+    """Writes ``cases.csv``, ``lesions.csv`` and ``summary.json`` of one folder of masks; not again if nothing changed.
+
+    A mask that is missing, cannot be read or does not fit is a row with an ``error``.
+
+    Args:
+        masks: holds ``<case>.nii.gz``, or another of `IMAGE_SUFFIXES`.
+        out: folder.
+        connectivity: of lesions.
+        reasons: why a mask is missing, by case id.
+
+    Returns:
+        By case id, what went wrong.
+    """
+    found = {case.id: find_mask(masks, case.id) for case in cases}
+    made_of = {
+        "code": code_digest(),
+        "connectivity": connectivity,
+        "cases": {
+            case.id: [case_facts(case), reasons.get(case.id), None if path is None else sha256_of(path)]
+            for case, path in zip(cases, found.values(), strict=True)
+        },
+    }
+    record = out / _RECORD
+    if _content(record) != made_of:
+        evaluations = []
+        for case in tqdm(cases, "scores", unit="case", leave=False):
+            assert case.label is not None
+            path = found[case.id]
+            paths = CasePaths(
+                case.id, case.label, path or masks / f"{case.id}.nii.gz", case.images.get("PT"), patient_of(case)
+            )
+            if path is None or case.id in reasons:
+                reason = reasons.get(case.id, f"no prediction {paths.pred}")
+                evaluations.append(CaseEvaluation(paths, None, reason, {}))
+            else:
+                evaluations.append(evaluate_pair(paths, connectivity, keep_in=out / "cases"))
+        record.unlink(missing_ok=True)
+        write_report(evaluations, out, {"masks": str(masks), "connectivity": connectivity})
+        write_whole(record, json.dumps(made_of, indent=1))
+    return errors_of(out)
+
+
+def errors_of(out: Path) -> dict[str, str]:
+    """By case id, what an earlier scoring found wrong; nothing if there was none."""
+    return {line["case"]: line["error"] for line in read_csv(out / "cases.csv") if line["error"]}
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none if it is not there."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _content(record: Path) -> Any:
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,159 @@
+"""Opens what a row segments with: something to click on, or something that needs no clicks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from scipy import ndimage
+from torch import nn
+
+from prompts.depth import deepest_point
+from prompts.errors import InputError
+from prompts.lesions import lesions_from_mask
+from sammed3d_ft.baselines.slice_sam import SliceSAM
+from sammed3d_ft.baselines.threshold import SuvAtLeast, ThresholdByClicks
+from sammed3d_ft.data.images import IMAGE_SUFFIXES, Volume, grid_difference, read_label
+from sammed3d_ft.inference.predictor import Predictor
+from sammed3d_ft.inference.simulation import Clickable
+from sammed3d_ft.model.weights import sha256_of, state_hash
+from sammed3d_ft.recipes.benchmark.config import CheckpointRow, RuleRow, SliceSamRow
+
+
+class Automatic(Protocol):
+    """Segments a scan by itself."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]: ...  # the first one's grid is the mask's
+    def mask(self, images: Mapping[str, Volume], case: str) -> np.ndarray: ...  # (X, Y, Z) bool, canonical
+
+
+Segmenter = Clickable | Automatic
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a run's masks come from."""
+
+    clickable: bool
+    made_of: dict[str, Any]
+    """What the masks depend on, besides the cases; JSON-able."""
+    open: Callable[[], Segmenter]
+
+
+@lru_cache(maxsize=32)  # one model of each row, for all its folds
+def source_untrained(row: CheckpointRow | RuleRow | SliceSamRow) -> Source:
+    """The source of a row in which nothing is trained; `InputError` if its weights cannot be used."""
+    if isinstance(row, CheckpointRow):
+        predictor = Predictor.from_pretrained(row.checkpoint, spacing_mm=row.spacing_mm)
+        assert isinstance(predictor.model, nn.Module)
+        weights = state_hash(predictor.model.state_dict())
+        return Source(True, {"model": weights, "preprocessing": predictor.preprocessing.to_json()}, lambda: predictor)
+    if isinstance(row, SliceSamRow):
+        sam = SliceSAM.from_weights(row.slice_sam)
+        weights = row.slice_sam if row.slice_sam == "random" else sha256_of(row.slice_sam)
+        return Source(True, {"slice_sam": weights}, lambda: sam)
+    rule = row.rule.build()
+    made_of = {"rule": row.rule.model_dump()}
+    if row.clicks == "seeded":
+        return Source(True, made_of, lambda: ThresholdByClicks(rule))
+    assert isinstance(rule, SuvAtLeast), "checked by the config"
+    return Source(False, made_of, lambda: WholeImageThreshold(rule))
+
+
+def source_trained(folder: Path, prompted: bool) -> Source:
+    """The model that a training of ours has exported into its run folder; `InputError` if it is gone."""
+    export = folder / "export" / "model.safetensors"
+    if not export.is_file():
+        raise InputError(f"{export} is gone, though the training is done: restore it, or remove {folder}")
+    made_of = {"model": sha256_of(export)}
+    return Source(prompted, made_of, lambda: Predictor.from_pretrained(export) if prompted else Network(export))
+
+
+def find_mask(folder: Path, case: str) -> Path | None:
+    """The mask of a case in a folder, whatever its format; None if there is none."""
+    paths = (folder / f"{case}{suffix}" for suffix in IMAGE_SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def source_cascade(found: Path, cases: Sequence[str], prompted: Source, connectivity: int) -> Source:
+    """A prompted source that is clicked where masks of these cases have been found; `found` is their folder."""
+    masks = {case: None if (path := find_mask(found, case)) is None else sha256_of(path) for case in cases}
+    made_of = {"detector": masks, "prompted": prompted.made_of, "connectivity": connectivity}
+
+    def open_cascade() -> Segmenter:
+        model = prompted.open()
+        assert isinstance(model, Predictor | SliceSAM | ThresholdByClicks)
+        return Cascade(found, model, connectivity)
+
+    return Source(False, made_of, open_cascade)
+
+
+class WholeImageThreshold:
+    """A threshold without clicks."""
+
+    modalities = ("PT",)
+
+    def __init__(self, rule: SuvAtLeast) -> None:
+        self._rule = rule
+
+    def mask(self, images: Mapping[str, Volume], case: str) -> np.ndarray:
+        """Every voxel at or above the SUV."""
+        return self._rule.mask(images["PT"].array)
+
+
+class Network:
+    """A trained baseline."""
+
+    def __init__(self, export: Path) -> None:
+        from sammed3d_ft.baselines.automatic import AutomaticSegmenter  # with it comes MONAI, which takes seconds
+
+        self._segmenter = AutomaticSegmenter.from_pretrained(export, None)
+        self.modalities = tuple(self._segmenter.modalities)
+
+    def mask(self, images: Mapping[str, Volume], case: str) -> np.ndarray:
+        """Where its logits are above 0."""
+        return np.asarray(self._segmenter.segment(images)) > 0
+
+
+class Cascade:
+    """A prompted model that is clicked, once each, at the deepest point of every component of another row's masks.
+
+    Nobody clicks: whatever is missed there is missed here, and what is found wrongly is clicked too.
+
+    Args:
+        masks: folder of the other row's masks.
+        model: what is clicked.
+        connectivity: of components.
+    """
+
+    def __init__(self, masks: Path, model: Clickable, connectivity: int) -> None:
+        self._masks, self._model, self._connectivity = masks, model, connectivity
+        self.modalities = model.modalities
+
+    def mask(self, images: Mapping[str, Volume], case: str) -> np.ndarray:
+        """The union of the lesions; empty where the other row has found nothing.
+
+        Raises:
+            InputError: the other row has no mask of this case, one on another grid, or none that can be read.
+        """
+        path = find_mask(self._masks, case)
+        if path is None:
+            raise InputError(f"case {case}: the detector has no mask in {self._masks}")
+        found = read_label(path, case=case)
+        image = images[self.modalities[0]]
+        if difference := grid_difference(found, image):
+            raise InputError(f"case {case}: {self._masks} is on another grid than the image ({difference})")
+        components, _ = lesions_from_mask(found.array > 0, self._connectivity)
+        self._model.set_image(images)
+        mask = np.zeros(found.array.shape, bool)
+        for number, box in enumerate(ndimage.find_objects(components), start=1):
+            deepest = deepest_point(components[box] == number, image.spacing_mm)
+            assert deepest is not None, "a component has voxels"
+            lesion = self._model.add_click(deepest[0] + [side.start for side in box], 1, number)
+            mask[lesion.region.slices] |= lesion.mask
+        return mask

@@ -1,0 +1,186 @@
+"""Writes a benchmark's tables as CSV and Markdown, and says in words what their numbers mean."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from prompts.whole_files import write_whole
+from sammed3d_ft.evaluation.metrics import METRICS
+from sammed3d_ft.recipes.benchmark.config import TMTV_ERROR, BenchmarkConfig
+from sammed3d_ft.recipes.benchmark.scores import AREA, Scores
+from sammed3d_ft.recipes.benchmark.tables import Line, SizeLine, Tables
+
+
+def write_tables(config: BenchmarkConfig, scores: Scores, tables: Tables) -> str:
+    """Writes ``table.csv``, ``sizes.csv``, ``cases.csv`` and ``table.md``, and returns the last."""
+    for name, kind, lines in (("table", Line, tables.lines), ("sizes", SizeLine, tables.sizes)):
+        columns = [field.name for field in fields(kind)]
+        rows = [[getattr(line, column) for column in columns] for line in lines]
+        write_whole(config.out / f"{name}.csv", _csv(columns, rows))
+    columns = ["row", "clicks", "fold", "seed", "case", "patient", "error", *METRICS, TMTV_ERROR]
+    write_whole(config.out / "cases.csv", _csv(columns, [[line.get(c, "") for c in columns] for line in scores.lines]))
+    text = markdown(config, tables)
+    write_whole(config.out / "table.md", text)
+    return text
+
+
+def explained(config: BenchmarkConfig, metrics: Iterable[str]) -> list[str]:
+    """What the numbers mean, in sentences: the same in Markdown and on the page."""
+    per_lesion = config.protocol == "clicks"
+    given = (
+        "Rows with clicks were given so many simulated clicks per lesion by a user who knows the truth: the lesion's "
+        "deepest point first, then the deepest point of the error."
+        if per_lesion
+        else "Rows with clicks follow autoPET IV: a first mask without clicks, then ten steps of one foreground and "
+        "one background click per scan; the area under a metric (auc) is over these 11 steps, trapezoidal, so that a "
+        "Dice of 1 throughout has 10."
+    )
+    sentences = [
+        f"{given} Rows without clicks had to find the lesions themselves: the two have unequal information, and a "
+        "difference between them is not one of models alone.",
+        "All masks are scored by one evaluator on the scans' own grids. A patient's value is the mean over his scans "
+        "and over seeds; n is the number of patients for whom it is defined with every seed, of all patients. 95 % CI: "
+        "percentile bootstrap over patients.",
+        f"Tests compare with {config.reference} in the same block, over the patients for whom both are defined: mean "
+        "difference, Hodges-Lehmann estimate (95 % CI), Wilcoxon's signed-rank test; Holm and Bonferroni over the rows "
+        "of a block, metric by metric.",
+    ]
+    for name in dict.fromkeys(metric.removeprefix(AREA) for metric in metrics):
+        sentences.append(f"{label_of(name)}: {_convention(name)}.")
+    return sentences
+
+
+_LABELS = {
+    "dice": "Dice",
+    "f1_iou0.1": "F1 at IoU 0.1",
+    "lesion_dice": "lesion Dice",
+    "nsd_2mm": "NSD at 2 mm",
+    "hd95_mm": "HD95 (mm)",
+    "fpv_ml": "FPV (ml)",
+    "fnv_ml": "FNV (ml)",
+    TMTV_ERROR: "TMTV error (ml)",
+}
+
+
+def label_of(metric: str) -> str:
+    """A metric's name as a heading; the column's own where there is none."""
+    if metric.startswith(AREA):
+        return f"{label_of(metric.removeprefix(AREA))}, area under the curve"
+    return _LABELS.get(metric, metric)
+
+
+def _convention(metric: str) -> str:
+    if metric == TMTV_ERROR:
+        return "absolute difference of predicted and true total volume; 0 for an empty mask's volume"
+    return f"{METRICS[metric].convention}; {METRICS[metric].empties}"
+
+
+OVERVIEW = "Means at a glance"
+METRIC_COLUMNS = (
+    *("block", "row", "clicks given", "n", "mean (95 % CI)", "median"),
+    *("difference", "Hodges-Lehmann (95 % CI)", "p", "p (Holm)", "p (Bonferroni)"),
+)
+SIZE_COLUMNS = ("block", "row", "clicks given", "size", "lesions", "recall (95 % CI)", "lesion Dice (95 % CI)")
+
+
+def overview(tables: Tables) -> list[tuple[list[str], list[list[str]]]]:
+    """Of each block the means of all metrics: column names and rows. ``[n/N]`` where not all patients have one."""
+    found = []
+    for block in tables.blocks:
+        rows = []
+        for row, _ in block.entries:
+            of = {line.metric: line for line in tables.lines if line.block == block.title and line.row == row}
+            means = [f"{number(line.mean)}{_share(line)}" for line in map(of.__getitem__, block.metrics)]
+            rows.append([row, of[block.metrics[0]].clicks, *means])
+        found.append(([block.title, "clicks given", *map(label_of, block.metrics)], rows))
+    return found
+
+
+def _share(line: Line) -> str:
+    return "" if line.patients == line.of else f" [{line.patients}/{line.of}]"
+
+
+def metric_rows(tables: Tables, metric: str) -> list[list[str]]:
+    """The cells of `METRIC_COLUMNS` for one metric, block after block."""
+    return [
+        [
+            line.block,
+            line.row,
+            line.clicks,
+            f"{line.patients}/{line.of}" + (f" ({line.failed} missing)" if line.failed else ""),
+            interval(line.mean, line.ci_low, line.ci_high),
+            number(line.median),
+            number(line.difference),
+            interval(line.hodges_lehmann, line.hl_low, line.hl_high),
+            *(p_value(p) for p in (line.p, line.p_holm, line.p_bonferroni)),
+        ]
+        for line in tables.lines
+        if line.metric == metric
+    ]
+
+
+def size_rows(tables: Tables) -> list[list[str]]:
+    """The cells of `SIZE_COLUMNS`."""
+    return [
+        [
+            line.block,
+            line.row,
+            line.clicks,
+            line.size_class,
+            f"{line.lesions}/{line.of}",
+            interval(line.recall, line.recall_low, line.recall_high),
+            interval(line.lesion_dice, line.dice_low, line.dice_high),
+        ]
+        for line in tables.sizes
+    ]
+
+
+def metrics_of(tables: Tables) -> list[str]:
+    """Every metric of any block, in order."""
+    return list(dict.fromkeys(metric for block in tables.blocks for metric in block.metrics))
+
+
+def markdown(config: BenchmarkConfig, tables: Tables) -> str:
+    """All tables as one text."""
+    metrics = metrics_of(tables)
+    parts = ["\n\n".join(explained(config, metrics)), f"## {OVERVIEW}"]
+    parts += [_grid(columns, rows) for columns, rows in overview(tables)]
+    for metric in metrics:
+        parts += [f"## {label_of(metric)}", _grid(METRIC_COLUMNS, metric_rows(tables, metric))]
+    if tables.sizes:
+        parts += ["## By lesion size", _grid(SIZE_COLUMNS, size_rows(tables))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(value: float) -> str:
+    """Three digits after the point, one from 100 on; nothing where it is not defined."""
+    return "" if value != value else f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}"
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """``value (low to high)``."""
+    if value != value or low != low:
+        return number(value)
+    return f"{number(value)} ({number(low)} to {number(high)})"
+
+
+def p_value(p: float) -> str:
+    """Three digits, or below 0.001."""
+    return "" if p != p else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([["" if value is None or value != value else value for value in row] for row in rows])
+    return text.getvalue()

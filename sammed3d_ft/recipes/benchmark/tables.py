@@ -1,0 +1,190 @@
+"""The numbers of a benchmark: statistics and tests per block and metric, and lesions by size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sammed3d_ft.evaluation.paired import bonferroni, holm, paired_test
+from sammed3d_ft.evaluation.statistics import summarise
+from sammed3d_ft.lesions.size import SIZE_CLASSES
+from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig
+from sammed3d_ft.recipes.benchmark.scores import AREA, Level, Scores
+
+_NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that are compared with each other, each at one level."""
+
+    title: str
+    clicks: Level
+    """What its prompted rows were given."""
+    entries: tuple[tuple[str, Level], ...]
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row in one block, for one metric."""
+
+    block: str
+    row: str
+    clicks: str
+    metric: str
+    patients: int
+    """For whom the metric is defined."""
+    of: int
+    """All patients."""
+    failed: int
+    """Patients for whom a result is missing: a run, a mask or its scoring failed, or waits."""
+    mean: float
+    ci_low: float
+    ci_high: float
+    median: float
+    pairs: int | None = None
+    """Patients for whom it is defined here and in the reference; None without a test."""
+    difference: float = _NAN
+    """Mean of this row minus the reference, over the pairs."""
+    hodges_lehmann: float = _NAN
+    hl_low: float = _NAN
+    hl_high: float = _NAN
+    p: float = _NAN
+    p_holm: float = _NAN
+    p_bonferroni: float = _NAN
+
+
+@dataclass(frozen=True)
+class SizeLine:
+    """One row in one block, for one class of lesion sizes."""
+
+    block: str
+    row: str
+    clicks: str
+    size_class: str
+    lesions: int
+    of: int
+    """The lesions of this class in all patients, as far as any row has been scored."""
+    recall: float
+    recall_low: float
+    recall_high: float
+    lesion_dice: float
+    dice_low: float
+    dice_high: float
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All that is shown."""
+
+    blocks: tuple[Block, ...]
+    lines: tuple[Line, ...]
+    sizes: tuple[SizeLine, ...]
+
+
+def build_tables(config: BenchmarkConfig, scores: Scores) -> Tables:
+    """Statistics of every block; the patients are the unit throughout."""
+    blocks = _blocks(config, scores)
+    lines = [line for block in blocks for metric in block.metrics for line in _lines(config, scores, block, metric)]
+    sizes = [line for block in blocks for line in _sizes(config, scores, block)]
+    return Tables(tuple(blocks), tuple(lines), tuple(sizes))
+
+
+def clicks_told(config: BenchmarkConfig, level: Level) -> str:
+    """What a row was given, in words."""
+    if level is None or (config.protocol == "autopet4" and level == 0):
+        return "none"
+    return f"{level} per lesion" if config.protocol == "clicks" else f"{level} + {level} per scan"
+
+
+def _blocks(config: BenchmarkConfig, scores: Scores) -> list[Block]:
+    """A block for each number of clicks, with the automatic rows beside; then these by themselves."""
+    automatic = tuple((row, level) for row, level in scores.values if level is None)
+    shown = tuple(config.shown_metrics)
+    counts: list[Level] = [*config.click_counts]
+    if config.protocol == "autopet4":
+        counts = [counts[-1], 0]
+    blocks = []
+    for k in counts:
+        prompted = tuple((row, level) for row, level in scores.values if level == k)
+        metrics = shown
+        if config.protocol == "autopet4" and k:
+            metrics = tuple(name for metric in shown for name in (metric, f"{AREA}{metric}"))
+        if prompted:
+            beside = tuple(entry for entry in automatic if (entry[0], k) not in prompted)
+            order = sorted(prompted + beside, key=lambda entry: list(config.rows).index(entry[0]))
+            blocks.append(Block(_title(config, k), k, tuple(order), metrics))
+    if automatic and (config.protocol == "clicks" or not blocks):
+        blocks.append(Block("automatic", None, automatic, shown))
+    return blocks
+
+
+def _title(config: BenchmarkConfig, k: Level) -> str:
+    if config.protocol == "autopet4":
+        return f"{k} + {k} clicks per scan" if k else "step 0, no clicks"
+    return f"{k} click{'' if k == 1 else 's'} per lesion"
+
+
+def _lines(config: BenchmarkConfig, scores: Scores, block: Block, metric: str) -> list[Line]:
+    patients = scores.patients
+    values = {row: scores.by_patient(row, level, metric) for row, level in block.entries}
+    summaries = summarise(values, patients)
+    lines = []
+    for row, level in block.entries:
+        of = summaries[row]
+        line = Line(
+            block.title,
+            row,
+            clicks_told(config, level),
+            metric,
+            of.n,
+            len(patients),
+            scores.failed_patients(row, level),
+            of.mean,
+            of.ci_low,
+            of.ci_high,
+            of.median,
+        )
+        if row != config.reference and config.reference in values:
+            test = paired_test(values[row], values[config.reference])
+            line = replace(
+                line,
+                pairs=test.n,
+                difference=test.mean_difference,
+                hodges_lehmann=test.hodges_lehmann,
+                hl_low=test.hl_low,
+                hl_high=test.hl_high,
+                p=test.p,
+            )
+        lines.append(line)
+    p = [line.p for line in lines]
+    return [
+        replace(line, p_holm=by_holm, p_bonferroni=by_bonferroni)
+        for line, by_holm, by_bonferroni in zip(lines, holm(p), bonferroni(p), strict=True)
+    ]
+
+
+def _sizes(config: BenchmarkConfig, scores: Scores, block: Block) -> list[SizeLine]:
+    """Recall and mean Dice of the true lesions of each class; intervals by drawing whole patients."""
+    lines = []
+    for name in SIZE_CLASSES:
+        total = max(len(lesions.of_class(name)) for lesions in scores.lesions.values())
+        for row, level in block.entries if total else ():
+            lesions = scores.lesions[row, level]
+            chosen = lesions.of_class(name)
+            columns = {"recall": [lesions.found[i] for i in chosen], "dice": [lesions.dice[i] for i in chosen]}
+            of = summarise(columns, [lesions.patients[i] for i in chosen])
+            recall, dice = of["recall"], of["dice"]
+            lines.append(
+                SizeLine(
+                    block.title,
+                    row,
+                    clicks_told(config, level),
+                    name,
+                    len(chosen),
+                    total,
+                    *(recall.mean, recall.ci_low, recall.ci_high),
+                    *(dice.mean, dice.ci_low, dice.ci_high),
+                )
+            )
+    return lines

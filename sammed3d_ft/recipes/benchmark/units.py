@@ -1,0 +1,177 @@
+"""A unit of work: one row on one fold with one seed, from a model (if it has one) to scored masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from prompts.errors import InputError
+from sammed3d_ft.data.manifest import read_manifest
+from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig, CascadeRow, MasksRow, RuleRow, TrainedRow
+from sammed3d_ft.recipes.benchmark.masks import AUTOMATIC, level_name, make_masks
+from sammed3d_ft.recipes.benchmark.scoring import errors_of, score_masks
+from sammed3d_ft.recipes.benchmark.segmenters import Source, source_cascade, source_trained, source_untrained
+from sammed3d_ft.recipes.benchmark.trainings import run_folder
+from sammed3d_ft.recipes.config import TrainConfig, load_config
+from sammed3d_ft.training.run_lock import locked_run
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended without a result, or without that of some cases."""
+
+    run: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One row on the test cases of one fold with one seed."""
+
+    row: str
+    fold: str
+    seed: int
+    manifest: Path
+    """Of the fold."""
+
+    def __str__(self) -> str:
+        return f"{self.row}, fold {self.fold}, seed {self.seed}"
+
+
+def units_of(config: BenchmarkConfig, name: str, folds: dict[str, Path]) -> list[Unit]:
+    """All units of a row."""
+    return [Unit(name, fold, seed, folds[fold]) for seed in config.seeds_of(name) for fold in folds]
+
+
+def is_prompted(config: BenchmarkConfig, name: str) -> bool:
+    """Whether a row is given clicks by the simulated user; not for `MasksRow`, whose folders say it."""
+    row = config.rows[name]
+    if isinstance(row, TrainedRow):
+        return isinstance(load_config(row.config, row.overrides), TrainConfig)
+    if isinstance(row, RuleRow):
+        return row.clicks == "seeded"
+    return not isinstance(row, CascadeRow | MasksRow)
+
+
+def levels_of(config: BenchmarkConfig, name: str) -> list[int | None]:
+    """At which numbers of clicks a row has masks; None: without any."""
+    row = config.rows[name]
+    if not isinstance(row, MasksRow):
+        return [*config.click_counts] if is_prompted(config, name) else [None]
+    levels: list[int | None] = [k for k in config.click_counts if (row.masks / level_name(k)).is_dir()]
+    if (row.masks / AUTOMATIC).is_dir() or not levels:
+        levels.append(None)
+    return levels
+
+
+def masks_folder(config: BenchmarkConfig, unit: Unit, level: int | None) -> Path:
+    """Where the masks of a unit lie."""
+    row = config.rows[unit.row]
+    if not isinstance(row, MasksRow):
+        return run_folder(config, unit.row, unit.fold, unit.seed) / "masks" / level_name(level)
+    if level is None and not (row.masks / AUTOMATIC).is_dir():
+        return row.masks
+    return row.masks / level_name(level)
+
+
+def scores_folder(config: BenchmarkConfig, unit: Unit, level: int | None) -> Path:
+    """Where the scores of a unit lie."""
+    return run_folder(config, unit.row, unit.fold, unit.seed) / "evaluation" / level_name(level)
+
+
+def check_row(config: BenchmarkConfig, name: str) -> None:
+    """Says what is wrong with a row in which nothing is trained, before hours are spent on another.
+
+    Raises:
+        InputError: weights that cannot be used, a folder that is not there, parts of a cascade of the wrong kind.
+    """
+    row = config.rows[name]
+    if isinstance(row, MasksRow):
+        if not row.masks.is_dir():
+            raise InputError(f"row {name}: no folder of masks {row.masks}")
+        wanted = {level_name(k) for k in config.click_counts}
+        given = {path.name for path in row.masks.glob("*_clicks") if path.is_dir()}
+        # The area under a curve needs all of its steps; else a number of clicks may be left out, but not every one.
+        if given and (not given & wanted or (config.protocol == "autopet4" and wanted - given)):
+            raise InputError(
+                f"row {name}: {row.masks} has {', '.join(sorted(given))}, expected {', '.join(sorted(wanted))}"
+            )
+    elif isinstance(row, CascadeRow):
+        config.seeds_of(name)
+        parts = row.cascade
+        if None not in levels_of(config, parts.detector):
+            raise InputError(f"row {name}: its detector {parts.detector!r} is given clicks; choose an automatic row")
+        if not is_prompted(config, parts.prompted):
+            raise InputError(f"row {name}: its prompted row {parts.prompted!r} takes no clicks; choose one that does")
+    elif not isinstance(row, TrainedRow):
+        try:
+            source_untrained(row)
+        except InputError as error:
+            raise InputError(f"row {name}: {error}") from error
+
+
+def run_unit(config: BenchmarkConfig, unit: Unit, lesions: tuple[str, int]) -> list[Failure]:
+    """Makes and scores what is missing of a unit's masks; what is done is not done again.
+
+    Args:
+        lesions: what is clicked, ``each`` or ``all``, and the connectivity of lesions.
+    """
+    folder = run_folder(config, unit.row, unit.fold, unit.seed)
+    try:
+        with locked_run(folder):
+            return _run(config, unit, folder, lesions)
+    except InputError as error:
+        return [Failure(str(unit), str(error))]
+
+
+def _run(config: BenchmarkConfig, unit: Unit, folder: Path, lesions: tuple[str, int]) -> list[Failure]:
+    cases = read_manifest(unit.manifest).split("test")
+    levels = levels_of(config, unit.row)
+    reasons: dict[str, str] = {}
+    if not isinstance(config.rows[unit.row], MasksRow):
+        broken = frozenset(case for level in levels for case in errors_of(scores_folder(config, unit, level)))
+        source = _source(config, unit, [case.id for case in cases], lesions[1])
+        reasons = make_masks(config, source, cases, folder / "masks", lesions, broken)
+    wrong: dict[str, str] = {}
+    for level in levels:
+        masks = masks_folder(config, unit, level)
+        wrong |= score_masks(masks, cases, scores_folder(config, unit, level), lesions[1], reasons)
+    return [Failure(str(unit), _told(wrong))] if wrong else []
+
+
+def _source(config: BenchmarkConfig, unit: Unit, cases: Sequence[str], connectivity: int) -> Source:
+    row = config.rows[unit.row]
+    if isinstance(row, TrainedRow):
+        folder = run_folder(config, unit.row, unit.fold, unit.seed)
+        return source_trained(folder, is_prompted(config, unit.row))
+    if isinstance(row, CascadeRow):
+        detector, prompted = (
+            replace(unit, row=part, seed=_seed_of(config, part, unit.seed))
+            for part in (row.cascade.detector, row.cascade.prompted)
+        )
+        found = masks_folder(config, detector, None)
+        return source_cascade(found, cases, _source(config, prompted, cases, connectivity), connectivity)
+    assert not isinstance(row, MasksRow), "its masks are there already"
+    return source_untrained(row)
+
+
+def _seed_of(config: BenchmarkConfig, part: str, seed: int) -> int:
+    """A part of a cascade that is not trained has one seed for all."""
+    return seed if config.is_trained(part) else config.seeds_of(part)[0]
+
+
+def is_ready(config: BenchmarkConfig, unit: Unit) -> bool:
+    """Whether every model that a unit needs has been trained."""
+    row = config.rows[unit.row]
+    parts: Sequence[str] = [unit.row]
+    if isinstance(row, CascadeRow):
+        parts = (row.cascade.detector, row.cascade.prompted)
+    folders = [run_folder(config, part, unit.fold, unit.seed) for part in parts if config.is_trained(part)]
+    return all((folder / "summary.json").is_file() for folder in folders)
+
+
+def _told(wrong: dict[str, str]) -> str:
+    first, reason = next(iter(wrong.items()))
+    reason = reason if reason.startswith(f"case {first}") else f"case {first}: {reason}"
+    return reason if len(wrong) == 1 else f"{len(wrong)} cases, such as {reason}"
