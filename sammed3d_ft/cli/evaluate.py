@@ -25,7 +25,10 @@ def evaluate(
     ] = 18,
     foreground: Annotated[
         str,
-        typer.Option(help="Which labels are lesion: binary (only 0 and 1 may occur), any, or one label."),
+        typer.Option(
+            help="Which labels are lesion, in truth and prediction alike: binary (only 0 and 1 may occur), any, or one "
+            "label."
+        ),
     ] = "binary",
     instances: Annotated[
         bool, typer.Option("--instances", help="Truth and prediction are instance maps: a lesion is a label.")
@@ -53,7 +56,7 @@ def evaluate(
     from prompts.errors import InputError
     from sammed3d_ft.recipes.evaluate import run
 
-    if foreground not in ("binary", "any") and not foreground.isdecimal():
+    if foreground not in ("binary", "any") and not (foreground.isdecimal() and int(foreground) > 0):
         raise InputError(f"--foreground {foreground}: expected binary, any, or a label such as 1")
     if connectivity not in (6, 18, 26):
         raise InputError(f"--connectivity {connectivity}: expected 6, 18 or 26")

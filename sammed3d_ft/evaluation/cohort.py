@@ -32,7 +32,8 @@ from sammed3d_ft.figures.mip import draw_mip
 __all__ = ["CaseEvaluation", "Foreground", "evaluate_folders", "evaluate_pair", "evaluate_pairs", "figure_file"]
 
 Foreground = Literal["binary", "any"] | int
-"""Which label values are lesion: ``binary`` (only 0 and 1 may occur), ``any`` above 0, or one value."""
+"""Which label values are lesion, in truth and prediction alike: ``binary`` (only 0 and 1 may occur), ``any`` above 0,
+or one value from 1 on."""
 
 _VOXELS_OF_MHD = re.compile(rb"^ElementDataFile\s*=\s*(.+)$", re.MULTILINE)
 _MOST_WORKERS = 8  # each holds a case's volumes, about 0.7 GB for a whole body of 400 x 400 x 600 voxels
@@ -93,8 +94,15 @@ def evaluate_pairs(
     unknown = [name for name in compat if name not in COMPAT]
     if unknown:
         raise InputError(f"no scoring rule {unknown[0]!r}; there are {', '.join(COMPAT)}")
+    if foreground not in ("binary", "any") and int(foreground) < 1:
+        raise InputError(f"foreground {foreground} is the background; name the label of the lesions, from 1 on")
     if instances and foreground not in ("binary", "any"):
         raise InputError(f"with instance maps every label is a lesion: foreground {foreground} contradicts that")
+    for folder in filter(None, (keep_in, figures)):  # now, not as the same failure of every case
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
     one = partial(
         evaluate_pair,
         connectivity=connectivity,
@@ -131,9 +139,11 @@ def evaluate_pair(
         settings = {"connectivity": connectivity, "foreground": foreground, "instances": instances, "compat": [*compat]}
         of = made_of(hashes, settings)
         before = kept(keep_in, case, of)
-        if before is None or (figures is not None and not figure_file(figures, case).is_file()):
+        # A figure may be of files that have changed since: it counts only if it was drawn with this result.
+        no_figure = figures is not None and not (before and before.drawn and figure_file(figures, case).is_file())
+        if before is None or no_figure:
             result, columns = _evaluate(case, connectivity, foreground, instances, compat, figures)
-            keep(keep_in, CaseEvaluation(case, result, None, hashes, columns), of)
+            keep(keep_in, CaseEvaluation(case, result, None, hashes, columns, figures is not None), of)
             before = kept(keep_in, case, of)  # the one that a second start would see, to the last bit
         assert before is not None
         return before

@@ -50,9 +50,16 @@ class Froc:
     """(k,) share of all true lesions that are hit by an accepted prediction; NaN without true lesions."""
     false_alarms_per_case: np.ndarray
     """(k,) accepted false alarms over all cases, lesion-free ones included."""
+    truths: int
+    """True lesions of all cases."""
 
     def sensitivity_at(self, false_alarms_per_case: float) -> float:
-        """The highest sensitivity that keeps to this mean number of false alarms; 0 when nothing does."""
+        """The highest sensitivity that keeps to this mean number of false alarms; 0 when nothing does.
+
+        NaN (not defined) without true lesions.
+        """
+        if self.truths == 0:
+            return float("nan")
         allowed = self.sensitivity[self.false_alarms_per_case <= false_alarms_per_case]
         return float(allowed[-1]) if len(allowed) else 0.0
 
@@ -66,7 +73,7 @@ def froc(results: Iterable[ScoredCase]) -> Froc:
     cases = _scored(results)
     thresholds, hits, false_alarms, truths = _accepted(cases)
     with np.errstate(invalid="ignore"):
-        return Froc(thresholds, hits / np.float64(truths), false_alarms / len(cases))
+        return Froc(thresholds, hits / np.float64(truths), false_alarms / len(cases), truths)
 
 
 def average_precision(results: Iterable[ScoredCase]) -> float:

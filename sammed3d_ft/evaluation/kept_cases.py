@@ -35,6 +35,8 @@ class CaseEvaluation:
     """Of the files that were read, by ``truth``, ``prediction``, ``pet``, ``probability``."""
     compat: dict[str, float] = field(default_factory=dict)
     """Columns of other people's rules, where asked for."""
+    drawn: bool = False
+    """Whether its figure was drawn with it."""
 
 
 def file_name(case: str, suffix: str) -> str:
@@ -59,6 +61,7 @@ def keep(folder: Path, case: CaseEvaluation, of: dict[str, Any]) -> None:
             "made_of": of,
             "result": _plain(dataclasses.asdict(case.result)),
             "compat": _plain(case.compat),
+            "drawn": case.drawn,
         }
         write_whole(folder / file_name(case.paths.id, ".json"), json.dumps(content, allow_nan=False) + "\n")
 
@@ -71,9 +74,10 @@ def kept(folder: Path, paths: CasePaths, of: dict[str, Any]) -> CaseEvaluation |
             return None
         result = _RESULT.validate_python(content["result"])
         compat = {str(name): float(value) for name, value in content["compat"].items()}
+        drawn = bool(content["drawn"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
         return None  # none, or not one of ours: it is made anew
-    return CaseEvaluation(paths, result, None, of["sha256"], compat)
+    return CaseEvaluation(paths, result, None, of["sha256"], compat, drawn)
 
 
 @cache

@@ -18,6 +18,7 @@ from prompts.whole_files import whole_file
 SUV_WINDOW = (0.0, 10.0)
 _TRUTH_COLOUR, _PREDICTION_COLOUR, _PLACE_COLOUR = "#0072b2", "#d55e00", "#009e73"  # apart for colour-blind readers too
 _HEIGHT_INCHES = 8.0
+_WIDEST_INCHES = 20.0  # of a slab of few slices, which is drawn lower instead
 _OUTLINE_FINENESS = 4  # contour points per voxel; the outline's cost grows with its square
 
 
@@ -76,7 +77,7 @@ def mip_figure(
     x_mm, y_mm, z_mm = np.array(array.shape) * np.asarray(spacing_mm, dtype=np.float64)
 
     # Room beside the two projections for the colour bar, above for title and legend.
-    width = max((x_mm + y_mm) / z_mm * (_HEIGHT_INCHES - 1.5) + 1.5, 5.0)
+    width = min(max((x_mm + y_mm) / z_mm * (_HEIGHT_INCHES - 1.5) + 1.5, 5.0), _WIDEST_INCHES)
     figure = Figure(figsize=(width, _HEIGHT_INCHES), layout="constrained")
     FigureCanvasAgg(figure)
     coronal, sagittal = figure.subplots(1, 2, width_ratios=(x_mm, y_mm), sharey=True)
@@ -112,7 +113,7 @@ def mip_figure(
     if shown:
         figure.legend(handles=shown, loc="outside lower center", ncols=2, frameon=False)
     what = "maximum-intensity projection" if pet is not None else "projection of the masks"
-    figure.suptitle(", ".join(filter(None, [title, what])))
+    figure.suptitle(", ".join(filter(None, [title, what])), parse_math=False)
     return figure
 
 

@@ -201,6 +201,11 @@ def test_foreground_rule_says_which_labels_are_lesion(
     assert done[0].result.dice == pytest.approx(dice)
 
 
+def test_the_background_is_no_foreground(cohort: Path) -> None:
+    with pytest.raises(InputError, match="foreground 0 is the background"):
+        evaluate_folders(cohort / "pred", cohort / "gt", cohort / "out", foreground=0)
+
+
 def test_manifest_gives_labels_pet_split_and_patients(cohort: Path) -> None:
     def case(name: str, split: str, label: bool = True) -> Case:
         images = {"PT": cohort / "pet" / f"{name}_0001.nii.gz"}
@@ -286,6 +291,7 @@ def test_command_prints_every_convention_and_exit_codes(cohort: Path, command: C
     assert command(*common, "--foreground", "2").exit_code == 0
     assert isinstance(command(*common, "--connectivity", "8").exception, InputError)
     assert isinstance(command(*common, "--foreground", "all").exception, InputError)
+    assert isinstance(command(*common, "--foreground", "0").exception, InputError)
 
 
 def test_single_files_of_any_name(cohort: Path) -> None:

@@ -87,6 +87,8 @@ def test_edges() -> None:
     assert math.isnan(average_precision(no_truth))
     assert math.isnan(case_auroc(no_truth))
     assert np.isnan(froc(no_truth).sensitivity).all()
+    for cases in (no_truth, [case((), (), 0)]):
+        assert all(math.isnan(froc(cases).sensitivity_at(rate)) for rate in (0, 8))  # n/a, never 0
     assert froc([case((0.5,), (0.9,), 1)]).sensitivity_at(0) == 0  # the first point already has a false alarm
     for function in (froc, average_precision, case_auroc):
         with pytest.raises(InputError, match="1 of 2 cases have no probabilities"):

@@ -119,6 +119,29 @@ def test_what_changed_is_done_again(cohort: Path, evaluated: list[str], monkeypa
     assert len(evaluated) == 4
 
 
+def test_a_figure_is_never_of_files_that_have_changed_since(cohort: Path, evaluated: list[str]) -> None:
+    figure = cohort / "out" / "figures" / "a.png"
+    evaluate(cohort, figures=True, probabilities=None)
+    before = figure.read_bytes()
+    save(cohort / "pred" / "a.nii.gz", lesion((8, 10)))
+    evaluate(cohort, figures=False, probabilities=None)  # the result is kept, the figure is still the old one
+    evaluate(cohort, figures=True, probabilities=None)
+    assert evaluated == ["a", "b", "c", "a", "a"]
+    assert figure.read_bytes() != before
+    evaluate(cohort, figures=False, probabilities=None)
+    evaluate(cohort, figures=True, probabilities=None)
+    assert len(evaluated) == 5
+
+
+@pytest.mark.parametrize("folder", ["cases", "figures"])
+def test_a_folder_that_cannot_be_made_stops_before_any_case(cohort: Path, evaluated: list[str], folder: str) -> None:
+    (cohort / "out").mkdir()
+    (cohort / "out" / folder).write_text("a file")
+    with pytest.raises(InputError, match=f"{folder}: cannot be written"):
+        evaluate(cohort, figures=True)
+    assert evaluated == []
+
+
 def test_a_failed_case_is_tried_again(cohort: Path, evaluated: list[str]) -> None:
     good = (cohort / "pred" / "a.nii.gz").read_bytes()
     (cohort / "pred" / "a.nii.gz").write_bytes(good[:-30])

@@ -111,6 +111,14 @@ def test_mip_png_and_refusals(tmp_path: Path) -> None:
         mip_figure(pet, (4.0, 4.0, 3.0), suv_window=(5.0, 5.0))
 
 
+def test_a_slab_of_few_slices_keeps_to_a_page() -> None:
+    mask = np.zeros((40, 40, 2), bool)
+    mask[10:20, 10:20] = True
+    coronal = mip_figure(None, (5.0, 5.0, 1.0), mask).axes[0]  # 200 mm wide twice, 2 mm high
+    assert coronal.figure.get_size_inches().max() <= 20
+    assert coronal.get_aspect() == 1.0
+
+
 def test_places_are_marked_where_their_voxel_is_drawn() -> None:
     pet = np.zeros((6, 5, 4), np.float32)
     pet[4, 1, 2] = 7.0
