@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,14 +109,16 @@ class AutomaticSegmenter:
         if module is not None:
             module.eval()
         try:
-            # Full precision, also where a caller trains in mixed precision. Windows are summed on the CPU, so that
-            # the memory of a card does not limit the scan.
+            # Full precision, also where a caller trains in mixed precision: accelerate gives the module a forward of
+            # its own, which would turn autocast on again. Windows are summed on the CPU, so that the memory of a card
+            # does not limit the scan.
+            network = self.network if module is None else partial(type(module).forward, module)
             with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
                 logits = sliding_window_inference(
                     torch.from_numpy(scan.channels)[None],
                     self.crop_size,
                     _WINDOWS_AT_ONCE,
-                    self.network,
+                    network,
                     overlap=_OVERLAP,
                     mode="gaussian",
                     sw_device=self.device,

@@ -48,10 +48,12 @@ class FractionOfMaximum:
             spacing_mm: (3,).
 
         Returns:
-            (X, Y, Z) bool.
+            (X, Y, Z) bool; empty where there is no uptake within reach, as everything would be a share of nothing.
         """
         near = _distance_mm2(pet.shape, click_vox, spacing_mm) <= REACH_MM**2
         peak_vox = np.unravel_index(np.argmax(np.where(near, pet, -np.inf)), pet.shape)
+        if pet[peak_vox] <= 0:
+            return np.zeros(pet.shape, bool)
         return _component(pet >= self.fraction * pet[peak_vox], peak_vox)
 
 

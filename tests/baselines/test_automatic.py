@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
@@ -126,6 +129,25 @@ def test_a_network_in_training_is_used_in_evaluation_and_left_in_training() -> N
     assert network[1].training
     assert torch.equal(network[1].running_mean, statistics)
     assert np.array_equal(AutomaticSegmenter(network, PET, 8).segment({"PT": pet}), first)
+
+
+@pytest.fixture
+def bf16() -> Iterator[Accelerator]:
+    AcceleratorState._reset_state(True)  # accelerate takes one precision per process
+    yield Accelerator(mixed_precision="bf16", cpu=True)
+    AcceleratorState._reset_state(True)
+
+
+def test_a_network_that_trains_in_mixed_precision_is_used_in_full(bf16: Accelerator) -> None:
+    """So that validation during training scores what the export will give."""
+    torch.manual_seed(0)
+    network = nn.Conv3d(1, 1, 3, padding=1)
+    pet = from_array(scan((8, 8, 8)), OBLIQUE)
+    full = AutomaticSegmenter(network, PET, 8).segment({"PT": pet})
+    window = torch.from_numpy(scan((8, 8, 8)))[None, None]
+    before = network(window)
+    assert not torch.equal(bf16.prepare_model(network)(window), before)
+    assert np.array_equal(AutomaticSegmenter(network, PET, 8).segment({"PT": pet}), full)
 
 
 def exported(path: Path, **changes: str) -> nn.Module:

@@ -36,6 +36,13 @@ def test_a_fraction_is_of_the_lesions_own_maximum() -> None:
     assert voxels(both.mask) == {(5, 4, 4), (6, 4, 4), (7, 5, 4), (17, 4, 4)}
 
 
+def test_a_fraction_of_nothing_is_nothing() -> None:
+    model = ThresholdByClicks(FractionOfMaximum(0.41))
+    model.set_image({"PT": pet({(17, 4, 4): 40.0})})
+    assert not model.add_click((5, 4, 4)).mask.any()
+    assert voxels(model.add_click((15, 4, 4)).mask) == {(17, 4, 4)}
+
+
 def test_a_fixed_suv_takes_the_component_under_the_click_or_the_nearest_in_reach() -> None:
     scan = pet({(3, 4, 4): 4.0, (4, 4, 4): 3.9, (5, 4, 4): 9.0, (5, 5, 5): 4.5, (14, 4, 4): 50.0})
     model = ThresholdByClicks(SuvAtLeast(4.0))

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from prompts.errors import InputError
 from sammed3d_ft.baselines.threshold import FractionOfMaximum, SuvAtLeast
 from sammed3d_ft.evaluation.metrics import METRICS
+from sammed3d_ft.recipes.config_file import find_config
 
 ONE_PROCESS = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
@@ -203,9 +204,8 @@ class BenchmarkConfig(_Section):
 
 
 def load_benchmark(path: Path) -> BenchmarkConfig:
-    """Reads a benchmark's YAML; `InputError` in one line for what is wrong."""
-    if not path.is_file():
-        raise InputError(f"no benchmark config {path}")
+    """Reads a benchmark's YAML, also one of the shipped ones; `InputError` in one line for what is wrong."""
+    path = find_config(path)
     try:
         return BenchmarkConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:

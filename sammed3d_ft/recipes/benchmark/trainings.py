@@ -18,8 +18,9 @@ from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig, TrainedRow
 from sammed3d_ft.recipes.config import TrainConfig, differences, load_config
 from sammed3d_ft.training.run_lock import locked_run
 
-# Where a run lies says nothing about its result; its cases are compared by the manifest's hash.
-_PLACES = (("run", "dir"), ("data", "manifest"))
+# Where a run lies says nothing about its result; its cases are compared by the manifest's hash. Nor do the numbers of
+# clicks at which it scores itself: the best model is always chosen at 1 and 5, and masks are made at any.
+_WITHOUT_EFFECT = (("run", "dir"), ("data", "manifest"), ("validate", "clicks"))
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Training:
 
 def _comparable(plain: dict[str, Any]) -> dict[str, Any]:
     return {
-        section: {key: value for key, value in values.items() if (section, key) not in _PLACES}
+        section: {key: value for key, value in values.items() if (section, key) not in _WITHOUT_EFFECT}
         if isinstance(values, dict)
         else values
         for section, values in plain.items()

@@ -48,7 +48,9 @@ def is_prompted(config: BenchmarkConfig, name: str) -> bool:
     """Whether a row is given clicks by the simulated user; not for `MasksRow`, whose folders say it."""
     row = config.rows[name]
     if isinstance(row, TrainedRow):
-        return isinstance(load_config(row.config, row.overrides), TrainConfig)
+        # Run folder and manifest will be the benchmark's: the row's config need not name them.
+        settings = [*row.overrides, "run.dir=run", "data.manifest=manifest.json"]
+        return isinstance(load_config(row.config, settings), TrainConfig)
     if isinstance(row, RuleRow):
         return row.clicks == "seeded"
     return not isinstance(row, CascadeRow | MasksRow)
