@@ -32,7 +32,7 @@ lint: venv
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
 
 test-slow: venv
 	$(BIN)/python -m pytest -m slow
@@ -51,7 +51,8 @@ demo: venv
 		case=$$(basename $$label .nii.gz); \
 		$(BIN)/sammed3d-ft prompts make $$label --out $(DEMO)/clicks/$$case.json; \
 		for when in before after; do \
-			checkpoint=mini; if [ $$when = after ]; then checkpoint=$(DEMO)/run/export/model.safetensors; fi; \
+			checkpoint="mini --spacing-mm 1.5"; \
+			if [ $$when = after ]; then checkpoint=$(DEMO)/run/export/model.safetensors; fi; \
 			$(BIN)/sammed3d-ft predict --image $(DEMO)/data/imagesTs/$${case}_0001.nii.gz \
 				--clicks $(DEMO)/clicks/$$case.json --checkpoint $$checkpoint \
 				--out $(DEMO)/$$when/masks/$$case.nii.gz --table $(DEMO)/$$when/lesions/$$case.csv; \

@@ -53,7 +53,8 @@ class NamedImage:
         step_vox = np.linalg.solve(other.affine[:3, :3], self.affine[:3, :3])
         axes = np.abs(step_vox).argmax(axis=0)  # of the other image, along each of this one
         if tuple(np.array(other.shape)[axes]) != self.shape or len(set(axes)) < 3:
-            return f"{_by(self.shape)} voxels against {_by(other.shape)}"
+            turned = "" if self.shape != other.shape else ", its axes pointing elsewhere"
+            return f"{_by(self.shape)} voxels against {_by(other.shape)}{turned}"
         last = np.array(other.shape) - 1
         corners_vox = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"), float).reshape(3, 8).T
         offset_vox = np.linalg.solve(other.affine[:3, :3], self.affine[:3, 3] - other.affine[:3, 3])

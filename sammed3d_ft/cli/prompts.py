@@ -162,7 +162,8 @@ def select(
             what = f"no lesion {', '.join(unknown)}"
         else:
             what = f"{', '.join(both)} cannot be both kept and background" if both else "no lesion is to be kept"
-        raise InputError(f"{source}: {what}; it holds {', '.join(sorted(known, key=_natural))}")
+        there = ", ".join(sorted(known, key=_natural)) or "clicks without lesion numbers alone"
+        raise InputError(f"{source}: {what}; it holds {there}")
     kept = [click for click in clicks if str(click.lesion) in keep or (click.lesion is None and click.label == 0)]
     kept += [Click(click.position_mm, 0) for click in clicks if str(click.lesion) in turn and click.label == 1]
     write_clicks(out, kept, affine=affine, shape=shape)

@@ -38,6 +38,9 @@ from sammed3d_ft.model.devices import usable_device
 _CLICK_DECIMALS = 3
 # The crop at the model's spacing, one of twice and one of four times: 0.77 m for a crop of 192 mm.
 _MOST_VIEWS = 3
+# Crops and steps are rounded to 1e-6 voxels (`crop_grid`); no scanner resolves a hundredth of this.
+_FINEST_MM = 0.01
+MOST_LESION_NUMBER = int(np.iinfo(np.int32).max)  # what an instance map holds
 _AS_IT_LIES = ((False, False, False),)
 _MIRRORINGS = tuple((x, y, z) for x, y, z in product((False, True), repeat=3))
 _log = logging.getLogger(__name__)
@@ -155,11 +158,11 @@ class Predictor:
                 larger, at the price of seeing less around them.
 
         Raises:
-            InputError: see `open_pretrained`; a device that is not there; a spacing that is not positive.
+            InputError: see `open_pretrained`; a device that is not there; a spacing below 0.01 mm.
         """
         chosen = usable_device(device)  # before the weights are read, which takes longer
-        if spacing_mm is not None and not (0 < spacing_mm < math.inf):
-            raise InputError(f"crop spacing {spacing_mm:g} mm: expected a positive length")
+        if spacing_mm is not None and not (_FINEST_MM <= spacing_mm < math.inf):
+            raise InputError(f"crop spacing {spacing_mm:g} mm: expected a length of at least {_FINEST_MM:g} mm")
         found = open_pretrained(path, base)
         preprocessing = found.preprocessing
         if spacing_mm is not None:
@@ -202,14 +205,14 @@ class Predictor:
     ) -> LesionPrediction:
         """Starts a lesion from a mask; clicks then correct it. Without a click the mask stays as it is.
 
-        The decoder is given the mask in place of its own previous logits in the lesion's first round. A first click
-        in the background is fine here: the first foreground one of those given with it goes before it or, if there
-        is none, a click on the mask's deepest point, away from the background ones. Nothing of the mask is kept that
-        the clicked lesion's crops do not cover.
+        The decoder is given the mask in place of its own previous logits in the lesion's first round. The first
+        click need not lie in the mask, nor be foreground: of the clicks first given, the first foreground one inside
+        the mask goes before the others or, if there is none, a click on the mask's deepest point, away from the
+        background ones. Nothing of the mask is kept that the clicked lesion's crops do not cover.
 
         Args:
             mask: (X, Y, Z), canonical; bool, or 0 for background. Of the scan's shape, or a part of it.
-            lesion: its number, from 1; what it was before is forgotten.
+            lesion: its number, from 1 to 2147483647; what it was before is forgotten.
             corner_vox: where the mask's first voxel lies in the scan.
 
         Raises:
@@ -238,7 +241,7 @@ class Predictor:
         Args:
             position_vox: (3,) canonical voxel coordinates.
             label: 1 foreground, 0 background. A lesion's first click must be foreground, unless it has a mask.
-            lesion: its number, from 1; a new number starts a new lesion.
+            lesion: its number, from 1 to 2147483647; a new number starts a new lesion.
 
         Raises:
             InputError: no image; a position outside of it; a first click in the background; a foreground
@@ -267,15 +270,18 @@ class Predictor:
         if not clicks:
             raise InputError(f"lesion {lesion}: no clicks given; at least one is needed")
         state = self._lesions.get(lesion, _LesionState())
-        if not state.views and clicks[0][1] != 1:
-            if state.start is None:
-                raise InputError(
-                    f"lesion {lesion}: its first click, {self._place(clicks[0][0])}, is background; "
-                    "start with a foreground click inside the lesion"
-                )
-            first = next((number for number, (_, label) in enumerate(clicks) if label == 1), None)
+        if not state.views and state.start is None and clicks[0][1] != 1:
+            raise InputError(
+                f"lesion {lesion}: its first click, {self._place(clicks[0][0])} is background; "
+                "start with a foreground click inside the lesion"
+            )
+        if not state.views and state.start is not None:
+            # The crop must be that of the mask: about a click far away from it, nothing of the mask would be left.
+            inside = (n for n, (position, label) in enumerate(clicks) if label == 1 and state.start.holds(position))
+            first = next(inside, None)
             background = [position for position, label in clicks if label == 0]
-            clicks.insert(0, clicks.pop(first) if first else (self._own_click(state.start, background), 1))
+            own = (self._own_click(state.start, background), 1) if first is None else clicks.pop(first)
+            clicks.insert(0, own)
         grids = state.views[-1].grids if state.views else self._grids(clicks[0][0])
         used = []
         for position, label in clicks:
@@ -422,5 +428,5 @@ class Predictor:
 
 
 def _check_number(lesion: int) -> None:
-    if lesion < 1:
-        raise InputError(f"lesion {lesion}: lesions are numbered from 1")
+    if not isinstance(lesion, int | np.integer) or not 1 <= lesion <= MOST_LESION_NUMBER:
+        raise InputError(f"lesion {lesion!r}: lesions are numbered from 1 to {MOST_LESION_NUMBER}")

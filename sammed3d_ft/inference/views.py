@@ -46,6 +46,11 @@ class StartMask:
     region: Region
     mask: np.ndarray
 
+    def holds(self, position_vox: np.ndarray) -> bool:
+        """Whether the voxel at a position (3,), canonical voxels of the scan, belongs to the lesion."""
+        voxel = np.floor(position_vox + 0.5).astype(int) - self.region.start
+        return bool((voxel >= 0).all() and (voxel < self.mask.shape).all() and self.mask[tuple(voxel)])
+
     def low_resolution(self, grid: CropGrid, size: int) -> Tensor:
         """(1, 1, size, size, size) logits of the mask in a crop, for the decoder's mask input.
 

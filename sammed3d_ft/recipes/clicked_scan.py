@@ -12,6 +12,7 @@ from prompts.click_files import read_clicks
 from prompts.clicks import Click, clicks_to_vox
 from prompts.errors import InputError
 from sammed3d_ft.data.images import Volume, read_image
+from sammed3d_ft.inference.predictor import MOST_LESION_NUMBER
 from sammed3d_ft.recipes.start_lesions import StartLesions
 
 
@@ -34,8 +35,8 @@ def group_clicks(
 ) -> tuple[list[ClickedLesion], list[np.ndarray]]:
     """The lesions of a click file, in the order of their first clicks, and the clicks that belong to all.
 
-    A lesion whose id is a whole number from 1 keeps it; other ids, and foreground clicks without one (each is
-    a lesion of its own), get the lowest free numbers. Background clicks without an id belong to all lesions.
+    A lesion whose id is a whole number from 1 to 2147483647 keeps it; other ids, and foreground clicks without one
+    (each is a lesion of its own), get the lowest free numbers. Background clicks without an id belong to all lesions.
 
     With a mask to start from, a click without an id that lies in one of its lesions refines that lesion, and so
     does one whose id is the lesion's number in an instance map. A lesion with another id starts from the one that
@@ -48,10 +49,11 @@ def group_clicks(
         start: the lesions of a mask.
 
     Raises:
-        InputError: no foreground click at all and no mask, or a lesion whose first click is background and that has
-            no mask to take it away from.
+        InputError: no foreground click at all and no mask; a lesion whose first click is background and that has
+            no mask to take it away from; or one that is a lesion of the mask by its id and another by its place.
     """
-    taken = {click.lesion for click in clicks if isinstance(click.lesion, int) and click.lesion >= 1}
+    whole = {click.lesion for click in clicks if isinstance(click.lesion, int)}
+    taken = {number for number in whole if 1 <= number <= MOST_LESION_NUMBER}
     taken |= set(start.numbers or ()) if start else set()
     most = len(clicks) + len(taken) + (start.count if start else 0)
     free = (number for number in range(1, most + 1) if number not in taken)
@@ -74,6 +76,12 @@ def group_clicks(
         if name is not None and name in by_name:
             lesion = by_name[name]
         elif name is not None and named is not None:
+            if click.label == 1 and hit not in (None, named):
+                there = hit if start is None or start.numbers is None else start.numbers[hit - 1]
+                raise InputError(
+                    f"{source}: point {number} is foreground of lesion {name}, but lies in lesion {there} of the mask "
+                    "to start from; give it that number, or leave its id out"
+                )
             lesion = by_name[name] = of_mask(named)
             lesion.name = name
         elif name is None and hit is not None:

@@ -93,8 +93,9 @@ def test_outputs_lie_on_the_grid_of_the_file_and_the_table_agrees(tmp_path, pet,
     assert predictor.preprocessing == Preprocessing(("PT",), 2.5, {"PT": (0, 30)})
     finer = Predictor.from_pretrained(export, "cpu", spacing_mm=1.25)
     assert finer.preprocessing == Preprocessing(("PT",), 1.25, {"PT": (0, 30)})
-    with pytest.raises(InputError, match="expected a positive length"):
-        Predictor.from_pretrained(export, "cpu", spacing_mm=0.0)
+    for spacing_mm in (0.0, 1e-7, float("nan")):
+        with pytest.raises(InputError, match="expected a length of at least 0.01 mm"):
+            Predictor.from_pretrained(export, "cpu", spacing_mm=spacing_mm)
     volume = read_image(pet)
     predictor.set_image({"PT": volume})
     vox = [volume.to_vox(click.position_mm) for click in clicks]
@@ -147,6 +148,7 @@ def test_clicks_are_grouped_by_lesion():
         Click((4, 0, 0), 0, 2),
         Click((5, 0, 0), 1, None),  # its own lesion
         Click((6, 0, 0), 1, 0),  # 0 means background in an instance image
+        Click((7, 0, 0), 1, 2**31),  # more than an instance image holds
     ]
     coords = np.array([click.position_mm for click in clicks])
     lesions, background = group_clicks(clicks, coords, Path("c.json"))
@@ -156,6 +158,7 @@ def test_clicks_are_grouped_by_lesion():
         (3, "spine", [3], [1]),
         (4, None, [5], [1]),
         (5, 0, [6], [1]),
+        (6, 2**31, [7], [1]),
     ]
     assert [position[0] for position in background] == [2]
     with pytest.raises(InputError, match=r"c\.json: point 1 is the first of lesion 2 and background"):
@@ -288,6 +291,11 @@ def test_clicks_find_the_lesion_of_a_mask_by_place_or_by_number():
     ]
     with pytest.raises(InputError, match="point 1 is the first of lesion 1 and background"):
         grouped(None, [4])
+    # An id that says one lesion and a place that says another: neither is believed.
+    clicks.append(Click((5, 5, 5), 1, 4))
+    coords = np.array([click.position_mm for click in clicks])
+    with pytest.raises(InputError, match="point 1 is foreground of lesion 4, but lies in lesion 1 of the mask"):
+        grouped((4, 1, 9), [6])
 
 
 def test_wrong_starting_masks_are_named(tmp_path, pet):
@@ -351,6 +359,13 @@ def test_published_form_is_recognised(tmp_path):
     predictor = Predictor.from_pretrained(tmp_path / "published.pth", "cpu")
     assert predictor.preprocessing == Preprocessing(("PT",), 3.0)
     assert predictor.accumulate
+
+
+def test_names_that_matplotlib_would_read_as_formulas_are_drawn(tmp_path, pet, clicks, export):
+    odd = pet.rename(tmp_path / "a$^$b.nii.gz")
+    outputs = Outputs(tmp_path / "mask.nii.gz", figure=tmp_path / "mip.png")
+    run(odd, tmp_path / "clicks.json", export, outputs, device="cpu")
+    assert (tmp_path / "mip.png").stat().st_size > 1000
 
 
 def test_command_says_what_it_did(tmp_path, pet, clicks, export):

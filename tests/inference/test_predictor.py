@@ -221,7 +221,7 @@ def test_wrong_clicks_are_named():
     found.set_image({"PT": plain_scan((100, 44, 36))})
     with pytest.raises(InputError, match=r"\(100, 22, 18\).*outside the image.*0\.\.99, 0\.\.43, 0\.\.35"):
         found.add_click((100, 22, 18))
-    with pytest.raises(InputError, match=r"lesion 3.*first click.*is background"):
+    with pytest.raises(InputError, match=r"lesion 3.*first click.*\) mm, is background"):
         found.add_click((20, 22, 18), 0, lesion=3)
     with pytest.raises(InputError, match="no clicks"):
         found.add_clicks([], [])
@@ -229,8 +229,9 @@ def test_wrong_clicks_are_named():
         found.add_click((1, float("nan"), 2))
     with pytest.raises(InputError, match="label"):
         found.add_click((20, 22, 18), -1)
-    with pytest.raises(InputError, match="numbered from 1"):
-        found.add_click((20, 22, 18), lesion=0)
+    for number in (0, 2**31, "liver", 1.5):
+        with pytest.raises(InputError, match="numbered from 1 to 2147483647"):
+            found.add_click((20, 22, 18), lesion=number)
     with pytest.raises(InputError, match="no clicks yet"):
         found.lesion(1)
     assert found.lesions == ()

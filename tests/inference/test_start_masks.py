@@ -121,6 +121,24 @@ def test_background_first_is_preceded_by_the_masks_deepest_point():
         found.add_click((5, 6, 7), 0, lesion=4)
 
 
+def test_a_foreground_click_beside_the_mask_is_preceded_by_one_inside():
+    volume = plain_scan((40, 44, 120))
+    mask = ball(volume.array.shape, (12, 22, 18), 6)
+    found = predictor()
+    found.set_image({"PT": volume})
+    found.add_mask(mask)
+    # The crop is the mask's, which would be out of sight in one about the click; so is a click far away from it.
+    prediction = found.add_click((12, 22, 30))
+    assert prediction.clicks == (((12.0, 22.0, 18.0), 1), ((12.0, 22.0, 30.0), 1))
+    found.add_mask(mask)
+    prediction = found.add_clicks([(12, 22, 30), (14, 22, 18)], [1, 1])
+    assert prediction.clicks == (((14.0, 22.0, 18.0), 1), ((12.0, 22.0, 30.0), 1))
+    found.add_mask(mask)
+    with pytest.raises(InputError, match="outside its .* crop.*a lesion number of its own"):
+        found.add_click((12, 22, 110))
+    np.testing.assert_array_equal(found.mask() > 0, mask)
+
+
 def test_a_mask_that_leaves_the_crop_is_followed():
     volume = plain_scan((40, 40, 120))
     mask = np.zeros(volume.array.shape, bool)

@@ -320,6 +320,7 @@ def test_a_file_names_its_image_and_is_refused_for_another(form: str, tmp_path: 
         (coarser, SHAPE, "made on another image"),
         (AFFINE, (40, 50, 61), "40x50x60 voxels against 40x50x61"),
         (AFFINE, (50, 40, 60), "40x50x60 voxels against 50x40x60"),
+        (AFFINE[:, [1, 0, 2, 3]], SHAPE, "40x50x60 voxels against 40x50x60, its axes pointing elsewhere"),
     ):
         with pytest.raises(InputError, match=says) as caught:
             read_clicks(path, affine=affine, shape=size)

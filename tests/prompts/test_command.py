@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from prompts import InputError, read_clicks
+from prompts import Click, InputError, read_clicks, write_clicks
 from sammed3d_ft.cli.prompts import app
 
 LAS = np.array([[-4.0, 0, 0, 60], [0, 4, 0, -50], [0, 0, 2, 10], [0, 0, 0, 1.0]])
@@ -156,3 +156,9 @@ def test_select_refuses(hot: Path, tmp_path: Path, options: tuple[str, ...], lin
     with pytest.raises(InputError, match=line):
         run("select", tmp_path / "proposals.json", tmp_path / "clicks.json", *options)
     assert not (tmp_path / "clicks.json").exists()
+
+
+def test_select_says_when_no_click_has_a_number(tmp_path: Path) -> None:
+    write_clicks(tmp_path / "in.json", [Click((1.0, 2.0, 3.0), 1)])
+    with pytest.raises(InputError, match="no lesion 1; it holds clicks without lesion numbers alone"):
+        run("select", tmp_path / "in.json", tmp_path / "out.json", "--lesions", "1")
