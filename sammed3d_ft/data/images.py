@@ -201,20 +201,28 @@ class _Nifti:
     source: SourceGrid
     where: str
 
+    def _unpacked(self) -> nib.Nifti1Image:
+        """A compressed file unpacked to its end, where the checksum is: nibabel alone stops at the last voxel."""
+        path = self.source.path
+        if path is None or not path.name.lower().endswith(".gz"):
+            return self.image
+        return type(self.image).from_bytes(gzip.decompress(path.read_bytes()))
+
     def floats(self) -> np.ndarray:
         with _reading(self.where):
-            values = self.image.get_fdata(dtype=np.float32, caching="unchanged")
+            values = self._unpacked().get_fdata(dtype=np.float32, caching="unchanged")
             return values.reshape(self.source.shape, order="A")
 
     def numbers(self) -> np.ndarray:
         with _reading(self.where):
-            proxy = self.image.dataobj
+            image = self._unpacked()
+            proxy = image.dataobj
             assert isinstance(proxy, nib.arrayproxy.ArrayProxy)  # as for every image loaded from a file
             unscaled = proxy.slope == 1 and proxy.inter == 0
-            if unscaled and self.image.get_data_dtype().kind in "iu":
+            if unscaled and image.get_data_dtype().kind in "iu":
                 values = np.asanyarray(proxy.get_unscaled())
             else:
-                values = self.image.get_fdata(dtype=np.float64, caching="unchanged")
+                values = image.get_fdata(dtype=np.float64, caching="unchanged")
             return values.reshape(self.source.shape, order="A")
 
 

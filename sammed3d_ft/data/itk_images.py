@@ -6,6 +6,7 @@ affine in RAS+, as everything else here has it, is that with its first two rows 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zlib
 from dataclasses import dataclass
@@ -24,6 +25,16 @@ READ = tuple(_READERS)
 WRITTEN = (".nrrd", ".mha")
 _LPS = np.array([-1.0, -1.0, 1.0])
 _LONGEST_HEADER = 1 << 16
+_VOXELS_OF_MHD = re.compile(rb"^ElementDataFile\s*=\s*(.+)$", re.MULTILINE)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, of whatever kind; that of a ``.mhd`` covers the file that holds its voxels."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    if path.suffix.lower() == ".mhd" and (voxels := _VOXELS_OF_MHD.search(path.read_bytes())):
+        digest.update((path.parent / voxels[1].decode().strip()).read_bytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import multiprocessing.connection
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +19,7 @@ import numpy as np
 
 from prompts.errors import InputError
 from sammed3d_ft.data.images import Volume, grid_difference, read_image, read_label
+from sammed3d_ft.data.itk_images import file_hash
 from sammed3d_ft.evaluation.case import evaluate_case
 from sammed3d_ft.evaluation.compat import COMPAT, compat_columns
 from sammed3d_ft.evaluation.kept_cases import CaseEvaluation, file_name, keep, kept, made_of
@@ -35,7 +34,6 @@ Foreground = Literal["binary", "any"] | int
 """Which label values are lesion, in truth and prediction alike: ``binary`` (only 0 and 1 may occur), ``any`` above 0,
 or one value from 1 on."""
 
-_VOXELS_OF_MHD = re.compile(rb"^ElementDataFile\s*=\s*(.+)$", re.MULTILINE)
 _MOST_WORKERS = 8  # each holds a case's volumes, about 0.7 GB for a whole body of 400 x 400 x 600 voxels
 
 
@@ -240,11 +238,7 @@ def _hashes(case: CasePaths) -> dict[str, str]:
     hashes = {}
     for name, path in case.files.items():
         try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256")
-            if path.suffix.lower() == ".mhd" and (voxels := _VOXELS_OF_MHD.search(path.read_bytes())):
-                digest.update((path.parent / voxels[1].decode().strip()).read_bytes())
-            hashes[name] = digest.hexdigest()
+            hashes[name] = file_hash(path)
         except OSError as error:
             raise InputError(f"case {case.id}: {path}: cannot be read ({error.strerror or error})") from error
     return hashes

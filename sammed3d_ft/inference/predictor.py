@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prompts.depth import bounding_box, deepest_point
 from prompts.errors import InputError
@@ -26,6 +26,8 @@ from sammed3d_ft.inference.views import (
     PromptableModel,
     StartMask,
     View,
+    crops_at_once,
+    encode_crops,
     evaluating,
     holds,
     merged_logits,
@@ -136,6 +138,7 @@ class Predictor:
         self._volume: Volume | None = None
         self._channels = torch.empty(0)
         self._lesions: dict[int, _LesionState] = {}
+        self._ahead: dict[tuple[CropGrid, ...], list[Tensor]] = {}
 
     @classmethod
     def from_pretrained(
@@ -182,6 +185,7 @@ class Predictor:
     def reset(self) -> None:
         """Forgets all lesions and clicks; the scan stays."""
         self._lesions = {}
+        self._ahead = {}
 
     @property
     def volume(self) -> Volume:
@@ -295,12 +299,28 @@ class Predictor:
             _log.warning("%s; a background click there changes nothing and is left out", what)
         with torch.inference_mode(), evaluating(self.model), self._precision():
             if not state.views:
-                state.views.append(View(self.model, self._channels, grids, state.start))
+                ahead = self._ahead.pop(tuple(grids), None)
+                state.views.append(View(self.model, self._channels, grids, state.start, ahead))
             for position, label in used:
                 self._round(state, position, label, lesion)
         self._lesions[lesion] = state
         assert state.prediction is not None
         return state.prediction
+
+    def encode_ahead(self, positions_vox: Iterable[Any]) -> None:
+        """Encodes the crops of lesions that will first be clicked at these positions, several at once.
+
+        Where that gains nothing, as on a CPU, nothing is done; the first clicks cost the same there.
+
+        Raises:
+            InputError: no image; a position outside of it.
+        """
+        if crops_at_once(self.model.device) == 1:
+            return
+        crops = [tuple(self._grids(self._checked(position, 1, 1))) for position in positions_vox]
+        with torch.inference_mode(), evaluating(self.model), self._precision():
+            embeddings = iter(encode_crops(self.model, self._channels, [grid for grids in crops for grid in grids]))
+        self._ahead = {grids: [next(embeddings) for _ in grids] for grids in crops}
 
     def crop_holds(self, position_vox: Any, lesion: int) -> bool:
         """Whether a position lies in the crop of a lesion; never of a mask without clicks, which has none."""

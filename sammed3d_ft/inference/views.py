@@ -75,18 +75,39 @@ class _Mirroring:
     predicted_iou: float = 0.0
 
 
+def crops_at_once(device: torch.device) -> int:
+    """How many crops the encoder is given together: a single one leaves a GPU half idle, and a CPU not."""
+    return 4 if device.type == "cuda" else 1
+
+
+def encode_crops(model: PromptableModel, channels: Tensor, grids: Sequence[CropGrid]) -> list[Tensor]:
+    """(1, D, g, g, g) embedding of each crop."""
+    count, embeddings = crops_at_once(model.device), []
+    for first in range(0, len(grids), count):
+        # Cut on the CPU, so that a crop is the same whatever the device.
+        crops = torch.stack([prepare_crop(channels, grid) for grid in grids[first : first + count]])
+        embeddings += model.image_encoder(crops.to(model.device)).split(1)
+    return embeddings
+
+
 class View:
     """A lesion in one crop, in one orientation or mirrored in several.
 
     Args:
-        model: encodes the crop here, once for each grid.
+        model: encodes the crop here, once for each grid, unless that was done.
         channels: (C, X, Y, Z) of the scan, see `data.preprocessing.channels`.
         grids: the crop, or its mirrorings about its centre voxel: their mean counts.
         start: what the decoder is given as the lesion's mask before its first click.
+        embeddings: of the grids, where they were encoded before.
     """
 
     def __init__(
-        self, model: PromptableModel, channels: Tensor, grids: Sequence[CropGrid], start: StartMask | None
+        self,
+        model: PromptableModel,
+        channels: Tensor,
+        grids: Sequence[CropGrid],
+        start: StartMask | None,
+        embeddings: Sequence[Tensor] | None = None,
     ) -> None:
         self.model = model
         self.grids = tuple(grids)
@@ -97,12 +118,11 @@ class View:
         x1, y1, z1 = (min(region.stop[axis] for region in regions) for axis in range(3))
         self.region = Region((x0, y0, z0), (x1, y1, z1))
         self._mirrorings = []
-        for grid in grids:
-            crop = prepare_crop(channels, grid)  # on the CPU, so that it is the same whatever the device
+        for grid, embedding in zip(grids, embeddings or encode_crops(model, channels, grids), strict=True):
             low = None
             if start is not None:
                 low = start.low_resolution(grid, model.variant.logits_size).to(model.device)
-            self._mirrorings.append(_Mirroring(grid, model.image_encoder(crop[None].to(model.device)), low))
+            self._mirrorings.append(_Mirroring(grid, embedding, low))
 
     @property
     def predicted_iou(self) -> float:

@@ -183,6 +183,7 @@ def segment(
             _log.warning("%s: %s", file, doubt)
     predictor.set_image(images)
 
+    predictor.encode_ahead(lesion.positions_vox[0] for lesion in scan.lesions if lesion.labels and lesion.start is None)
     for lesion in tqdm(scan.lesions, "predict", unit="lesion", leave=False, disable=None):
         if scan.start is not None and lesion.start is not None:
             mask, corner_vox = scan.start.mask(lesion.start)

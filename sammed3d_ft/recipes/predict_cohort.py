@@ -73,8 +73,8 @@ def run(
     for case in tqdm(mine, "predict", unit="case", disable=not state.is_local_main_process):
         try:
             counts[int(_predict_case(case, model, clicks, out, figures))] += 1
-        except InputError as error:
-            failed[case.id] = str(error)
+        except (InputError, RuntimeError) as error:  # such as a card out of memory: the next scan may be smaller
+            failed[case.id] = " ".join(str(error).split())[:500]
     gathered = gather_object([(counts, failed)]) if state.num_processes > 1 else [(counts, failed)]
     return CohortOutcome(
         done=sum(part[0][0] for part in gathered),

@@ -13,7 +13,7 @@ from typing import Any
 from prompts.errors import InputError
 from sammed3d_ft import __version__
 from sammed3d_ft.data.images import WRITTEN_SUFFIXES, image_stem
-from sammed3d_ft.model.weights import sha256_of
+from sammed3d_ft.data.itk_images import file_hash
 
 
 def check_image_names(*images: Path | None) -> None:
@@ -56,7 +56,7 @@ def table_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 def input_hashes(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:
     """Path and SHA-256 of what a result is made of, by its kind."""
-    return {name: {"path": str(path), "sha256": sha256_of(path)} for name, path in files.items()}
+    return {name: {"path": str(path), "sha256": file_hash(path)} for name, path in files.items()}
 
 
 def package_versions() -> dict[str, str]:

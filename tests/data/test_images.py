@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from prompts.errors import InputError
 from sammed3d_ft.data.images import (
+    Volume,
     from_array,
     geometry_warning,
     grid_difference,
@@ -24,6 +28,7 @@ from sammed3d_ft.data.images import (
     write_float,
     write_mask,
 )
+from sammed3d_ft.data.itk_images import file_hash
 from tests.data.storage_orders import ORIENTATIONS, affine_of, scan, stored_as
 
 OBLIQUE = affine_of(
@@ -417,3 +422,28 @@ def test_real_scan_keeps_its_codes_and_place(real_data, tmp_path):
     expected = nib.as_closest_canonical(nib.load(folder / "PET_image.nii.gz"))
     np.testing.assert_array_equal(pet.array, expected.get_fdata(dtype=np.float32))
     np.testing.assert_array_equal(pet.affine, expected.affine)
+
+
+@pytest.mark.parametrize("read", [read_image, read_label])
+def test_one_changed_byte_of_a_compressed_file_is_noticed(tmp_path: Path, read: Callable[[Path], Volume]) -> None:
+    """Stored without compression inside gzip, so that the byte changes a voxel and nothing else."""
+    plain = nib.Nifti1Image(np.arange(4000, dtype=np.int16).reshape(10, 20, 20), np.eye(4)).to_bytes()
+    path = tmp_path / "a.nii.gz"
+    whole = gzip.compress(plain, compresslevel=0)
+    path.write_bytes(whole)
+    assert read(path).array[0, 0, 1] == 1
+    damaged = bytearray(whole)
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(bytes(damaged))
+    with pytest.raises(InputError, match="cannot be read"):
+        read(path)
+
+
+def test_the_hash_of_a_mhd_is_of_its_voxels_too(tmp_path: Path) -> None:
+    hashes = []
+    for value in (1, 2):
+        sitk.WriteImage(sitk.GetImageFromArray(np.full((3, 4, 5), value, np.int16)), str(tmp_path / "a.mhd"))
+        hashes.append(file_hash(tmp_path / "a.mhd"))
+    assert hashes[0] != hashes[1]
+    plain = tmp_path / "a.raw"
+    assert file_hash(plain) == hashlib.sha256(plain.read_bytes()).hexdigest()

@@ -12,12 +12,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from prompts import Click, write_clicks
 from prompts.errors import InputError
 from sammed3d_ft.data.manifest import Case, write_manifest
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import save_safetensors
+from sammed3d_ft.recipes.clicked_scan import ClickedScan
 from sammed3d_ft.recipes.predict_cohort import run
 from tests.data.tiny_cases import write_case
 
@@ -128,3 +130,16 @@ def test_two_processes_share_the_cases(tmp_path: Path) -> None:
     assert "4 predicted, 0 were done before, 1 failed" in ended.stdout, ended.stderr[-2000:]
     assert ended.stderr.count("failed: case_01: no click file") == 1
     assert len(list((tmp_path / "out" / "masks").glob("*.nii.gz"))) == 4
+
+
+def test_a_card_out_of_memory_on_one_case_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, clicks, weights = cohort(tmp_path, 2)
+
+    def segment(model: object, scan: ClickedScan, *others: object) -> None:
+        if "case_00" in str(scan.image):
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB.")
+
+    monkeypatch.setattr("sammed3d_ft.recipes.predict_cohort.segment", segment)
+    outcome = run(manifest, clicks, weights, tmp_path / "out", device="cpu")
+    assert outcome.failed == {"case_00": "CUDA out of memory. Tried to allocate 2 GiB."}
+    assert outcome.done == 1

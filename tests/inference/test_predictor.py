@@ -332,3 +332,33 @@ def test_a_lesion_at_the_scans_own_border_is_not_followed():
     found.add_click((20, 20, 3))
     assert found.mask()[20, 20, 0]
     assert len(stub.encoded) == 1
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_crops_encoded_ahead_in_batches_are_those_of_the_clicks(monkeypatch: pytest.MonkeyPatch, flips: bool) -> None:
+    clicks = [(10.0, 12.0, 9.0), (20.0, 22.0, 18.0), (30.0, 30.0, 27.0)]
+    plain, batched = predictor(flips=flips), predictor(flips=flips)
+    for one in (plain, batched):
+        one.set_image({"PT": plain_scan()})
+    plain.encode_ahead(clicks)  # nothing to gain on a CPU
+    assert plain.model.encoded == []
+    for module in ("views", "predictor"):
+        monkeypatch.setattr(f"sammed3d_ft.inference.{module}.crops_at_once", lambda device: 2)
+    batched.encode_ahead(clicks)
+    assert [len(crops) for crops in batched.model.encoded] == ([2] * 12 if flips else [2, 1])
+    monkeypatch.undo()
+    batched.model.encoded.clear()
+    for number, click in enumerate(clicks, start=1):
+        expected = plain.add_click(click, lesion=number)
+        np.testing.assert_array_equal(batched.add_click(click, lesion=number).logits, expected.logits)
+    assert batched.model.encoded == []
+
+    for module in ("views", "predictor"):
+        monkeypatch.setattr(f"sammed3d_ft.inference.{module}.crops_at_once", lambda device: 2)
+    batched.encode_ahead(clicks)
+    batched.reset()  # forgets them too
+    batched.model.encoded.clear()
+    batched.add_click(clicks[0])
+    assert len(batched.model.encoded) == (4 if flips else 1)
+    with pytest.raises(InputError, match="outside"):
+        batched.encode_ahead([(1000.0, 0.0, 0.0)])
