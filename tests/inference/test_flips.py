@@ -85,6 +85,7 @@ def test_a_followed_lesion_is_mirrored_too(axes):
     np.testing.assert_allclose(logits, mirrored_logits(reference, array.shape, ()), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_mirrored_scan_gives_the_mirrored_lesion_with_a_real_network():
     axes = (0, 1, 2)
     model = seeded_model("mini", 4)

@@ -292,6 +292,7 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.slow
 def test_a_pickle_planted_anywhere_in_a_run_does_not_run(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

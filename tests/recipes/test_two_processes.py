@@ -63,7 +63,7 @@ def probed(processes: int, folder: Path, manifest: Path, method: str, *overrides
 @pytest.mark.parametrize(
     ("method", "loss"),
     [
-        ("full", "loss.name=dice_ce"),
+        pytest.param("full", "loss.name=dice_ce", marks=pytest.mark.slow),
         ("full", "loss={name: l1dfl, options: {sync_counts: true}}"),
         pytest.param("decoder", "loss.name=dice_ce", marks=pytest.mark.slow),
         pytest.param("lora", "loss.name=dice_ce", marks=pytest.mark.slow),
