@@ -12,6 +12,7 @@ import numpy as np
 from prompts.errors import InputError
 from sammed3d_ft.data.crops import Region
 from sammed3d_ft.data.grids import Volume
+from sammed3d_ft.data.preprocessing import require_modalities
 from sammed3d_ft.data.resampling import resample_like
 
 # Where there is no CT: PET above it is body. Air around a patient is far below, muscle and fat above.
@@ -119,13 +120,7 @@ def prepare_scan(images: Mapping[str, Volume], preparation: ScanPreparation, cas
     Raises:
         InputError: a modality is missing.
     """
-    missing = [modality for modality in preparation.modalities if modality not in images]
-    if missing:
-        where = f"{case}: " if case else ""
-        raise InputError(
-            f"{where}no {' and no '.join(missing)} image, but the network sees {' and '.join(preparation.modalities)}; "
-            "add it, or use a network without it"
-        )
+    require_modalities(images, preparation.modalities, case)
     scan = images[preparation.modalities[0]]
     to_scan, shape = _isotropic_grid(scan, preparation.spacing_mm)
     # The array of a grid is only asked for its shape.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +72,17 @@ class Preprocessing:
             ) from error
 
 
+def require_modalities(images: Mapping[str, Volume], modalities: Sequence[str], case: str = "") -> None:
+    """`InputError` that names the case and its missing images, unless there is one of each modality."""
+    missing = [modality for modality in modalities if modality not in images]
+    if missing:
+        where = f"{case}: " if case else ""
+        raise InputError(
+            f"{where}no {' and no '.join(missing)} image, but the network sees {' and '.join(modalities)}; "
+            "add it, or use a network without it"
+        )
+
+
 def channels(images: Mapping[str, Volume], preprocessing: Preprocessing, case: str = "") -> Tensor:
     """The images of a case as the clipped input channels of a model, on the first modality's grid.
 
@@ -86,13 +97,7 @@ def channels(images: Mapping[str, Volume], preprocessing: Preprocessing, case: s
     Raises:
         InputError: a modality is missing.
     """
-    missing = [modality for modality in preprocessing.modalities if modality not in images]
-    if missing:
-        where = f"{case}: " if case else ""
-        raise InputError(
-            f"{where}no {' and no '.join(missing)} image, but the model sees "
-            f"{' and '.join(preprocessing.modalities)}; add it, or use a model without it"
-        )
+    require_modalities(images, preprocessing.modalities, case)
     reference = images[preprocessing.modalities[0]]
     arrays = []
     for modality in preprocessing.modalities:

@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from prompts.errors import InputError
+from sammed3d_ft.data.itk_images import file_hash
 from sammed3d_ft.data.manifest import Case, Manifest
-from sammed3d_ft.model.weights import sha256_of
 from sammed3d_ft.recipes.config import digest
 
 _Score = TypeVar("_Score")
@@ -116,7 +116,7 @@ class SplitCases:
                     case.id,
                     case.split,
                     [image.stat().st_size for image in case.images.values()],
-                    None if case.label is None else sha256_of(case.label),
+                    None if case.label is None else file_hash(case.label),
                 )
                 for case in (*self.train, *self.val, *self.test)
             ]

@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import yaml
 from typer.testing import CliRunner
 
@@ -21,6 +22,7 @@ from sammed3d_ft.data.manifest import Case, write_manifest
 from sammed3d_ft.data.manifest_build import from_folders
 from sammed3d_ft.recipes import benchmark
 from sammed3d_ft.recipes.benchmark import runner
+from sammed3d_ft.recipes.benchmark.masks import case_facts
 from tests.recipes.benchmark_cases import line_of, rows_of
 
 AFFINE = np.diag([5.0, 5.0, 5.0, 1.0])  # a voxel of 0.125 ml
@@ -263,3 +265,13 @@ def test_the_seeded_rule_has_the_numbers_of_the_script(real_data: Path, tmp_path
     dice = [float(case["dice"]) for case in rows_of(tmp_path / "out" / "cases.csv") if case["case"] in test]
     assert len(dice) == 5
     assert np.mean(dice) == pytest.approx(0.6688, abs=1e-4)
+
+
+def test_a_mhd_label_whose_voxels_changed_is_another_label(tmp_path: Path) -> None:
+    facts = []
+    for value in (0, 1):
+        folder = tmp_path / str(value)
+        folder.mkdir()
+        sitk.WriteImage(sitk.GetImageFromArray(np.full((3, 4, 5), value, np.uint8)), str(folder / "label.mhd"))
+        facts.append(case_facts(Case("a", {}, folder / "label.mhd", "test", None))["label"])
+    assert facts[0] != facts[1]

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from prompts.errors import InputError
 from prompts.whole_files import write_whole
 from sammed3d_ft.data.images import read_image, write_mask
+from sammed3d_ft.data.itk_images import file_hash
 from sammed3d_ft.data.manifest import Case
 from sammed3d_ft.inference.autopet_steps import autopet_steps
 from sammed3d_ft.inference.simulation import Clickable, read_case, simulate_case
-from sammed3d_ft.model.weights import sha256_of
 from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig
 from sammed3d_ft.recipes.benchmark.segmenters import Automatic, Segmenter, Source
 
@@ -149,4 +149,4 @@ def case_facts(case: Case) -> dict[str, Any]:
 
 @lru_cache(maxsize=100_000)
 def _sha256(path: Path, size: int, modified_ns: int) -> str:
-    return sha256_of(path)
+    return file_hash(path)

@@ -11,12 +11,12 @@ from typing import Any
 from tqdm import tqdm
 
 from prompts.whole_files import write_whole
+from sammed3d_ft.data.itk_images import file_hash
 from sammed3d_ft.data.manifest import Case
 from sammed3d_ft.evaluation.cohort import evaluate_pair
 from sammed3d_ft.evaluation.kept_cases import CaseEvaluation, code_digest
 from sammed3d_ft.evaluation.pairing import CasePaths
 from sammed3d_ft.evaluation.report import write_report
-from sammed3d_ft.model.weights import sha256_of
 from sammed3d_ft.recipes.benchmark.folds import patient_of
 from sammed3d_ft.recipes.benchmark.masks import case_facts
 from sammed3d_ft.recipes.benchmark.segmenters import find_mask
@@ -45,7 +45,7 @@ def score_masks(
         "code": code_digest(),
         "connectivity": connectivity,
         "cases": {
-            case.id: [case_facts(case), reasons.get(case.id), None if path is None else sha256_of(path)]
+            case.id: [case_facts(case), reasons.get(case.id), None if path is None else file_hash(path)]
             for case, path in zip(cases, found.values(), strict=True)
         },
     }

@@ -18,6 +18,7 @@ from prompts.lesions import lesions_from_mask
 from sammed3d_ft.baselines.slice_sam import SliceSAM
 from sammed3d_ft.baselines.threshold import SuvAtLeast, ThresholdByClicks
 from sammed3d_ft.data.images import IMAGE_SUFFIXES, Volume, grid_difference, read_label
+from sammed3d_ft.data.itk_images import file_hash
 from sammed3d_ft.inference.predictor import Predictor
 from sammed3d_ft.inference.simulation import Clickable
 from sammed3d_ft.model.weights import sha256_of, state_hash
@@ -82,7 +83,7 @@ def find_mask(folder: Path, case: str) -> Path | None:
 
 def source_cascade(found: Path, cases: Sequence[str], prompted: Source, connectivity: int) -> Source:
     """A prompted source that is clicked where masks of these cases have been found; `found` is their folder."""
-    masks = {case: None if (path := find_mask(found, case)) is None else sha256_of(path) for case in cases}
+    masks = {case: None if (path := find_mask(found, case)) is None else file_hash(path) for case in cases}
     made_of = {"detector": masks, "prompted": prompted.made_of, "connectivity": connectivity}
 
     def open_cascade() -> Segmenter:
