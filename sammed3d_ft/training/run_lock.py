@@ -18,12 +18,16 @@ except ImportError:  # Windows has none
 _log = logging.getLogger(__name__)
 
 
+class RunHeldError(InputError):
+    """Another process is writing this run."""
+
+
 @contextmanager
 def locked_run(folder: Path) -> Iterator[None]:
     """Holds a run folder for the block; when a process dies, the system frees what it held.
 
     Raises:
-        InputError: another process holds it.
+        RunHeldError: another process holds it.
     """
     if fcntl is None:
         yield
@@ -35,7 +39,7 @@ def locked_run(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise InputError(
+            raise RunHeldError(
                 f"{folder}: another process (pid {holder}) is writing this run; wait for it, or end it first"
             ) from None
         except OSError as error:  # a file system without locks

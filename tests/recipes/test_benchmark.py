@@ -23,7 +23,7 @@ from sammed3d_ft.recipes import benchmark
 from sammed3d_ft.recipes.benchmark import scoring
 from sammed3d_ft.recipes.benchmark.config import TrainedRow
 from sammed3d_ft.recipes.benchmark.folds import write_folds
-from sammed3d_ft.recipes.benchmark.trainings import training_of
+from sammed3d_ft.recipes.benchmark.trainings import Training, training_of
 from sammed3d_ft.recipes.config import load_config
 from sammed3d_ft.training.run_lock import locked_run
 from tests.recipes.benchmark_cases import (
@@ -201,7 +201,7 @@ def test_a_broken_prediction_is_a_marked_row_and_made_anew_by_the_next_call(fold
     assert trained.images[12:] == [("b", 0, "train_3")]
 
 
-def test_a_case_that_cannot_be_predicted_and_a_run_that_is_taken_are_marked(
+def test_a_case_that_cannot_be_predicted_is_marked(
     folder: Path, trained: Done, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = StandIn.set_image
@@ -212,14 +212,77 @@ def test_a_case_that_cannot_be_predicted_and_a_run_that_is_taken_are_marked(
             raise RuntimeError("out of memory\nsomewhere")
 
     monkeypatch.setattr(StandIn, "set_image", fails)
-    with locked_run(folder / "out" / "runs" / "b" / "foldx_seed0"):
-        _, failures = benchmark.run(write_config(folder, seeds=[0]))
-    by_run = {failure.run: failure.reason for failure in failures}
-    assert by_run.keys() == {"a, fold z, seed 0", "b, fold x, seed 0"}
-    assert by_run["a, fold z, seed 0"] == "case train_4: out of memory somewhere"
-    assert "another process" in by_run["b, fold x, seed 0"]
+    _, failures = benchmark.run(write_config(folder, seeds=[0]))
+    assert [(failure.run, failure.reason) for failure in failures] == [
+        ("a, fold z, seed 0", "case train_4: out of memory somewhere")
+    ]
     assert line_of(folder / "out", "a", "1 click per lesion")["failed"] == "1"
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(
+    folder: Path, trained: Done, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in = Training.run
+
+    def train(self: Training, launch: list[str]) -> str | None:
+        with locked_run(self.folder):  # as the real one does
+            return stand_in(self, launch)
+
+    monkeypatch.setattr(Training, "run", train)
+    config = write_config(folder, seeds=[0])
+    with locked_run(folder / "out" / "runs" / "b" / "foldx_seed0"):
+        _, failures = benchmark.run(config)
+    assert failures == []
+    assert "left to the process that is at it: b, fold x, seed 0" in capsys.readouterr().out
+    assert len(trained.trainings) == 5
     assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "2"
+    benchmark.run(config)
+    assert trained.trainings[5:] == ["b x 0"]
+    assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "0"
+
+
+def test_a_training_that_another_process_has_ended_since_is_not_repeated(
+    folder: Path, trained: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(folder, seeds=[0])
+    stand_in = Training.run
+    shared = []
+
+    def train(self: Training, launch: list[str]) -> str | None:
+        if not shared:  # while the first one is trained, another process does all others
+            shared.append(True)
+            benchmark.run(config)
+        return stand_in(self, launch)
+
+    monkeypatch.setattr(Training, "run", train)
+    _, failures = benchmark.run(config)
+    assert failures == []
+    assert sorted(trained.trainings)[1:] == ["a x 0", "a y 0", "a z 0", "b x 0", "b y 0", "b z 0"]
+
+
+def test_the_manifests_own_split_is_one_fold(folder: Path, trained: Done) -> None:
+    cohort = folder / "cohort" / "manifest.json"
+    splits = {"train_0": "train", "train_1": "val", "train_2": "test", "train_3": "test", "train_4": "train"}
+    cases = [replace(case, split=splits.get(case.id)) for case in read_manifest(cohort).cases]
+    write_manifest(cohort, cases)
+    _, failures = benchmark.run(write_config(folder, folds="split", folds_key=None))
+    assert failures == []
+    assert sorted(trained.trainings) == ["a split 0", "a split 1", "b split 0", "b split 1"]
+    line = line_of(folder / "out", "a", "1 click per lesion")
+    assert (line["patients"], line["failed"]) == ("2", "0")
+    assert float(line["mean"]) == pytest.approx(expected_dice(folder, "a", (0, 1), 1)[[2, 3]].mean())
+    # The same patient in train and test, or no test at all, is refused.
+    write_manifest(cohort, [replace(case, group="p") if case.id in ("train_0", "train_2") else case for case in cases])
+    with pytest.raises(InputError, match="1 patient is in two splits: p; a model would be tested"):
+        benchmark.run(write_config(folder, folds="split", folds_key=None))
+    write_manifest(cohort, [replace(case, split="train") for case in cases])
+    with pytest.raises(InputError, match="folds: split, but no case is in test"):
+        benchmark.run(write_config(folder, folds="split", folds_key=None))
+
+
+def test_a_seed_given_twice_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"seeds \[0, 0\]: one is given twice"):
+        benchmark.run(write_config(folder, seeds=[0, 0]))
 
 
 def test_results_of_other_settings_or_folds_are_not_reused(folder: Path, trained: Done) -> None:

@@ -133,8 +133,9 @@ class BenchmarkConfig(_Section):
 
     out: Path
     manifest: Path
-    folds: Path | int
-    """A JSON file of folds (lists of test cases, or nnU-Net's splits_final.json), or how many to draw by patient."""
+    folds: Literal["split"] | int | Path
+    """A JSON file of folds (lists of test cases, or nnU-Net's splits_final.json), how many to draw by patient, or
+    ``split``: the manifest's own train, val and test, as one fold."""
     folds_key: str | None = None
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
     protocol: Literal["clicks", "autopet4"] = "clicks"
@@ -151,6 +152,9 @@ class BenchmarkConfig(_Section):
 
     @model_validator(mode="after")
     def _fits(self) -> BenchmarkConfig:
+        for seeds in (self.seeds, *(getattr(row, "seeds", None) or () for row in self.rows.values())):
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"seeds {list(seeds)}: one is given twice, which would count its runs twice")
         if self.reference not in self.rows:
             raise ValueError(f"reference {self.reference!r} is no row: choose one of {', '.join(self.rows)}")
         if min(self.clicks) < 1:

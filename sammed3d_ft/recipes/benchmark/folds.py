@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from prompts.errors import InputError
-from sammed3d_ft.data.manifest import Case, listing, read_json, read_manifest, write_manifest
+from sammed3d_ft.data.manifest import Case, Manifest, listing, read_json, read_manifest, write_manifest
 from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig
 
 _SHUFFLE_SEED = 0
@@ -24,17 +24,21 @@ def patient_of(case: Case) -> str:
 def write_folds(config: BenchmarkConfig) -> dict[str, Path]:
     """Writes a manifest per fold: that fold is test, the next one val, the others train.
 
+    With ``folds: split`` there is one, "split", with the cases as the manifest splits them.
+
     Returns:
         The manifests by the fold's name, in the order of the folds.
 
     Raises:
         InputError: a manifest or folds that cannot be read; cases without a label; folds that do not hold every case
-            once, or that hold a patient twice.
+            once, or that hold a patient twice; no test cases.
     """
     manifest = read_manifest(config.manifest)
     unlabelled = [case.id for case in manifest.cases if case.label is None]
     if unlabelled:
         raise InputError(f"{config.manifest}: {listing(unlabelled, 'case has no label', 'cases have no label')}")
+    if config.folds == "split":
+        return {"split": _own_split(manifest, config)}
     if isinstance(config.folds, int):
         fold_of = _drawn(manifest.cases, config.folds)
     else:
@@ -48,6 +52,16 @@ def write_folds(config: BenchmarkConfig) -> dict[str, Path]:
         manifests[fold] = config.out / "folds" / f"{fold}.json"
         write_manifest(manifests[fold], cases)
     return manifests
+
+
+def _own_split(manifest: Manifest, config: BenchmarkConfig) -> Path:
+    if not manifest.split("test"):
+        raise InputError(f"{config.manifest}: folds: split, but no case is in test; give folds, or their number")
+    used = [case for case in manifest.cases if case.split]
+    _refuse_torn({case.id: str(case.split) for case in used}, used, config.manifest, "split")
+    path = config.out / "folds" / "split.json"
+    write_manifest(path, used)
+    return path
 
 
 def _read(path: Path, key: str | None) -> dict[str, str]:
@@ -73,15 +87,18 @@ def _check(fold_of: dict[str, str], cases: Sequence[Case], config: BenchmarkConf
             f"{config.folds} does not fit {config.manifest}: {len(missing)} cases in no fold {missing[:3]}, "
             f"{len(unknown)} ids that are no case {unknown[:3]}"
         )
+    _refuse_torn(fold_of, cases, config.folds, "fold")
+
+
+def _refuse_torn(part_of: dict[str, str], cases: Sequence[Case], file: object, what: str) -> None:
+    """No patient may be in two parts, folds or splits."""
     of_patient: dict[str, set[str]] = {}
     for case in cases:
-        of_patient.setdefault(patient_of(case), set()).add(fold_of[case.id])
-    torn = sorted(patient for patient, folds in of_patient.items() if len(folds) > 1)
+        of_patient.setdefault(patient_of(case), set()).add(part_of[case.id])
+    torn = sorted(patient for patient, parts in of_patient.items() if len(parts) > 1)
     if torn:
-        raise InputError(
-            f"{config.folds}: {listing(torn, 'patient is in two folds', 'patients are in two folds')}; a model would "
-            "be tested on a patient that it was trained on"
-        )
+        told = listing(torn, f"patient is in two {what}s", f"patients are in two {what}s")
+        raise InputError(f"{file}: {told}; a model would be tested on a patient that it was trained on")
 
 
 def _drawn(cases: Sequence[Case], count: int) -> dict[str, str]:

@@ -26,6 +26,7 @@ from sammed3d_ft.recipes.benchmark.tables import build_tables
 from sammed3d_ft.recipes.benchmark.trainings import Training, training_of
 from sammed3d_ft.recipes.benchmark.units import Failure, Unit, check_row, is_ready, run_unit, units_of
 from sammed3d_ft.recipes.config import TrainConfig
+from sammed3d_ft.training.run_lock import RunHeldError
 
 
 def run(path: Path, limit: int | None = None) -> tuple[str, list[Failure]]:
@@ -69,7 +70,8 @@ def run(path: Path, limit: int | None = None) -> tuple[str, list[Failure]]:
     for failure in failures:
         tqdm.write(f"failed: {failure.run}: {failure.reason}")
 
-    scores = read_scores(config, folds, read_manifest(config.manifest).cases)
+    tested = [case for manifest in folds.values() for case in read_manifest(manifest).split("test")]
+    scores = read_scores(config, folds, tested)
     tables = build_tables(config, scores)
     write_page(config, scores, tables)
     write_whole(config.out / "benchmark.json", json.dumps(config.model_dump(mode="json", by_alias=True), indent=1))
@@ -87,10 +89,13 @@ def _common_lesions(trainings: Sequence[Training]) -> tuple[str, int]:
 
 
 def _train(config: BenchmarkConfig, training: Training, manifest: Path, lesions: tuple[str, int]) -> list[Failure]:
-    """One training, and the masks of its model."""
+    """One training, and the masks of its model; left to another process that is at it, or has ended it since."""
     unit = Unit(training.row, training.fold, training.seed, manifest)
     try:
-        problem = training.run(config.launch)
+        problem = None if training.is_done() else training.run(config.launch)
+    except RunHeldError:
+        tqdm.write(f"left to the process that is at it: {unit}")
+        return []
     except InputError as error:
         problem = str(error)
     if problem is not None:

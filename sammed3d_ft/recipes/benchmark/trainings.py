@@ -59,7 +59,7 @@ class Training:
         """Trains, in a process of its own; its screen goes to a log beside the run. None, or what went wrong.
 
         Raises:
-            InputError: another process is writing this run.
+            RunHeldError: another process is writing this run.
         """
         written, log = self.folder.with_suffix(".yaml"), self.folder.with_suffix(".log")
         with locked_run(self.folder):  # not a log of a training that is under way

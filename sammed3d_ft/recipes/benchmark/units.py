@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tqdm import tqdm
+
 from prompts.errors import InputError
 from sammed3d_ft.data.manifest import read_manifest
 from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig, CascadeRow, MasksRow, RuleRow, TrainedRow
@@ -14,7 +16,7 @@ from sammed3d_ft.recipes.benchmark.scoring import errors_of, score_masks
 from sammed3d_ft.recipes.benchmark.segmenters import Source, source_cascade, source_trained, source_untrained
 from sammed3d_ft.recipes.benchmark.trainings import run_folder
 from sammed3d_ft.recipes.config import TrainConfig, load_config
-from sammed3d_ft.training.run_lock import locked_run
+from sammed3d_ft.training.run_lock import RunHeldError, locked_run
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ def check_row(config: BenchmarkConfig, name: str) -> None:
 def run_unit(config: BenchmarkConfig, unit: Unit, lesions: tuple[str, int]) -> list[Failure]:
     """Makes and scores what is missing of a unit's masks; what is done is not done again.
 
+    A unit that another process is at is left to it: a benchmark may be started several times, to share the work.
+
     Args:
         lesions: what is clicked, ``each`` or ``all``, and the connectivity of lesions.
     """
@@ -123,6 +127,9 @@ def run_unit(config: BenchmarkConfig, unit: Unit, lesions: tuple[str, int]) -> l
     try:
         with locked_run(folder):
             return _run(config, unit, folder, lesions)
+    except RunHeldError:
+        tqdm.write(f"left to the process that is at it: {unit}")
+        return []
     except InputError as error:
         return [Failure(str(unit), str(error))]
 
