@@ -116,6 +116,11 @@ def _print(summary: dict[str, Any], out: Path) -> None:
     conventions.add_row("statistics", summary["statistics"])
     console.print(values)
     console.print(conventions)
+    found, there = (summary["metrics"][name]["mean"] for name in ("pred_volume_ml", "truth_volume_ml"))
+    if found == 0 and there:
+        label = configuration["foreground"]
+        asked = f"; only label {label} was looked for" if isinstance(label, int) else ""
+        console.print(f"[yellow]every prediction is empty[/yellow], though there are lesions{asked}", soft_wrap=True)
     for case, error in cases["failed"].items():
         console.print(f"[red]failed[/red] {escape(case)}: {escape(error)}", soft_wrap=True)
     console.print(

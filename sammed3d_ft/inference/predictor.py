@@ -176,8 +176,14 @@ class Predictor:
         """Takes the scan to segment, by modality (PT in SUV, CT in HU); forgets all lesions.
 
         Raises:
-            InputError: a modality the model needs is missing.
+            InputError: a modality the model needs is missing, or an array without its grid.
         """
+        if not isinstance(images, Mapping) or not all(isinstance(image, Volume) for image in images.values()):
+            given = type(next(iter(images.values()), None) if isinstance(images, Mapping) else images).__name__
+            raise InputError(
+                f"set_image got {given}, expected images by modality, such as {{'PT': read_image('pet.nii.gz')}} or "
+                "{'PT': from_array(array, affine)}: an array alone has no millimetres"
+            )
         self._channels = channels(images, self.preprocessing)
         self._volume = images[self.preprocessing.modalities[0]]
         self.reset()

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from prompts.errors import InputError
 from sammed3d_ft.cli.evaluate import evaluate
+from sammed3d_ft.cli.main import app
 from sammed3d_ft.data.manifest import Case, write_manifest
 from sammed3d_ft.evaluation import METRICS, evaluate_folders, summarise
 from sammed3d_ft.recipes.evaluate import run
@@ -199,6 +200,16 @@ def test_foreground_rule_says_which_labels_are_lesion(
     done = evaluate_folders(tmp_path / "pred", tmp_path / "gt", tmp_path / "out", foreground=foreground)  # type: ignore[arg-type]
     assert done[0].result is not None
     assert done[0].result.dice == pytest.approx(dice)
+
+
+def test_the_command_tells_of_a_label_that_no_prediction_holds(tmp_path: Path) -> None:
+    truth = lesion((0, 3))
+    truth[truth > 0] = 3
+    save(tmp_path / "gt" / "a.nii.gz", truth)
+    save(tmp_path / "pred" / "a.nii.gz", lesion((0, 3)))
+    paths = ["--pred", tmp_path / "pred", "--gt", tmp_path / "gt", "--out", tmp_path / "out", "--foreground", 3]
+    ended = CliRunner().invoke(app, ["evaluate", *map(str, paths)])
+    assert "every prediction is empty, though there are lesions; only label 3 was looked for" in ended.output
 
 
 def test_the_background_is_no_foreground(cohort: Path) -> None:
