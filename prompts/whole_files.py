@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from prompts.errors import InputError
 
@@ -41,3 +44,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a text (UTF-8, its line ends as they are) or bytes by `whole_file`."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a table by `whole_file`: the keys of a row are among the columns; an empty cell for none, None and NaN."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*columns], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: "" if value is None or value != value else value for name, value in row.items()})
+    write_whole(path, text.getvalue())

@@ -10,7 +10,6 @@ trained. Size classes: small < 1.5 ml, medium < 4 ml, large.
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from prompts.whole_files import write_csv
 from sammed3d_ft.data.manifest import SPLITS, read_manifest
 from sammed3d_ft.inference import Predictor
 from sammed3d_ft.inference.simulation import CaseScore, simulate_files
@@ -60,13 +60,13 @@ def main() -> None:
     at = "" if given.spacing_mm is None else f" at {given.spacing_mm:g} mm"
     Console().print(table_of(scores, given.clicks, f"{given.checkpoint}{at} on {given.manifest}"))
     if given.out is not None:
-        with given.out.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["case", "lesion", "volume_ml", *(f"dice@{k}" for k in given.clicks)])
-            for score in scores:
-                for lesion in score.lesions:
-                    dice = [lesion.dice[k] for k in given.clicks]
-                    writer.writerow([score.case, lesion.lesion, lesion.volume_ml, *dice])
+        rows = [
+            {"case": score.case, "lesion": lesion.lesion, "volume_ml": lesion.volume_ml}
+            | {f"dice@{k}": lesion.dice[k] for k in given.clicks}
+            for score in scores
+            for lesion in score.lesions
+        ]
+        write_csv(given.out, ["case", "lesion", "volume_ml", *(f"dice@{k}" for k in given.clicks)], rows)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import platform
@@ -15,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prompts.errors import InputError
-from prompts.whole_files import write_whole
+from prompts.whole_files import write_csv, write_whole
 from sammed3d_ft import __version__
 from sammed3d_ft.evaluation.agreement import CONVENTIONS, QUANTITIES, agreement
 from sammed3d_ft.evaluation.compat import COMPAT
@@ -61,8 +59,8 @@ def write_report(
         return summary
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(out_dir / "cases.csv", _csv(case_columns, case_rows))
-        write_whole(out_dir / "lesions.csv", _csv(_LESION_COLUMNS, lesion_rows))
+        write_csv(out_dir / "cases.csv", case_columns, case_rows)
+        write_csv(out_dir / "lesions.csv", _LESION_COLUMNS, lesion_rows)
         write_whole(out_dir / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise InputError(f"{out_dir}: cannot be written ({error.strerror or error})") from error
@@ -195,15 +193,6 @@ def _versions() -> dict[str, str]:
     packages = ("numpy", "scipy", "connected-components-3d", "nibabel")
     ours = {"sammed3d-ft": __version__, "evaluation_code": code_digest(), "python": platform.python_version()}
     return ours | {package: version(package) for package in packages}
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: "" if value is None or value != value else value for name, value in row.items()})
-    return text.getvalue()
 
 
 def without_nan(value: Any) -> Any:

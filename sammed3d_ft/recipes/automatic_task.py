@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ from tqdm import tqdm
 import sammed3d_ft
 from prompts import lesions_from_mask
 from prompts.errors import InputError
-from prompts.whole_files import write_whole
+from prompts.whole_files import write_csv
 from sammed3d_ft.baselines.automatic import FORMAT, AutomaticSegmenter
 from sammed3d_ft.baselines.networks import build_network, encoder_variant
 from sammed3d_ft.data.images import read_image, read_label
@@ -212,14 +210,14 @@ class AutomaticTask:
 
     def write_scores(self, run: Path, split: str, scores: Sequence[AutomaticScore]) -> None:
         """``<split>_cases.csv``: a row per case, and one per true lesion."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["case", "lesion", "volume_ml", "dice"])
+        rows: list[dict[str, Any]] = []
         for score in scores:
-            writer.writerow([score.case, "all", "", "" if score.dice is None else score.dice])
-            for number, (volume_ml, dice) in enumerate(score.lesions, start=1):
-                writer.writerow([score.case, number, volume_ml, dice])
-        write_whole(run / f"{split}_cases.csv", text.getvalue())
+            rows.append({"case": score.case, "lesion": "all", "dice": score.dice})
+            rows += [
+                {"case": score.case, "lesion": number, "volume_ml": volume_ml, "dice": dice}
+                for number, (volume_ml, dice) in enumerate(score.lesions, start=1)
+            ]
+        write_csv(run / f"{split}_cases.csv", ["case", "lesion", "volume_ml", "dice"], rows)
 
     def export(self, folder: Path, facts: Mapping[str, Any]) -> Path:
         """Writes ``model.safetensors``, which `segment` takes."""

@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from prompts.errors import InputError
-from prompts.whole_files import write_whole
+from prompts.whole_files import write_csv, write_whole
 from sammed3d_ft.data.images import Volume, image_stem, read_image, write_float, write_mask
 from sammed3d_ft.data.plausibility import check_suv, doubts
 from sammed3d_ft.figures import draw_mip
@@ -29,7 +29,6 @@ from sammed3d_ft.recipes.scan_outputs import (
     input_hashes,
     package_versions,
     record_beside,
-    table_csv,
 )
 
 if TYPE_CHECKING:
@@ -206,7 +205,7 @@ def segment(
     if outputs.probability is not None:
         write_float(outputs.probability, predictor.probability(), image)
     if outputs.table is not None:
-        write_whole(outputs.table, table_csv(rows))
+        write_csv(outputs.table, dict.fromkeys(key for row in rows for key in row), rows)
     if outputs.figure is not None:
         title = image_stem(scan.image) or scan.image.name
         draw_mip(image.array, image.spacing_mm, outputs.figure, prediction=numbered > 0, title=title)

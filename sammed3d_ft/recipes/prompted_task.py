@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from tqdm import tqdm
 import sammed3d_ft
 from prompts import next_click, write_clicks
 from prompts.errors import InputError
-from prompts.whole_files import write_whole
+from prompts.whole_files import write_csv
 from sammed3d_ft.data.augment import AugmentationRanges
 from sammed3d_ft.data.embedding_cache import CachedSamples, EmbeddingCache
 from sammed3d_ft.data.lesion_store import LesionStore, open_store, prepare_case
@@ -299,15 +297,14 @@ class PromptedTask:
     def write_scores(self, run: Path, split: str, scores: Sequence[CaseScore]) -> None:
         """``<split>_cases.csv``, and the clicks per case, in unrounded world mm, so that scores can be replayed."""
         at = self.config.validate_.clicks
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["case", "lesion", "volume_ml", *(f"dice@{k}" for k in at)])
+        rows: list[dict[str, Any]] = []
         for score in scores:
-            whole = score.dice or {}
-            writer.writerow([score.case, "all", "", *(whole.get(k, "") for k in at)])
-            for lesion in score.lesions:
-                writer.writerow([score.case, lesion.lesion, lesion.volume_ml, *(lesion.dice[k] for k in at)])
-        write_whole(run / f"{split}_cases.csv", text.getvalue())
+            rows.append({"case": score.case, "lesion": "all"} | _at_clicks(score.dice or {}))
+            rows += [
+                {"case": score.case, "lesion": lesion.lesion, "volume_ml": lesion.volume_ml} | _at_clicks(lesion.dice)
+                for lesion in score.lesions
+            ]
+        write_csv(run / f"{split}_cases.csv", ["case", "lesion", "volume_ml", *_at_clicks(dict.fromkeys(at))], rows)
         folder = run / "clicks" / split
         folder.mkdir(parents=True, exist_ok=True)
         for score in scores:
@@ -326,3 +323,8 @@ class PromptedTask:
             if f"{split}/dice@{clicks[0]}" in summary:
                 table.add_row(split, *(f"{summary[f'{split}/dice@{k}']:.3f}" for k in clicks))
         return table
+
+
+def _at_clicks(dice: Mapping[int, float | None]) -> dict[str, float | None]:
+    """By the name of its column."""
+    return {f"dice@{k}": value for k, value in dice.items()}

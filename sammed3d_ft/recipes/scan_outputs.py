@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from prompts.errors import InputError
 from sammed3d_ft import __version__
@@ -42,16 +39,6 @@ def check_places(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
 def record_beside(mask: Path, kind: str) -> Path:
     """``<mask>.<kind>.json`` in the mask's folder."""
     return mask.with_name(f"{image_stem(mask) or mask.name}.{kind}.json")
-
-
-def table_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """A row per lesion; an empty cell where a row lacks a column of the longest one."""
-    columns = max(rows, key=len).keys()
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def input_hashes(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from prompts import lesions_from_mask
 from prompts.errors import InputError
-from prompts.whole_files import write_whole
+from prompts.whole_files import write_csv, write_whole
 from sammed3d_ft.baselines.automatic import AutomaticSegmenter
 from sammed3d_ft.data.images import read_image, write_float, write_mask
 from sammed3d_ft.data.plausibility import check_suv, doubts
@@ -25,7 +25,6 @@ from sammed3d_ft.recipes.scan_outputs import (
     input_hashes,
     package_versions,
     record_beside,
-    table_csv,
 )
 
 _log = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ def run(
 
     mask = logits > 0
     lesions, _ = lesions_from_mask(mask)
-    rows = [
+    rows: list[dict[str, Any]] = [
         # JSON knows no NaN: n/a is null there and an empty cell in the CSV.
         {key: None if value != value else value for key, value in lesion.as_row().items()}
         for lesion in lesion_table(lesions, scan.affine, scan.array if first == "PT" else None)
@@ -88,7 +87,8 @@ def run(
     if probability is not None:
         write_float(probability, torch.sigmoid(torch.from_numpy(logits)).numpy(), scan)
     if table is not None:
-        write_whole(table, table_csv(rows) if rows else "lesion_id,voxels,volume_ml\n")
+        columns = dict.fromkeys(["lesion_id", "voxels", "volume_ml", *(key for row in rows for key in row)])
+        write_csv(table, columns, rows)
     assert isinstance(segmenter.network, nn.Module)  # as all that comes from a checkpoint
     record = {
         "versions": package_versions(),

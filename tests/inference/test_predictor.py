@@ -100,9 +100,9 @@ def test_oblique_anisotropic_mask_lies_within_one_voxel_layer(angles, spacing, r
     assert not (ndimage.binary_erosion(truth, layer) & ~mask).any()
 
 
-@pytest.mark.parametrize(("images", "got"), [(np.zeros((8, 8, 8)), "ndarray"), ({"PT": np.zeros((8, 8, 8))}, "ndarray")])
-def test_an_array_without_its_grid_is_refused(images, got):
-    with pytest.raises(InputError, match=f"set_image got {got}, expected images by modality"):
+@pytest.mark.parametrize("images", [np.zeros((8, 8, 8)), {"PT": np.zeros((8, 8, 8))}])
+def test_an_array_without_its_grid_is_refused(images):
+    with pytest.raises(InputError, match="set_image got ndarray, expected images by modality"):
         predictor(Threshold()).set_image(images)
 
 

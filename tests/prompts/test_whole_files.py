@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prompts.errors import InputError
-from prompts.whole_files import whole_file, write_whole
+from prompts.whole_files import whole_file, write_csv, write_whole
 
 
 def test_text_and_bytes_are_written_as_they_are_into_a_folder_made_for_them(tmp_path: Path) -> None:
@@ -50,3 +50,13 @@ def test_what_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="folder: cannot be written"):
         write_whole(tmp_path / "folder", "text")
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_table_is_written_whole_with_empty_cells_for_what_is_not_there(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    rows = [{"a": 1, "b": float("nan")}, {"a": None, "b": "x, y"}, {"b": 0.1}]
+    write_csv(table, ("a", "b"), rows)
+    assert table.read_bytes() == b'a,b\n1,\n,"x, y"\n,0.1\n'
+    with pytest.raises(ValueError, match="c"):  # a column nobody expects is a mistake, not a loss
+        write_csv(table, ("a", "b"), [{"c": 1}])
+    assert table.read_bytes() == b'a,b\n1,\n,"x, y"\n,0.1\n'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from prompts.errors import InputError
-from prompts.whole_files import write_whole
+from prompts.whole_files import write_csv, write_whole
 from sammed3d_ft.data.grids import from_array
 from sammed3d_ft.data.images import write_float, write_mask
 from sammed3d_ft.data.manifest import Case, write_manifest
@@ -70,10 +69,7 @@ def write_cohort(
         split = "test" if number >= cases - test else "val" if number >= cases - test - val else "train"
         listed.append(_write_case(out, phantom, split))
         rows += _truth(phantom)
-    with (out / "lesions.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, _TRUTH_COLUMNS)
-        table.writeheader()
-        table.writerows(rows)
+    write_csv(out / "lesions.csv", _TRUTH_COLUMNS, rows)
     description = {
         "channel_names": {"0": "CT", "1": "PET"},
         "labels": {"background": 0, "lesion": 1},

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from typing import Any
 
-from prompts.whole_files import write_whole
+from prompts.whole_files import write_csv, write_whole
 from sammed3d_ft.evaluation.metrics import METRICS
 from sammed3d_ft.recipes.benchmark.config import TMTV_ERROR, BenchmarkConfig
 from sammed3d_ft.recipes.benchmark.scores import AREA, Scores
@@ -19,10 +16,9 @@ def write_tables(config: BenchmarkConfig, scores: Scores, tables: Tables) -> str
     """Writes ``table.csv``, ``sizes.csv``, ``cases.csv`` and ``table.md``, and returns the last."""
     for name, kind, lines in (("table", Line, tables.lines), ("sizes", SizeLine, tables.sizes)):
         columns = [field.name for field in fields(kind)]
-        rows = [[getattr(line, column) for column in columns] for line in lines]
-        write_whole(config.out / f"{name}.csv", _csv(columns, rows))
+        write_csv(config.out / f"{name}.csv", columns, map(vars, lines))
     columns = ["row", "clicks", "fold", "seed", "case", "patient", "error", *METRICS, TMTV_ERROR]
-    write_whole(config.out / "cases.csv", _csv(columns, [[line.get(c, "") for c in columns] for line in scores.lines]))
+    write_csv(config.out / "cases.csv", columns, ({c: line.get(c) for c in columns} for line in scores.lines))
     text = markdown(config, tables)
     write_whole(config.out / "table.md", text)
     return text
@@ -176,11 +172,3 @@ def interval(value: float, low: float, high: float) -> str:
 def p_value(p: float) -> str:
     """Three digits, or below 0.001."""
     return "" if p != p else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([["" if value is None or value != value else value for value in row] for row in rows])
-    return text.getvalue()
