@@ -61,6 +61,7 @@ def write_benchmark(folder: Path, truths: dict[str, np.ndarray], rows: dict[str,
     return path
 
 
+ALL_DETECTIONS = {"detector": "found", "prompted": "suv4"}
 TRUTHS = {"p1": cube((2, 2, 2), 2), "p2": cube((2, 2, 2), 2), "p3": cube((9, 9, 9), 2), "p4": cube((4, 4, 4), 4)}
 
 
@@ -179,7 +180,7 @@ def test_a_cascade_is_clicked_once_at_every_detection_and_by_nobody_else(
     for name, mask in detected.items():
         save(tmp_path / "found" / f"{name}.nii.gz", mask)
     rows = {
-        "cascade": {"cascade": {"detector": "found", "prompted": "suv4"}},
+        "cascade": {"cascade": ALL_DETECTIONS},
         "found": {"masks": str(tmp_path / "found")},
         "suv4": {"rule": {"suv_at_least": 4}},
     }
@@ -196,6 +197,15 @@ def test_a_cascade_is_clicked_once_at_every_detection_and_by_nobody_else(
     line = line_of(tmp_path / "out", "cascade", "automatic")
     assert (line["clicks"], float(line["mean"])) == ("none", 0.75)
     assert line_of(tmp_path / "out", "suv4", "1 click per lesion")["clicks"] == "1 per lesion"
+
+    # Only p1's second component, 27 voxels of 0.125 ml, and p3's, 8 voxels, are as large as 1 ml.
+    rows["cascade"] = {"cascade": {**ALL_DETECTIONS, "min_volume_ml": 1}}
+    with monkeypatch.context() as patched:
+        given.clear()
+        patched.setattr(ThresholdByClicks, "add_click", watched)
+        benchmark.run(write_benchmark(tmp_path, TRUTHS, rows))
+    assert given == [(11, 10, 9, 1, 2), (8, 9, 9, 1, 1)]
+    benchmark.run(config := write_benchmark(tmp_path, TRUTHS, {**rows, "cascade": {"cascade": ALL_DETECTIONS}}))
 
     save(tmp_path / "found" / "p2.nii.gz", TRUTHS["p2"])  # another detection: that fold's cascade is made anew
     benchmark.run(config)

@@ -82,6 +82,8 @@ class RuleRow(_Section):
 class CascadeParts(_Section):
     detector: str
     prompted: str
+    min_volume_ml: float = Field(0, ge=0)
+    """Smaller detections are not clicked: a network that was trained little leaves specks by the hundred."""
 
 
 class CascadeRow(_Section):

@@ -81,15 +81,18 @@ def find_mask(folder: Path, case: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def source_cascade(found: Path, cases: Sequence[str], prompted: Source, connectivity: int) -> Source:
+def source_cascade(
+    found: Path, cases: Sequence[str], prompted: Source, connectivity: int, min_volume_ml: float
+) -> Source:
     """A prompted source that is clicked where masks of these cases have been found; `found` is their folder."""
     masks = {case: None if (path := find_mask(found, case)) is None else file_hash(path) for case in cases}
     made_of = {"detector": masks, "prompted": prompted.made_of, "connectivity": connectivity}
+    made_of["min_volume_ml"] = min_volume_ml
 
     def open_cascade() -> Segmenter:
         model = prompted.open()
         assert isinstance(model, Predictor | SliceSAM | ThresholdByClicks)
-        return Cascade(found, model, connectivity)
+        return Cascade(found, model, connectivity, min_volume_ml)
 
     return Source(False, made_of, open_cascade)
 
@@ -130,10 +133,12 @@ class Cascade:
         masks: folder of the other row's masks.
         model: what is clicked.
         connectivity: of components.
+        min_volume_ml: smaller components are left out.
     """
 
-    def __init__(self, masks: Path, model: Clickable, connectivity: int) -> None:
+    def __init__(self, masks: Path, model: Clickable, connectivity: int, min_volume_ml: float = 0) -> None:
         self._masks, self._model, self._connectivity = masks, model, connectivity
+        self._min_volume_ml = min_volume_ml
         self.modalities = model.modalities
 
     def mask(self, images: Mapping[str, Volume], case: str) -> np.ndarray:
@@ -152,8 +157,12 @@ class Cascade:
         components, _ = lesions_from_mask(found.array > 0, self._connectivity)
         self._model.set_image(images)
         mask = np.zeros(found.array.shape, bool)
+        voxel_ml = float(np.prod(image.spacing_mm)) / 1000
         for number, box in enumerate(ndimage.find_objects(components), start=1):
-            deepest = deepest_point(components[box] == number, image.spacing_mm)
+            component = components[box] == number
+            if np.count_nonzero(component) * voxel_ml < self._min_volume_ml:
+                continue
+            deepest = deepest_point(component, image.spacing_mm)
             assert deepest is not None, "a component has voxels"
             lesion = self._model.add_click(deepest[0] + [side.start for side in box], 1, number)
             mask[lesion.region.slices] |= lesion.mask

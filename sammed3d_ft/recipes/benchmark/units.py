@@ -160,7 +160,8 @@ def _source(config: BenchmarkConfig, unit: Unit, cases: Sequence[str], connectiv
             for part in (row.cascade.detector, row.cascade.prompted)
         )
         found = masks_folder(config, detector, None)
-        return source_cascade(found, cases, _source(config, prompted, cases, connectivity), connectivity)
+        model = _source(config, prompted, cases, connectivity)
+        return source_cascade(found, cases, model, connectivity, row.cascade.min_volume_ml)
     assert not isinstance(row, MasksRow), "its masks are there already"
     return source_untrained(row)
 
