@@ -178,11 +178,12 @@ class Predictor:
         Raises:
             InputError: a modality the model needs is missing, or an array without its grid.
         """
-        if not isinstance(images, Mapping) or not all(isinstance(image, Volume) for image in images.values()):
-            given = type(next(iter(images.values()), None) if isinstance(images, Mapping) else images).__name__
+        given = images.values() if isinstance(images, Mapping) else [images]
+        wrong = [type(image).__name__ for image in given if not isinstance(image, Volume)]
+        if wrong or not isinstance(images, Mapping):
             raise InputError(
-                f"set_image got {given}, expected images by modality, such as {{'PT': read_image('pet.nii.gz')}} or "
-                "{'PT': from_array(array, affine)}: an array alone has no millimetres"
+                f"set_image got {wrong[0] if wrong else 'a Volume'}, expected images by modality, such as "
+                "{'PT': read_image('pet.nii.gz')} or {'PT': from_array(array, affine)}: alone, an array has no spacing"
             )
         self._channels = channels(images, self.preprocessing)
         self._volume = images[self.preprocessing.modalities[0]]

@@ -205,7 +205,9 @@ def segment(
     if outputs.probability is not None:
         write_float(outputs.probability, predictor.probability(), image)
     if outputs.table is not None:
-        write_csv(outputs.table, dict.fromkeys(key for row in rows for key in row), rows)
+        # A lesion without a voxel lacks columns: in the order of a whole row, whichever comes first.
+        columns = dict.fromkeys(key for row in sorted(rows, key=len, reverse=True) for key in row)
+        write_csv(outputs.table, columns, rows)
     if outputs.figure is not None:
         title = image_stem(scan.image) or scan.image.name
         draw_mip(image.array, image.spacing_mm, outputs.figure, prediction=numbered > 0, title=title)

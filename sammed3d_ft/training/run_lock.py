@@ -23,17 +23,22 @@ class RunHeldError(InputError):
 
 
 @contextmanager
-def locked_run(folder: Path) -> Iterator[None]:
+def locked_run(folder: Path, name: str = ".lock") -> Iterator[None]:
     """Holds a run folder for the block; when a process dies, the system frees what it held.
+
+    Args:
+        folder: of the run.
+        name: of the file in it. A process that starts another one to write the run holds a lock of its own name.
 
     Raises:
         RunHeldError: another process holds it.
     """
     if fcntl is None:
+        _log.warning("%s cannot be locked on this system: take care that no second process writes it", folder)
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+", encoding="utf-8") as file:
+    with (folder / name).open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

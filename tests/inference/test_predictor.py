@@ -100,7 +100,7 @@ def test_oblique_anisotropic_mask_lies_within_one_voxel_layer(angles, spacing, r
     assert not (ndimage.binary_erosion(truth, layer) & ~mask).any()
 
 
-@pytest.mark.parametrize("images", [np.zeros((8, 8, 8)), {"PT": np.zeros((8, 8, 8))}])
+@pytest.mark.parametrize("images", [np.zeros((8, 8, 8)), {"PT": plain_scan(), "CT": np.zeros((8, 8, 8))}])
 def test_an_array_without_its_grid_is_refused(images):
     with pytest.raises(InputError, match="set_image got ndarray, expected images by modality"):
         predictor(Threshold()).set_image(images)

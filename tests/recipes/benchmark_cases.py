@@ -117,7 +117,7 @@ def stand_in_for_training(monkeypatch: pytest.MonkeyPatch) -> Done:
         row, seed = (folder / "export" / "model.safetensors").read_text().split()
         return Source(prompted, {"model": f"{row} {seed}"}, lambda: StandIn(row, int(seed), done.images))
 
-    monkeypatch.setattr(Training, "run", train)
+    monkeypatch.setattr(Training, "_launch", train)
     monkeypatch.setattr(units, "source_trained", source)
     return done
 

@@ -25,7 +25,7 @@ from sammed3d_ft.recipes.benchmark.config import TrainedRow
 from sammed3d_ft.recipes.benchmark.folds import write_folds
 from sammed3d_ft.recipes.benchmark.trainings import Training, training_of
 from sammed3d_ft.recipes.config import load_config
-from sammed3d_ft.training.run_lock import locked_run
+from sammed3d_ft.training.run_lock import RunHeldError, locked_run
 from tests.recipes.benchmark_cases import (
     Done,
     StandIn,
@@ -219,64 +219,78 @@ def test_a_case_that_cannot_be_predicted_is_marked(
     assert line_of(folder / "out", "a", "1 click per lesion")["failed"] == "1"
 
 
-def test_a_run_that_another_process_is_at_is_left_to_it(
-    folder: Path, trained: Done, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stand_in = Training.run
-
-    def train(self: Training, launch: list[str]) -> str | None:
-        with locked_run(self.folder):  # as the real one does
-            return stand_in(self, launch)
-
-    monkeypatch.setattr(Training, "run", train)
+def test_a_run_that_another_process_is_at_is_left_to_it(folder: Path, trained: Done) -> None:
     config = write_config(folder, seeds=[0])
-    with locked_run(folder / "out" / "runs" / "b" / "foldx_seed0"):
-        _, failures = benchmark.run(config)
-    assert failures == []
-    assert "left to the process that is at it: b, fold x, seed 0" in capsys.readouterr().out
-    assert len(trained.trainings) == 5
+    with locked_run(folder / "out" / "runs" / "b" / "foldx_seed0"):  # as the one that makes its masks holds it
+        ended = CliRunner().invoke(app, ["benchmark", str(config)])
+    assert ended.exit_code == 0
+    assert "left to another process: b, fold x, seed 0: " in ended.output
+    assert "(pid " in ended.output
+    assert "start this once more" in ended.output
     assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "2"
-    benchmark.run(config)
-    assert trained.trainings[5:] == ["b x 0"]
+    assert benchmark.run(config)[1] == []
     assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "0"
 
 
-def test_a_training_that_another_process_has_ended_since_is_not_repeated(
-    folder: Path, trained: Done, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_calls_share_the_trainings(folder: Path, trained: Done, monkeypatch: pytest.MonkeyPatch) -> None:
     config = write_config(folder, seeds=[0])
-    stand_in = Training.run
-    shared = []
+    stand_in = Training._launch
+    left = []
 
-    def train(self: Training, launch: list[str]) -> str | None:
-        if not shared:  # while the first one is trained, another process does all others
-            shared.append(True)
-            benchmark.run(config)
-        return stand_in(self, launch)
+    def launch(self: Training, arguments: list[str]) -> str | None:
+        if not trained.trainings:  # while the first one is under way, another call does all others
+            trained.trainings.append("begun")
+            left.extend(benchmark.run(config)[1])
+        return stand_in(self, arguments)
 
-    monkeypatch.setattr(Training, "run", train)
+    monkeypatch.setattr(Training, "_launch", launch)
     _, failures = benchmark.run(config)
     assert failures == []
-    assert sorted(trained.trainings)[1:] == ["a x 0", "a y 0", "a z 0", "b x 0", "b y 0", "b z 0"]
+    assert [(failure.run, failure.held) for failure in left] == [("a, fold x, seed 0", True)]
+    assert trained.trainings == ["begun", "a y 0", "a z 0", "b x 0", "b y 0", "b z 0", "a x 0"]
+    assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "0"
+
+
+def test_a_limit_counts_the_trainings_of_this_call(folder: Path, trained: Done) -> None:
+    config = write_config(folder, seeds=[0])
+    with locked_run(folder / "out" / "runs" / "a" / "foldx_seed0", ".launch.lock"):
+        benchmark.run(config, limit=2)
+    assert trained.trainings == ["a y 0", "a z 0"]
+
+
+def test_a_training_whose_launcher_was_killed_is_left_alone(folder: Path) -> None:
+    loaded = benchmark.load_benchmark(write_config(folder))
+    training = training_of(loaded, "a", "x", write_folds(loaded)["x"], 0)
+    log = training.folder.with_suffix(".log")
+    with locked_run(training.folder):
+        log.write_text("under way")
+        with pytest.raises(RunHeldError, match="another process"):
+            training.run([])
+    assert log.read_text() == "under way"
 
 
 def test_the_manifests_own_split_is_one_fold(folder: Path, trained: Done) -> None:
     cohort = folder / "cohort" / "manifest.json"
     splits = {"train_0": "train", "train_1": "val", "train_2": "test", "train_3": "test", "train_4": "train"}
+    wanted = expected_dice(folder, "a", (0, 1), 1)[[2, 3]].mean()
     cases = [replace(case, split=splits.get(case.id)) for case in read_manifest(cohort).cases]
+    cases[5] = replace(cases[5], label=None)  # one that is left out need not have one
     write_manifest(cohort, cases)
     _, failures = benchmark.run(write_config(folder, folds="split", folds_key=None))
     assert failures == []
     assert sorted(trained.trainings) == ["a split 0", "a split 1", "b split 0", "b split 1"]
     line = line_of(folder / "out", "a", "1 click per lesion")
     assert (line["patients"], line["failed"]) == ("2", "0")
-    assert float(line["mean"]) == pytest.approx(expected_dice(folder, "a", (0, 1), 1)[[2, 3]].mean())
+    assert float(line["mean"]) == pytest.approx(wanted)
     # The same patient in train and test, or no test at all, is refused.
     write_manifest(cohort, [replace(case, group="p") if case.id in ("train_0", "train_2") else case for case in cases])
     with pytest.raises(InputError, match="1 patient is in two splits: p; a model would be tested"):
         benchmark.run(write_config(folder, folds="split", folds_key=None))
-    write_manifest(cohort, [replace(case, split="train") for case in cases])
-    with pytest.raises(InputError, match="folds: split, but no case is in test"):
+    write_manifest(cohort, [replace(case, split="train") for case in cases[:5]])
+    with pytest.raises(InputError, match="folds: split, but no case in val, test; or name folds"):
+        benchmark.run(write_config(folder, folds="split", folds_key=None))
+    write_manifest(cohort, [replace(case, split="training") for case in cases[:5]])
+    with pytest.raises(InputError, match="unknown split training, expected train, val, test"):
         benchmark.run(write_config(folder, folds="split", folds_key=None))
 
 

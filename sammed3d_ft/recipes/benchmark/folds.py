@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from prompts.errors import InputError
-from sammed3d_ft.data.manifest import Case, Manifest, listing, read_json, read_manifest, write_manifest
+from sammed3d_ft.data.manifest import SPLITS, Case, listing, read_json, read_manifest, write_manifest
 from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig
 
 _SHUFFLE_SEED = 0
@@ -31,36 +31,40 @@ def write_folds(config: BenchmarkConfig) -> dict[str, Path]:
 
     Raises:
         InputError: a manifest or folds that cannot be read; cases without a label; folds that do not hold every case
-            once, or that hold a patient twice; no test cases.
+            once, or that hold a patient twice; a split that is missing or unknown.
     """
-    manifest = read_manifest(config.manifest)
-    unlabelled = [case.id for case in manifest.cases if case.label is None]
+    every = read_manifest(config.manifest).cases
+    used = [case for case in every if case.split] if config.folds == "split" else every
+    unlabelled = [case.id for case in used if case.label is None]
     if unlabelled:
         raise InputError(f"{config.manifest}: {listing(unlabelled, 'case has no label', 'cases have no label')}")
     if config.folds == "split":
-        return {"split": _own_split(manifest, config)}
+        return {"split": _own_split(used, config)}
     if isinstance(config.folds, int):
-        fold_of = _drawn(manifest.cases, config.folds)
+        fold_of = _drawn(used, config.folds)
     else:
         fold_of = _read(config.folds, config.folds_key)
-        _check(fold_of, manifest.cases, config)
+        _check(fold_of, used, config)
     order = list(dict.fromkeys(fold_of.values()))
     manifests = {}
     for number, fold in enumerate(order):
         split_of = {fold: "test", order[(number + 1) % len(order)]: "val"}
-        cases = [replace(case, split=split_of.get(fold_of[case.id], "train")) for case in manifest.cases]
+        cases = [replace(case, split=split_of.get(fold_of[case.id], "train")) for case in used]
         manifests[fold] = config.out / "folds" / f"{fold}.json"
         write_manifest(manifests[fold], cases)
     return manifests
 
 
-def _own_split(manifest: Manifest, config: BenchmarkConfig) -> Path:
-    if not manifest.split("test"):
-        raise InputError(f"{config.manifest}: folds: split, but no case is in test; give folds, or their number")
-    used = [case for case in manifest.cases if case.split]
-    _refuse_torn({case.id: str(case.split) for case in used}, used, config.manifest, "split")
+def _own_split(cases: Sequence[Case], config: BenchmarkConfig) -> Path:
+    there = {str(case.split) for case in cases}
+    if unknown := sorted(there - {*SPLITS}):
+        raise InputError(f"{config.manifest}: unknown split {', '.join(unknown)}, expected {', '.join(SPLITS)}")
+    wanted = SPLITS if any(map(config.is_trained, config.rows)) else ("test",)
+    if missing := [split for split in wanted if split not in there]:
+        raise InputError(f"{config.manifest}: folds: split, but no case in {', '.join(missing)}; or name folds")
+    _refuse_torn({case.id: str(case.split) for case in cases}, cases, config.manifest, "split")
     path = config.out / "folds" / "split.json"
-    write_manifest(path, used)
+    write_manifest(path, cases)
     return path
 
 

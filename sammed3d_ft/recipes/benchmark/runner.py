@@ -24,7 +24,7 @@ from sammed3d_ft.recipes.benchmark.scores import read_scores
 from sammed3d_ft.recipes.benchmark.table_text import write_tables
 from sammed3d_ft.recipes.benchmark.tables import build_tables
 from sammed3d_ft.recipes.benchmark.trainings import Training, training_of
-from sammed3d_ft.recipes.benchmark.units import Failure, Unit, check_row, is_ready, run_unit, units_of
+from sammed3d_ft.recipes.benchmark.units import Failure, Unit, check_row, failure_of, is_ready, run_unit, units_of
 from sammed3d_ft.recipes.config import TrainConfig
 from sammed3d_ft.training.run_lock import RunHeldError
 
@@ -34,10 +34,11 @@ def run(path: Path, limit: int | None = None) -> tuple[str, list[Failure]]:
 
     Args:
         path: YAML, see `BenchmarkConfig`; paths in it are relative to the present folder.
-        limit: at most so many trainings in this call; the rest waits for the next.
+        limit: at most so many trainings in this call, those of other calls not counted; the rest waits for the next.
 
     Returns:
-        The table as Markdown, and the runs that failed: they are tried again by the next call.
+        The table as Markdown, and the runs without a result, which the next call tries again: they failed, or another
+        process is at them.
 
     Raises:
         InputError: a config that is wrong, folds that do not fit the manifest, results of other settings.
@@ -63,13 +64,9 @@ def run(path: Path, limit: int | None = None) -> tuple[str, list[Failure]]:
     failures: list[Failure] = []
     for found in _units(config, [unit for unit in others if is_ready(config, unit)], lesions, "masks"):
         failures += found
-    for training in tqdm(todo[:limit], "trainings", unit="run"):
-        failures += _train(config, training, folds[training.fold], lesions)
+    failures += _train_all(config, todo, folds, lesions, limit)
     for found in _units(config, [unit for unit in cascades if is_ready(config, unit)], lesions, "cascades"):
         failures += found
-    for failure in failures:
-        tqdm.write(f"failed: {failure.run}: {failure.reason}")
-
     tested = [case for manifest in folds.values() for case in read_manifest(manifest).split("test")]
     scores = read_scores(config, folds, tested)
     tables = build_tables(config, scores)
@@ -88,19 +85,28 @@ def _common_lesions(trainings: Sequence[Training]) -> tuple[str, int]:
     return next(iter(targets.values()), "each"), next(iter(connectivity.values()), 18)
 
 
-def _train(config: BenchmarkConfig, training: Training, manifest: Path, lesions: tuple[str, int]) -> list[Failure]:
-    """One training, and the masks of its model; left to another process that is at it, or has ended it since."""
-    unit = Unit(training.row, training.fold, training.seed, manifest)
-    try:
-        problem = None if training.is_done() else training.run(config.launch)
-    except RunHeldError:
-        tqdm.write(f"left to the process that is at it: {unit}")
-        return []
-    except InputError as error:
-        problem = str(error)
-    if problem is not None:
-        return [Failure(str(unit), problem)]
-    return run_unit(config, unit, lesions)
+def _train_all(
+    config: BenchmarkConfig,
+    todo: Sequence[Training],
+    folds: dict[str, Path],
+    lesions: tuple[str, int],
+    limit: int | None,
+) -> list[Failure]:
+    """Trainings, at most so many, each followed by the masks of its model; what others are at does not count."""
+    failures: list[Failure] = []
+    started = 0
+    for training in tqdm(todo, "trainings", unit="run"):
+        if limit is not None and started >= limit:
+            break
+        unit = Unit(training.row, training.fold, training.seed, folds[training.fold])
+        try:
+            started += not training.is_done()
+            problem = training.run(config.launch)
+            failures += run_unit(config, unit, lesions) if problem is None else [Failure(str(unit), problem)]
+        except InputError as error:
+            started -= isinstance(error, RunHeldError)
+            failures.append(failure_of(unit, error))
+    return failures
 
 
 def _units(

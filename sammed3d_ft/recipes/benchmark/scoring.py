@@ -69,6 +69,11 @@ def score_masks(
     return errors_of(out)
 
 
+def is_scored(out: Path) -> bool:
+    """Whether all masks have been made that could be, and scored."""
+    return (out / _RECORD).is_file()
+
+
 def errors_of(out: Path) -> dict[str, str]:
     """By case id, what an earlier scoring found wrong; nothing if there was none."""
     return {line["case"]: line["error"] for line in read_csv(out / "cases.csv") if line["error"]}

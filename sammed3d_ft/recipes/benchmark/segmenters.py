@@ -87,7 +87,8 @@ def source_cascade(
     """A prompted source that is clicked where masks of these cases have been found; `found` is their folder."""
     masks = {case: None if (path := find_mask(found, case)) is None else file_hash(path) for case in cases}
     made_of = {"detector": masks, "prompted": prompted.made_of, "connectivity": connectivity}
-    made_of["min_volume_ml"] = min_volume_ml
+    if min_volume_ml:
+        made_of["min_volume_ml"] = min_volume_ml
 
     def open_cascade() -> Segmenter:
         model = prompted.open()

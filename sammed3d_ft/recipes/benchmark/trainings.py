@@ -58,11 +58,18 @@ class Training:
     def run(self, launch: list[str]) -> str | None:
         """Trains, in a process of its own; its screen goes to a log beside the run. None, or what went wrong.
 
+        Nothing is done where another process has ended this training since.
+
         Raises:
             RunHeldError: another process is writing this run.
+            InputError: it has ended with other settings or cases.
         """
+        with locked_run(self.folder, ".launch.lock"):  # from before the training takes its own lock until it has ended
+            return None if self.is_done() else self._launch(launch)
+
+    def _launch(self, launch: list[str]) -> str | None:
         written, log = self.folder.with_suffix(".yaml"), self.folder.with_suffix(".log")
-        with locked_run(self.folder):  # not a log of a training that is under way
+        with locked_run(self.folder):  # a training whose launcher was killed may still be at it, and write its log
             write_whole(written, yaml.safe_dump(self.config.as_plain(), sort_keys=False))
             write_whole(self.folder / "manifest.sha256", sha256_of(self.config.data.manifest))
             screen = log.open("wb")

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from prompts.errors import InputError
 from sammed3d_ft.data.manifest import read_manifest
 from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig, CascadeRow, MasksRow, RuleRow, TrainedRow
 from sammed3d_ft.recipes.benchmark.masks import AUTOMATIC, level_name, make_masks
-from sammed3d_ft.recipes.benchmark.scoring import errors_of, score_masks
+from sammed3d_ft.recipes.benchmark.scoring import errors_of, is_scored, score_masks
 from sammed3d_ft.recipes.benchmark.segmenters import Source, source_cascade, source_trained, source_untrained
 from sammed3d_ft.recipes.benchmark.trainings import run_folder
 from sammed3d_ft.recipes.config import TrainConfig, load_config
@@ -25,6 +23,8 @@ class Failure:
 
     run: str
     reason: str
+    held: bool = False
+    """It was left to another process, which is at it."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,13 @@ def run_unit(config: BenchmarkConfig, unit: Unit, lesions: tuple[str, int]) -> l
     try:
         with locked_run(folder):
             return _run(config, unit, folder, lesions)
-    except RunHeldError:
-        tqdm.write(f"left to the process that is at it: {unit}")
-        return []
     except InputError as error:
-        return [Failure(str(unit), str(error))]
+        return [failure_of(unit, error)]
+
+
+def failure_of(unit: Unit, error: InputError) -> Failure:
+    """What is told of a unit that an error ended."""
+    return Failure(str(unit), str(error), isinstance(error, RunHeldError))
 
 
 def _run(config: BenchmarkConfig, unit: Unit, folder: Path, lesions: tuple[str, int]) -> list[Failure]:
@@ -172,11 +174,14 @@ def _seed_of(config: BenchmarkConfig, part: str, seed: int) -> int:
 
 
 def is_ready(config: BenchmarkConfig, unit: Unit) -> bool:
-    """Whether every model that a unit needs has been trained."""
+    """Whether every model that a unit needs has been trained, and the masks that it starts from have been made."""
     row = config.rows[unit.row]
     parts: Sequence[str] = [unit.row]
     if isinstance(row, CascadeRow):
         parts = (row.cascade.detector, row.cascade.prompted)
+        detector = replace(unit, row=parts[0], seed=_seed_of(config, parts[0], unit.seed))
+        if not is_scored(scores_folder(config, detector, None)):  # another process may be at it
+            return False
     folders = [run_folder(config, part, unit.fold, unit.seed) for part in parts if config.is_trained(part)]
     return all((folder / "summary.json").is_file() for folder in folders)
 
