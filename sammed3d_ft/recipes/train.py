@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -65,7 +64,7 @@ from sammed3d_ft.training.optimizer import (
     set_learning_rates,
 )
 from sammed3d_ft.training.run_lock import locked_run
-from sammed3d_ft.training.stopping import tell_when_stopped
+from sammed3d_ft.training.stopping import leave, tell_when_stopped
 
 _log = logging.getLogger(__name__)
 
@@ -404,7 +403,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InputError as error:
         # One that a loader process raised comes with that process's traceback before it.
         print_error(str(error).strip().rpartition("InputError: ")[2])
-        sys.exit(2)
+        leave(2)
+    leave(0)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Says why a process of several ends, when another one died and the launcher ends them all."""
+"""The end of a process of several: says why the launcher ended it, or ends it without an abort."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -31,3 +32,20 @@ def tell_when_stopped(message: str) -> None:
 
     os.register_at_fork(after_in_child=leave_alone)
     threading.Thread(target=wait, name="sigterm", daemon=True).start()
+
+
+def leave(code: int) -> None:
+    """Ends a process of several without the teardown of the interpreter; a process alone only if ``code`` is not 0.
+
+    A model wrapped for several processes keeps gloo's threads alive, even past ``destroy_process_group`` (torch
+    2.13). A thread that lets go of a tensor during the teardown asks for the interpreter's lock, and is answered by
+    an abort (SIGABRT; pytorch pull request 179291): the launcher would call a finished run failed. What is registered
+    for the exit is done first, and what was printed is written.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    if code:
+        sys.exit(code)

@@ -53,7 +53,7 @@ def probed(processes: int, folder: Path, manifest: Path, method: str, *overrides
     ended = launch(
         processes, ROOT / "tests" / "recipes" / "gradient_probe.py", config, each, *overrides, probe=folder / "probe"
     )
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.returncode == 0, ended.stderr
     for rank in range(processes):
         assert (folder / "probe" / f"rank{rank}_world.txt").read_text() == str(processes)
     assert json.loads((folder / "run" / "run.json").read_text())["processes"] == processes
@@ -129,7 +129,7 @@ def test_two_processes_killed_and_started_again_end_in_the_same_bytes(tmp_path: 
             assert ended.returncode != 0
             assert (tmp_path / name / "run" / "checkpoints" / "step_3").is_dir()
         ended = launch(2, ROOT / "finetune.py", config, *more, probe=tmp_path / "probe")
-        assert ended.returncode == 0, ended.stderr[-2000:]
+        assert ended.returncode == 0, ended.stderr
         summaries.append(json.loads((tmp_path / name / "run" / "summary.json").read_text()))
     assert summaries[0]["export_sha256"] == summaries[1]["export_sha256"]
     assert summaries[0]["best"] == summaries[1]["best"]
