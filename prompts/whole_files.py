@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
@@ -54,3 +55,12 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, An
     for row in rows:
         writer.writerow({name: "" if value is None or value != value else value for name, value in row.items()})
     write_whole(path, text.getvalue())
+
+
+def without_nan(value: Any) -> Any:
+    """The value with None for what is not finite, which JSON does not know; dictionaries are gone through."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

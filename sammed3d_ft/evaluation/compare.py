@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from prompts.errors import InputError
-from prompts.whole_files import write_whole
+from prompts.whole_files import without_nan, write_whole
 from sammed3d_ft import __version__
 from sammed3d_ft.data.manifest import listing, read_json
 from sammed3d_ft.evaluation.metrics import METRICS
 from sammed3d_ft.evaluation.paired import bonferroni, holm, paired_test
-from sammed3d_ft.evaluation.report import without_nan
 
 _MUST_AGREE = ("connectivity", "foreground", "instances")
 _TESTABLE_FROM = 6  # pairs; with fewer no difference can reach p < 0.05

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +18,10 @@ from prompts.whole_files import write_whole
 from sammed3d_ft import data, lesions
 from sammed3d_ft.evaluation.pairing import CasePaths
 from sammed3d_ft.evaluation.results import CaseResult
+from sammed3d_ft.versions import code_digest
+
+EVALUATION_PACKAGES = ("numpy", "scipy", "connected-components-3d", "nibabel")
+"""What the numbers depend on."""
 
 _RESULT = TypeAdapter(CaseResult)
 
@@ -46,7 +48,7 @@ def file_name(case: str, suffix: str) -> str:
 
 def made_of(sha256: dict[str, str], settings: dict[str, Any]) -> dict[str, Any]:
     """Everything that a result depends on: hashes of the files, the settings, and the version of the code."""
-    return {"sha256": sha256, "settings": settings, "code": code_digest()}
+    return {"sha256": sha256, "settings": settings, "code": evaluation_code()}
 
 
 def keep(folder: Path, case: CaseEvaluation, of: dict[str, Any]) -> None:
@@ -81,21 +83,16 @@ def kept(folder: Path, paths: CasePaths, of: dict[str, Any]) -> CaseEvaluation |
 
 
 @cache
-def code_digest() -> str:
-    """SHA-256 over the sources that a case's numbers come from, and the versions of what they compute with."""
-    here, of_data = Path(__file__).parent, Path(data.__file__).parent
-    files = [
-        *here.glob("*.py"),
+def evaluation_code() -> str:
+    """Digest of the sources that a case's numbers come from, and of what they compute with."""
+    of_data = Path(data.__file__).parent
+    sources = [
+        *Path(__file__).parent.glob("*.py"),
         *Path(lesions.__file__).parent.glob("*.py"),
         *(of_data / name for name in ("grids.py", "images.py", "itk_images.py")),
         Path(prompts.__file__).parent / "lesions.py",
     ]
-    digest = hashlib.sha256()
-    for file in sorted(files, key=lambda path: (path.parent.name, path.name)):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    for package in ("numpy", "scipy", "connected-components-3d", "nibabel"):
-        digest.update(f"{package}={version(package)}\0".encode())
-    return digest.hexdigest()
+    return code_digest(sources, EVALUATION_PACKAGES)
 
 
 def _plain(value: Any) -> Any:

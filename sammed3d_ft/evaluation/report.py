@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from prompts.errors import InputError
-from prompts.whole_files import write_csv, write_whole
-from sammed3d_ft import __version__
+from prompts.whole_files import without_nan, write_csv, write_whole
 from sammed3d_ft.evaluation.agreement import CONVENTIONS, QUANTITIES, agreement
 from sammed3d_ft.evaluation.compat import COMPAT
 from sammed3d_ft.evaluation.detection import Detection
 from sammed3d_ft.evaluation.froc import average_precision, case_auroc, froc
-from sammed3d_ft.evaluation.kept_cases import CaseEvaluation, code_digest
+from sammed3d_ft.evaluation.kept_cases import EVALUATION_PACKAGES, CaseEvaluation, evaluation_code
 from sammed3d_ft.evaluation.metrics import HEADLINE_IOU, IOU_THRESHOLDS, METRICS
 from sammed3d_ft.evaluation.results import LESION_COLUMNS, CaseResult
 from sammed3d_ft.evaluation.statistics import RESAMPLES, summarise
 from sammed3d_ft.lesions.size import SIZE_CLASSES
+from sammed3d_ft.versions import package_versions
 
 BOOTSTRAP_SEED = 0
 FROC_FALSE_ALARMS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -105,7 +103,10 @@ def _summary(evaluations: Sequence[CaseEvaluation], configuration: Mapping[str, 
             f"of the mean, patients drawn with replacement, {RESAMPLES} resamples, seed {BOOTSTRAP_SEED}"
         ),
         "configuration": dict(configuration),
-        "versions": _versions(),
+        "versions": {
+            **package_versions(*EVALUATION_PACKAGES),
+            "evaluation_code": evaluation_code(),
+        },
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "files": {
             case.paths.id: {
@@ -187,18 +188,3 @@ def _lesion_free(results: Sequence[CaseResult]) -> dict[str, Any]:
         "mean_fpv_ml": math.fsum(result.fpv_ml for result in free) / len(free) if free else None,
         "false_positive_lesions": sum(result.detection[HEADLINE_IOU].fp for result in free),
     }
-
-
-def _versions() -> dict[str, str]:
-    packages = ("numpy", "scipy", "connected-components-3d", "nibabel")
-    ours = {"sammed3d-ft": __version__, "evaluation_code": code_digest(), "python": platform.python_version()}
-    return ours | {package: version(package) for package in packages}
-
-
-def without_nan(value: Any) -> Any:
-    """JSON knows no NaN: null instead."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

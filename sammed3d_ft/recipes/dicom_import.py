@@ -20,6 +20,7 @@ from sammed3d_ft.data.dicom.series import Series, order_slices, read_values
 from sammed3d_ft.data.dicom.suv import suv_scale
 from sammed3d_ft.data.grids import Volume, source_grid, without_voxels
 from sammed3d_ft.data.images import from_array, grid_difference, read_label, write_float, write_mask
+from sammed3d_ft.recipes.scan_outputs import file_hashes
 
 
 def run(
@@ -66,7 +67,6 @@ def run(
         "images": {},
         "regions": {},
         "regions_available": sorted(regions),
-        "outputs": {},
         "warnings": warnings,
     }
     volumes = {
@@ -76,7 +76,6 @@ def run(
     for modality, one in images.items():
         write_float(out / f"{modality}.nii.gz", volumes[modality].array, volumes[modality])
         record["images"][modality] = _facts(one, volumes[modality].array)
-        record["outputs"][modality] = _output(out / f"{modality}.nii.gz")
     voxel_ml = float(np.prod(volumes["PT"].spacing_mm)) / 1000
     for name, mask in masks.items():
         volume = from_array(mask, pet.affine)
@@ -89,7 +88,8 @@ def run(
             "voxels": voxels,
             "volume_ml": voxels * voxel_ml,
         }
-        record["outputs"][f"mask {name}"] = _output(out / files[name])
+    written = {modality: out / f"{modality}.nii.gz" for modality in images}
+    record["outputs"] = file_hashes(written | {f"mask {name}": out / files[name] for name in masks})
     write_whole(out / "import.json", json.dumps(record, indent=2) + "\n")
     return record
 
@@ -200,8 +200,3 @@ def _facts(series: Series, values: np.ndarray) -> dict[str, Any]:
         "highest": float(values.max()),
         "sha256_of_slices_in_order": digest.hexdigest(),
     }
-
-
-def _output(path: Path) -> dict[str, str]:
-    with path.open("rb") as file:
-        return {"path": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -15,26 +15,33 @@ from torch import nn
 from tqdm import tqdm
 
 from prompts.errors import InputError
-from prompts.whole_files import write_csv, write_whole
+from prompts.whole_files import without_nan, write_csv, write_whole
 from sammed3d_ft.data.images import Volume, image_stem, read_image, write_float, write_mask
 from sammed3d_ft.data.plausibility import check_suv, doubts
 from sammed3d_ft.figures import draw_mip
 from sammed3d_ft.inference.predictor import Predictor
-from sammed3d_ft.lesions.table import lesion_table
+from sammed3d_ft.lesions.table import LESION_COLUMNS, lesion_table
 from sammed3d_ft.model.weights import state_hash
 from sammed3d_ft.recipes.clicked_scan import ClickedLesion, ClickedScan
 from sammed3d_ft.recipes.scan_outputs import (
+    PACKAGES,
     check_image_names,
     check_places,
-    input_hashes,
-    package_versions,
+    file_hashes,
     record_beside,
 )
+from sammed3d_ft.versions import package_versions
 
 if TYPE_CHECKING:
     from sammed3d_ft.data.dicom.series import Series
 
 _log = logging.getLogger(__name__)
+
+TABLE_COLUMNS = (
+    *("lesion_id", "name", *LESION_COLUMNS[1:]),
+    *("predicted_iou", "foreground_clicks", "background_clicks"),
+)
+"""Of the CSV of lesions; a lesion in which nothing was found has empty cells."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def load_model(
     model = predictor.model
     assert isinstance(model, nn.Module)  # as all that comes from a checkpoint
     facts = {
-        "versions": package_versions(),
+        "versions": package_versions(*PACKAGES),
         "device": str(model.device),
         "checkpoint": str(checkpoint),
         "base": None if base is None else str(base),
@@ -205,9 +212,7 @@ def segment(
     if outputs.probability is not None:
         write_float(outputs.probability, predictor.probability(), image)
     if outputs.table is not None:
-        # A lesion without a voxel lacks columns: in the order of a whole row, whichever comes first.
-        columns = dict.fromkeys(key for row in sorted(rows, key=len, reverse=True) for key in row)
-        write_csv(outputs.table, columns, rows)
+        write_csv(outputs.table, TABLE_COLUMNS, rows)
     if outputs.figure is not None:
         title = image_stem(scan.image) or scan.image.name
         draw_mip(image.array, image.spacing_mm, outputs.figure, prediction=numbered > 0, title=title)
@@ -222,7 +227,7 @@ def segment(
         **model.facts,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.perf_counter() - started, 2),
-        "inputs": input_hashes(files),
+        "inputs": file_hashes(files),
         "outputs": written,
         "lesions": rows,
     }
@@ -252,6 +257,5 @@ def _rows(
             "foreground_clicks": labels.count(1),
             "background_clicks": labels.count(0),
         }
-        # JSON knows no NaN: n/a is null there and an empty cell in the CSV.
-        rows.append({key: None if value != value else value for key, value in row.items()})
+        rows.append(without_nan(row))
     return rows

@@ -15,7 +15,7 @@ from prompts.errors import InputError
 from sammed3d_ft.data.manifest import Case, read_manifest
 from sammed3d_ft.recipes.clicked_scan import ClickedScan
 from sammed3d_ft.recipes.predict import LoadedModel, Outputs, load_model, segment
-from sammed3d_ft.recipes.scan_outputs import input_hashes
+from sammed3d_ft.recipes.scan_outputs import file_hashes
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def run(
         except (InputError, RuntimeError) as error:  # such as a card out of memory: the next scan may be smaller
             failed[case.id] = " ".join(str(error).split())[:500]
     gathered = gather_object([(counts, failed)]) if state.num_processes > 1 else [(counts, failed)]
+    state.end_training()  # no thread of the process group is left when the interpreter ends
     return CohortOutcome(
         done=sum(part[0][0] for part in gathered),
         done_before=sum(part[0][1] for part in gathered),
@@ -123,6 +124,6 @@ def _is_done(outputs: Outputs, model: LoadedModel, files: dict[str, Path]) -> bo
     if not same_model or not all(path.is_file() for path in outputs.asked_for.values()):
         return False
     try:
-        return before == {name: given["sha256"] for name, given in input_hashes(files).items()}
+        return before == {name: given["sha256"] for name, given in file_hashes(files).items()}
     except OSError:
         return False  # an input is gone: reading it will say so

@@ -1,16 +1,16 @@
-"""What the recipes that write the results of one scan share: where they may go, the table, the versions."""
+"""What the recipes that write the results of one scan share: where they may go, and what the record says."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from prompts.errors import InputError
-from sammed3d_ft import __version__
 from sammed3d_ft.data.images import WRITTEN_SUFFIXES, image_stem
 from sammed3d_ft.data.itk_images import file_hash
+
+PACKAGES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK")
+"""What a mask and its table depend on."""
 
 
 def check_image_names(*images: Path | None) -> None:
@@ -41,14 +41,6 @@ def record_beside(mask: Path, kind: str) -> Path:
     return mask.with_name(f"{image_stem(mask) or mask.name}.{kind}.json")
 
 
-def input_hashes(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:
-    """Path and SHA-256 of what a result is made of, by its kind."""
+def file_hashes(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    """Path and SHA-256 of files, by their kind."""
     return {name: {"path": str(path), "sha256": file_hash(path)} for name, path in files.items()}
-
-
-def package_versions() -> dict[str, str]:
-    """Of this software and of the packages that its numbers depend on."""
-    packages = ("torch", "numpy", "scipy", "nibabel", "SimpleITK")
-    return {"sammed3d-ft": __version__, "python": platform.python_version()} | {
-        package: version(package) for package in packages
-    }

@@ -13,19 +13,20 @@ from torch import nn
 
 from prompts import lesions_from_mask
 from prompts.errors import InputError
-from prompts.whole_files import write_csv, write_whole
+from prompts.whole_files import without_nan, write_csv, write_whole
 from sammed3d_ft.baselines.automatic import AutomaticSegmenter
 from sammed3d_ft.data.images import read_image, write_float, write_mask
 from sammed3d_ft.data.plausibility import check_suv, doubts
-from sammed3d_ft.lesions.table import lesion_table
+from sammed3d_ft.lesions.table import LESION_COLUMNS, lesion_table
 from sammed3d_ft.model.weights import state_hash
 from sammed3d_ft.recipes.scan_outputs import (
+    PACKAGES,
     check_image_names,
     check_places,
-    input_hashes,
-    package_versions,
+    file_hashes,
     record_beside,
 )
+from sammed3d_ft.versions import package_versions
 
 _log = logging.getLogger(__name__)
 
@@ -78,27 +79,23 @@ def run(
 
     mask = logits > 0
     lesions, _ = lesions_from_mask(mask)
-    rows: list[dict[str, Any]] = [
-        # JSON knows no NaN: n/a is null there and an empty cell in the CSV.
-        {key: None if value != value else value for key, value in lesion.as_row().items()}
-        for lesion in lesion_table(lesions, scan.affine, scan.array if first == "PT" else None)
-    ]
+    found = lesion_table(lesions, scan.affine, scan.array if first == "PT" else None)
+    rows = [without_nan(lesion.as_row()) for lesion in found]
     write_mask(out, mask, scan)
     if probability is not None:
         write_float(probability, torch.sigmoid(torch.from_numpy(logits)).numpy(), scan)
     if table is not None:
-        columns = dict.fromkeys(["lesion_id", "voxels", "volume_ml", *(key for row in rows for key in row)])
-        write_csv(table, columns, rows)
+        write_csv(table, LESION_COLUMNS, rows)
     assert isinstance(segmenter.network, nn.Module)  # as all that comes from a checkpoint
     record = {
-        "versions": package_versions(),
+        "versions": package_versions(*PACKAGES),
         "device": str(segmenter.device),
         "checkpoint": str(checkpoint),
         "model_hash": state_hash(segmenter.network.state_dict()),
         "metadata": segmenter.metadata,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.perf_counter() - started, 2),
-        "inputs": input_hashes(files),
+        "inputs": file_hashes(files),
         "outputs": {
             name: str(path)
             for name, path in (("mask", out), ("probability", probability), ("table", table))

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prompts.whole_files import without_nan
 from sammed3d_ft.evaluation import METRICS
 from sammed3d_ft.evaluation import page as page_module
-from sammed3d_ft.evaluation.report import without_nan
 from sammed3d_ft.recipes.evaluate import run
 from tests.evaluation.cohort_files import lesion, save, write_cohort
 from tests.figures.test_page import parsed

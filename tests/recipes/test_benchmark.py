@@ -20,34 +20,20 @@ from sammed3d_ft.evaluation.paired import paired_test
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import save_safetensors, sha256_of
 from sammed3d_ft.recipes import benchmark
-from sammed3d_ft.recipes.benchmark import scoring
+from sammed3d_ft.recipes.benchmark import masks, scoring
 from sammed3d_ft.recipes.benchmark.config import TrainedRow
 from sammed3d_ft.recipes.benchmark.folds import write_folds
-from sammed3d_ft.recipes.benchmark.trainings import Training, training_of
+from sammed3d_ft.recipes.benchmark.trainings import training_of
 from sammed3d_ft.recipes.config import load_config
-from sammed3d_ft.training.run_lock import RunHeldError, locked_run
 from tests.recipes.benchmark_cases import (
     Done,
     StandIn,
     expected_dice,
     line_of,
     rows_of,
-    stand_in_for_training,
     write_config,
-    write_files,
 )
 from tests.recipes.test_train import ROOT
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_files(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> Done:
-    return stand_in_for_training(monkeypatch)
 
 
 def test_each_patient_is_tested_once_and_never_trained_on(folder: Path, trained: Done) -> None:
@@ -157,7 +143,9 @@ def test_killed_at_any_point_it_goes_on_and_ends_in_the_same_tables(
     assert (folder / "out" / "table.csv").read_bytes() == wanted
 
 
-def test_masks_are_made_anew_when_the_model_the_clicks_or_a_label_changed(folder: Path, trained: Done) -> None:
+def test_masks_are_made_anew_when_the_model_the_clicks_a_label_or_the_code_changed(
+    folder: Path, trained: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
     benchmark.run(write_config(folder, seeds=[0]))
     assert len(trained.images) == 12
     (folder / "out" / "runs" / "a" / "foldx_seed0" / "export" / "model.safetensors").write_text("a 1")
@@ -171,6 +159,10 @@ def test_masks_are_made_anew_when_the_model_the_clicks_or_a_label_changed(folder
     assert len(trained.images) == 16 + 12
     assert len(trained.trainings) == 6  # they validate at other numbers of clicks, and choose the same model
     assert line_of(folder / "out", "a", "2 clicks per lesion")["patients"] == "6"
+    before = len(trained.images)
+    monkeypatch.setattr(masks, "_mask_code", lambda: "of another version")
+    benchmark.run(write_config(folder, seeds=[0]))
+    assert len(trained.images) == before + 12
 
 
 def test_a_rows_config_need_not_name_run_folder_and_manifest(folder: Path, trained: Done) -> None:
@@ -217,56 +209,6 @@ def test_a_case_that_cannot_be_predicted_is_marked(
         ("a, fold z, seed 0", "case train_4: out of memory somewhere")
     ]
     assert line_of(folder / "out", "a", "1 click per lesion")["failed"] == "1"
-
-
-def test_a_run_that_another_process_is_at_is_left_to_it(folder: Path, trained: Done) -> None:
-    config = write_config(folder, seeds=[0])
-    with locked_run(folder / "out" / "runs" / "b" / "foldx_seed0"):  # as the one that makes its masks holds it
-        ended = CliRunner().invoke(app, ["benchmark", str(config)])
-    assert ended.exit_code == 0
-    assert "left to another process: b, fold x, seed 0: " in ended.output
-    assert "(pid " in ended.output
-    assert "start this once more" in ended.output
-    assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "2"
-    assert benchmark.run(config)[1] == []
-    assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "0"
-
-
-def test_two_calls_share_the_trainings(folder: Path, trained: Done, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = write_config(folder, seeds=[0])
-    stand_in = Training._launch
-    left = []
-
-    def launch(self: Training, arguments: list[str]) -> str | None:
-        if not trained.trainings:  # while the first one is under way, another call does all others
-            trained.trainings.append("begun")
-            left.extend(benchmark.run(config)[1])
-        return stand_in(self, arguments)
-
-    monkeypatch.setattr(Training, "_launch", launch)
-    _, failures = benchmark.run(config)
-    assert failures == []
-    assert [(failure.run, failure.held) for failure in left] == [("a, fold x, seed 0", True)]
-    assert trained.trainings == ["begun", "a y 0", "a z 0", "b x 0", "b y 0", "b z 0", "a x 0"]
-    assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "0"
-
-
-def test_a_limit_counts_the_trainings_of_this_call(folder: Path, trained: Done) -> None:
-    config = write_config(folder, seeds=[0])
-    with locked_run(folder / "out" / "runs" / "a" / "foldx_seed0", ".launch.lock"):
-        benchmark.run(config, limit=2)
-    assert trained.trainings == ["a y 0", "a z 0"]
-
-
-def test_a_training_whose_launcher_was_killed_is_left_alone(folder: Path) -> None:
-    loaded = benchmark.load_benchmark(write_config(folder))
-    training = training_of(loaded, "a", "x", write_folds(loaded)["x"], 0)
-    log = training.folder.with_suffix(".log")
-    with locked_run(training.folder):
-        log.write_text("under way")
-        with pytest.raises(RunHeldError, match="another process"):
-            training.run([])
-    assert log.read_text() == "under way"
 
 
 def test_the_manifests_own_split_is_one_fold(folder: Path, trained: Done) -> None:

@@ -6,13 +6,15 @@ import glob
 import json
 import shutil
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from tqdm import tqdm
 
+import prompts
+import sammed3d_ft
 from prompts.errors import InputError
 from prompts.whole_files import write_whole
 from sammed3d_ft.data.images import read_image, write_mask
@@ -20,8 +22,10 @@ from sammed3d_ft.data.itk_images import file_hash
 from sammed3d_ft.data.manifest import Case
 from sammed3d_ft.inference.autopet_steps import autopet_steps
 from sammed3d_ft.inference.simulation import Clickable, read_case, simulate_case
+from sammed3d_ft.recipes.benchmark import segmenters
 from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig
 from sammed3d_ft.recipes.benchmark.segmenters import Automatic, Segmenter, Source
+from sammed3d_ft.versions import code_digest
 
 AUTOMATIC = "automatic"
 """Folder of masks that were made without clicks."""
@@ -112,7 +116,16 @@ def _made_of(
     content = dict(source.made_of)
     if source.clickable:
         content |= {"protocol": config.protocol, "clicks_at": config.click_counts, "lesions": list(lesions)}
-    return {"made_of": content, "cases": {case.id: case_facts(case) for case in cases}}
+    return {"made_of": content | {"code": _mask_code()}, "cases": {case.id: case_facts(case) for case in cases}}
+
+
+@cache
+def _mask_code() -> str:
+    """Digest of the sources that any row's masks come from, and of what they compute with."""
+    ours = Path(sammed3d_ft.__file__).parent
+    rooms = [ours / name for name in ("baselines", "data", "inference", "lesions", "model")]
+    sources = [file for room in (Path(prompts.__file__).parent, *rooms) for file in room.glob("*.py")]
+    return code_digest([*sources, Path(segmenters.__file__)], ("torch", "monai", "numpy", "scipy", "nibabel"))
 
 
 def _forget_what_changed(folder: Path, now: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from prompts.whole_files import write_whole
 from sammed3d_ft.data.itk_images import file_hash
 from sammed3d_ft.data.manifest import Case
 from sammed3d_ft.evaluation.cohort import evaluate_pair
-from sammed3d_ft.evaluation.kept_cases import CaseEvaluation, code_digest
+from sammed3d_ft.evaluation.kept_cases import CaseEvaluation, evaluation_code
 from sammed3d_ft.evaluation.pairing import CasePaths
 from sammed3d_ft.evaluation.report import write_report
 from sammed3d_ft.recipes.benchmark.folds import patient_of
@@ -42,7 +42,7 @@ def score_masks(
     """
     found = {case.id: find_mask(masks, case.id) for case in cases}
     made_of = {
-        "code": code_digest(),
+        "code": evaluation_code(),
         "connectivity": connectivity,
         "cases": {
             case.id: [case_facts(case), reasons.get(case.id), None if path is None else file_hash(path)]

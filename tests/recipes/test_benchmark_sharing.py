@@ -1,0 +1,65 @@
+"""Calls of one benchmark side by side: they share the trainings, and say what they left to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sammed3d_ft.cli.main import app
+from sammed3d_ft.recipes import benchmark
+from sammed3d_ft.recipes.benchmark.folds import write_folds
+from sammed3d_ft.recipes.benchmark.trainings import Training, training_of
+from sammed3d_ft.training.run_lock import RunHeldError, locked_run
+from tests.recipes.benchmark_cases import Done, line_of, write_config
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(folder: Path, trained: Done) -> None:
+    config = write_config(folder, seeds=[0])
+    with locked_run(folder / "out" / "runs" / "b" / "foldx_seed0"):  # as the one that makes its masks holds it
+        ended = CliRunner().invoke(app, ["benchmark", str(config)])
+    assert ended.exit_code == 0
+    assert "left to another process: b, fold x, seed 0: " in ended.output
+    assert "(pid " in ended.output
+    assert "start this once more" in ended.output
+    assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "2"
+    assert benchmark.run(config)[1] == []
+    assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "0"
+
+
+def test_two_calls_share_the_trainings(folder: Path, trained: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_config(folder, seeds=[0])
+    stand_in = Training._launch
+    left = []
+
+    def launch(self: Training, arguments: list[str]) -> str | None:
+        if not trained.trainings:  # while the first one is under way, another call does all others
+            trained.trainings.append("begun")
+            left.extend(benchmark.run(config)[1])
+        return stand_in(self, arguments)
+
+    monkeypatch.setattr(Training, "_launch", launch)
+    _, failures = benchmark.run(config)
+    assert failures == []
+    assert [(failure.run, failure.held) for failure in left] == [("a, fold x, seed 0", True)]
+    assert trained.trainings == ["begun", "a y 0", "a z 0", "b x 0", "b y 0", "b z 0", "a x 0"]
+    assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "0"
+
+
+def test_a_limit_counts_the_trainings_of_this_call(folder: Path, trained: Done) -> None:
+    config = write_config(folder, seeds=[0])
+    with locked_run(folder / "out" / "runs" / "a" / "foldx_seed0", ".launch.lock"):
+        benchmark.run(config, limit=2)
+    assert trained.trainings == ["a y 0", "a z 0"]
+
+
+def test_a_training_whose_launcher_was_killed_is_left_alone(folder: Path) -> None:
+    loaded = benchmark.load_benchmark(write_config(folder))
+    training = training_of(loaded, "a", "x", write_folds(loaded)["x"], 0)
+    log = training.folder.with_suffix(".log")
+    with locked_run(training.folder):
+        log.write_text("under way")
+        with pytest.raises(RunHeldError, match="another process"):
+            training.run([])
+    assert log.read_text() == "under way"
