@@ -32,6 +32,17 @@ def test_a_scan_is_segmented_and_what_is_no_baseline_is_refused(tmp_path: Path) 
     assert " lesions, " in done.output
     assert f"mask: {tmp_path / 'mask.nii.gz'}" in done.output
     assert same_grid(read_label(tmp_path / "mask.nii.gz"), read_image(case.images["PT"]))
+
+    nothing = {**network.state_dict(), "conv_final.2.conv.bias": torch.tensor([-1e3])}  # no voxel, no lesion
+    save_safetensors(tmp_path / "model.safetensors", nothing, metadata)
+    more = ["--checkpoint", str(tmp_path / "model.safetensors"), "--table", str(tmp_path / "lesions.csv")]
+    done = CliRunner().invoke(app, [*words, *more])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "lesions.csv").read_text() == (
+        "lesion_id,voxels,volume_ml,size_class,centroid_x_mm,centroid_y_mm,centroid_z_mm,"
+        "suv_max,suv_mean,suv_peak,suv_peak_flagged,tla\n"
+    )
+
     refused = CliRunner().invoke(app, [*words, "--checkpoint", "mini"])
     assert isinstance(refused.exception, InputError)
     assert "sammed3d-ft predict" in str(refused.exception)

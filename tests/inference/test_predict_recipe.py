@@ -103,6 +103,10 @@ def test_outputs_lie_on_the_grid_of_the_file_and_the_table_agrees(tmp_path, pet,
     predictor.add_clicks([vox[1], vox[3]], [1, 0], 5)
     np.testing.assert_array_equal(volume.source.from_canonical(predictor.instances()), numbered)
 
+    assert table.read_text().splitlines()[0] == (
+        "lesion_id,name,voxels,volume_ml,size_class,centroid_x_mm,centroid_y_mm,centroid_z_mm,"
+        "suv_max,suv_mean,suv_peak,suv_peak_flagged,tla,predicted_iou,foreground_clicks,background_clicks"
+    )
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["lesion_id"], row["name"]) for row in rows] == [("1", "liver"), ("5", "5")]
