@@ -14,7 +14,7 @@ from sammed3d_ft.lesions.size import SizeClass, size_class
 SUV_PEAK_RELIABLE_FROM_ML = 1.0
 """Below the volume of its own sphere, SUVpeak averages over the surroundings as well and is flagged."""
 
-LESION_COLUMNS = (
+TABLE_COLUMNS = (
     *("lesion_id", "voxels", "volume_ml", "size_class", "centroid_x_mm", "centroid_y_mm", "centroid_z_mm"),
     *("suv_max", "suv_mean", "suv_peak", "suv_peak_flagged", "tla"),
 )
@@ -43,10 +43,10 @@ class Lesion:
     """Voxel of SUVmax (the first in index order when several are equal); None when there is no PET."""
 
     def as_row(self) -> dict[str, Any]:
-        """The lesion by `LESION_COLUMNS`."""
+        """The lesion by `TABLE_COLUMNS`."""
         x_mm, y_mm, z_mm = self.centroid_mm
         places = {"centroid_x_mm": x_mm, "centroid_y_mm": y_mm, "centroid_z_mm": z_mm}
-        return {name: places[name] if name in places else getattr(self, name) for name in LESION_COLUMNS}
+        return {name: places[name] if name in places else getattr(self, name) for name in TABLE_COLUMNS}
 
 
 def lesion_table(instances: np.ndarray, affine: np.ndarray, pet: np.ndarray | None = None) -> list[Lesion]:

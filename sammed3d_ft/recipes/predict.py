@@ -20,7 +20,7 @@ from sammed3d_ft.data.images import Volume, image_stem, read_image, write_float,
 from sammed3d_ft.data.plausibility import check_suv, doubts
 from sammed3d_ft.figures import draw_mip
 from sammed3d_ft.inference.predictor import Predictor
-from sammed3d_ft.lesions.table import LESION_COLUMNS, lesion_table
+from sammed3d_ft.lesions.table import TABLE_COLUMNS, lesion_table
 from sammed3d_ft.model.weights import state_hash
 from sammed3d_ft.recipes.clicked_scan import ClickedLesion, ClickedScan
 from sammed3d_ft.recipes.scan_outputs import (
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-TABLE_COLUMNS = (
-    *("lesion_id", "name", *LESION_COLUMNS[1:]),
+CLICKED_COLUMNS = (
+    *("lesion_id", "name", *TABLE_COLUMNS[1:]),
     *("predicted_iou", "foreground_clicks", "background_clicks"),
 )
 """Of the CSV of lesions; a lesion in which nothing was found has empty cells."""
@@ -212,7 +212,7 @@ def segment(
     if outputs.probability is not None:
         write_float(outputs.probability, predictor.probability(), image)
     if outputs.table is not None:
-        write_csv(outputs.table, TABLE_COLUMNS, rows)
+        write_csv(outputs.table, CLICKED_COLUMNS, rows)
     if outputs.figure is not None:
         title = image_stem(scan.image) or scan.image.name
         draw_mip(image.array, image.spacing_mm, outputs.figure, prediction=numbered > 0, title=title)

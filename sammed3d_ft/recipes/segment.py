@@ -17,7 +17,7 @@ from prompts.whole_files import without_nan, write_csv, write_whole
 from sammed3d_ft.baselines.automatic import AutomaticSegmenter
 from sammed3d_ft.data.images import read_image, write_float, write_mask
 from sammed3d_ft.data.plausibility import check_suv, doubts
-from sammed3d_ft.lesions.table import LESION_COLUMNS, lesion_table
+from sammed3d_ft.lesions.table import TABLE_COLUMNS, lesion_table
 from sammed3d_ft.model.weights import state_hash
 from sammed3d_ft.recipes.scan_outputs import (
     PACKAGES,
@@ -85,7 +85,7 @@ def run(
     if probability is not None:
         write_float(probability, torch.sigmoid(torch.from_numpy(logits)).numpy(), scan)
     if table is not None:
-        write_csv(table, LESION_COLUMNS, rows)
+        write_csv(table, TABLE_COLUMNS, rows)
     assert isinstance(segmenter.network, nn.Module)  # as all that comes from a checkpoint
     record = {
         "versions": package_versions(*PACKAGES),

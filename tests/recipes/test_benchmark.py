@@ -159,10 +159,11 @@ def test_masks_are_made_anew_when_the_model_the_clicks_a_label_or_the_code_chang
     assert len(trained.images) == 16 + 12
     assert len(trained.trainings) == 6  # they validate at other numbers of clicks, and choose the same model
     assert line_of(folder / "out", "a", "2 clicks per lesion")["patients"] == "6"
-    before = len(trained.images)
+    benchmark.run(write_config(folder, seeds=[0], clicks=[1, 2, 5]))
+    assert len(trained.images) == 28  # nothing changed
     monkeypatch.setattr(masks, "_mask_code", lambda: "of another version")
-    benchmark.run(write_config(folder, seeds=[0]))
-    assert len(trained.images) == before + 12
+    benchmark.run(write_config(folder, seeds=[0], clicks=[1, 2, 5]))
+    assert len(trained.images) == 28 + 12
 
 
 def test_a_rows_config_need_not_name_run_folder_and_manifest(folder: Path, trained: Done) -> None:

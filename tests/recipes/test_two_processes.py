@@ -201,8 +201,8 @@ def test_a_loss_that_is_no_number_on_one_process_stops_both_at_the_same_step(tmp
     ended = launch(2, script, config, "optim.batch_size=1", probe=tmp_path / "probe")
     assert ended.returncode != 0
     told = [line for line in ended.stderr.replace("\r", "\n").splitlines() if "error: " in line]
-    # Each process tells it, unless the launcher has ended it before: on a busy machine both come through.
-    assert len({line.partition("error: ")[2] for line in told}) == 1, told
+    # The launcher ends the second before it tells the same; on a busy machine it may come too late.
+    assert len({line.partition("error: ")[2].removeprefix("process 1: ") for line in told}) == 1, told
     assert "step 1: the loss is not a finite number, for train_" in told[0]
     assert told[0].count("train_") == 1
     assert (tmp_path / "run" / "checkpoints" / "step_1").is_dir()

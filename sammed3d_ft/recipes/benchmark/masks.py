@@ -125,7 +125,8 @@ def _mask_code() -> str:
     ours = Path(sammed3d_ft.__file__).parent
     rooms = [ours / name for name in ("baselines", "data", "inference", "lesions", "model")]
     sources = [file for room in (Path(prompts.__file__).parent, *rooms) for file in room.glob("*.py")]
-    return code_digest([*sources, Path(segmenters.__file__)], ("torch", "monai", "numpy", "scipy", "nibabel"))
+    sources += [Path(__file__), Path(segmenters.__file__)]
+    return code_digest(sources, ("torch", "monai", "numpy", "scipy", "nibabel"))
 
 
 def _forget_what_changed(folder: Path, now: dict[str, Any]) -> None:
