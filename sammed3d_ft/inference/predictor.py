@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from sammed3d_ft.inference.pretrained import open_pretrained
 from sammed3d_ft.inference.views import (
     START_INSIDE,
     START_OUTSIDE,
+    Decoded,
     PromptableModel,
     StartMask,
     View,
@@ -73,15 +74,20 @@ class LesionPrediction:
         return self.logits > 0
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class _LesionState:
-    """A lesion's clicks, and its views: the crop at the model's spacing, then coarser ones while it is followed."""
+    """A lesion after some of its clicks. A click makes a new state, which remembers the one before for `undo`.
+
+    The views are the crop at the model's spacing, then coarser ones while the lesion is followed. States share them,
+    embeddings and all; each keeps only what the decoder gave.
+    """
 
     start: StartMask | None = None
-    views: list[View] = field(default_factory=list)
-    coords_vox: list[np.ndarray] = field(default_factory=list)  # canonical voxels, (3,) each
-    labels: list[int] = field(default_factory=list)
-    prediction: LesionPrediction | None = None
+    views: tuple[View, ...] = ()
+    decoded: tuple[Decoded, ...] = ()
+    coords_vox: tuple[np.ndarray, ...] = ()  # canonical voxels, (3,) each
+    labels: tuple[int, ...] = ()
+    before: _LesionState | None = None
 
 
 class Predictor:
@@ -138,6 +144,7 @@ class Predictor:
         self._volume: Volume | None = None
         self._channels = torch.empty(0)
         self._lesions: dict[int, _LesionState] = {}
+        self._predictions: dict[int, LesionPrediction] = {}
         self._ahead: dict[tuple[CropGrid, ...], list[Tensor]] = {}
 
     @classmethod
@@ -192,6 +199,7 @@ class Predictor:
     def reset(self) -> None:
         """Forgets all lesions and clicks; the scan stays."""
         self._lesions = {}
+        self._predictions = {}
         self._ahead = {}
 
     @property
@@ -241,10 +249,7 @@ class Predictor:
         (x0, x1), (y0, y1), (z0, z1) = ((side.start + at, side.stop + at) for side, at in zip(box, corner, strict=True))
         region = Region((int(x0), int(y0), int(z0)), (int(x1), int(y1), int(z1)))
         start = StartMask(region, np.ascontiguousarray(mask[box] != 0))
-        logits = np.where(start.mask, START_INSIDE, START_OUTSIDE).astype(np.float32)
-        prediction = LesionPrediction(lesion, region, logits, float("nan"), ())
-        self._lesions[lesion] = _LesionState(start, prediction=prediction)
-        return prediction
+        return self._keep(lesion, _LesionState(start))
 
     def add_click(self, position_vox: Any, label: int = 1, lesion: int = 1) -> LesionPrediction:
         """One more click on a lesion, and what the lesion then looks like.
@@ -286,11 +291,13 @@ class Predictor:
                 f"lesion {lesion}: its first click, {self._place(clicks[0][0])} is background; "
                 "start with a foreground click inside the lesion"
             )
+        own_first = False
         if not state.views and state.start is not None:
             # The crop must be that of the mask: about a click far away from it, nothing of the mask would be left.
             inside = (n for n, (position, label) in enumerate(clicks) if label == 1 and state.start.holds(position))
             first = next(inside, None)
             background = [position for position, label in clicks if label == 0]
+            own_first = first is None
             own = (self._own_click(state.start, background), 1) if first is None else clicks.pop(first)
             clicks.insert(0, own)
         grids = state.views[-1].grids if state.views else self._grids(clicks[0][0])
@@ -304,15 +311,44 @@ class Predictor:
             if label == 1:
                 raise InputError(f"{what} around its first click; give it a lesion number of its own")
             _log.warning("%s; a background click there changes nothing and is left out", what)
+        if not used:
+            return self._predictions[lesion]
+        before = state if state.views or state.start is not None else None
         with torch.inference_mode(), evaluating(self.model), self._precision():
             if not state.views:
-                ahead = self._ahead.pop(tuple(grids), None)
-                state.views.append(View(self.model, self._channels, grids, state.start, ahead))
-            for position, label in used:
-                self._round(state, position, label, lesion)
-        self._lesions[lesion] = state
-        assert state.prediction is not None
-        return state.prediction
+                view = View(self.model, self._channels, grids, state.start, self._ahead.pop(tuple(grids), None))
+                state = replace(state, views=(view,), decoded=(view.unclicked,))
+            for number, (position, label) in enumerate(used):
+                state = self._round(state, before, position, label)
+                if not (number == 0 and own_first):  # the click that a mask is given by itself goes with the user's
+                    before = state
+            return self._keep(lesion, state)
+
+    def undo(self, lesion: int) -> LesionPrediction | None:
+        """Takes back a lesion's newest click (the last of `LesionPrediction.clicks`), as if it had never been given.
+
+        The encoder is not run. The click on a start mask's deepest point that the predictor gave by itself is taken
+        back together with the user's first.
+
+        Returns:
+            The lesion without the click: the mask again where it started from one; None when it is gone.
+
+        Raises:
+            InputError: no such lesion, or a mask without clicks.
+        """
+        state = self._state(lesion)
+        if not state.views:
+            raise InputError(f"lesion {lesion}: it is a mask without clicks; `remove` takes it away altogether")
+        if state.before is None:
+            self.remove(lesion)
+            return None
+        with torch.inference_mode():
+            return self._keep(lesion, state.before)
+
+    def remove(self, lesion: int) -> None:
+        """Forgets a lesion with all its clicks; `InputError` when there is none of this number."""
+        self._state(lesion)
+        del self._lesions[lesion], self._predictions[lesion]
 
     def encode_ahead(self, positions_vox: Iterable[Any]) -> None:
         """Encodes the crops of lesions that will first be clicked at these positions, several at once.
@@ -336,9 +372,8 @@ class Predictor:
 
     def lesion(self, lesion: int) -> LesionPrediction:
         """The present prediction of a lesion; `InputError` when it was never clicked."""
-        prediction = self._state(lesion).prediction
-        assert prediction is not None
-        return prediction
+        self._state(lesion)
+        return self._predictions[lesion]
 
     def mask(self) -> np.ndarray:
         """(X, Y, Z) uint8, canonical: 1 in any lesion."""
@@ -396,36 +431,51 @@ class Predictor:
             raise InputError("every voxel of the mask has a background click; nothing remains to start from")
         return deepest[0] + np.array(start.region.start, np.float64)
 
-    def _round(self, state: _LesionState, position_vox: np.ndarray, label: int, lesion: int) -> None:
+    def _round(
+        self, state: _LesionState, before: _LesionState | None, position_vox: np.ndarray, label: int
+    ) -> _LesionState:
         """One pass of the decoder with one more click, in every view of the lesion."""
-        state.coords_vox.append(position_vox)
-        state.labels.append(label)
-        for view in state.views:
-            view.decode(state.coords_vox, state.labels, self.accumulate)
-        logits = [view.logits() for view in state.views]
-        while self.follow and len(state.views) < _MOST_VIEWS and self._goes_on(state, logits[-1]):
+        coords_vox, labels = (*state.coords_vox, position_vox), (*state.labels, label)
+        views = list(state.views)
+        decoded = [
+            view.decode(last, coords_vox, labels, self.accumulate)
+            for view, last in zip(views, state.decoded, strict=True)
+        ]
+        while self.follow and len(views) < _MOST_VIEWS and self._goes_on(state.start, views[-1], decoded[-1]):
             # About the first crop's centre, which the first click is; the clicks so far, one after the other.
-            centre_vox = np.array(state.views[0].grids[0].centre_vox)
-            grids = self._grids(centre_vox, 2 ** len(state.views))
-            view = View(self.model, self._channels, grids, state.start)
-            for count in range(1, len(state.labels) + 1):
-                view.decode(state.coords_vox[:count], state.labels[:count], self.accumulate)
-            state.views.append(view)
-            logits.append(view.logits())
-        clicks = tuple(
-            ((float(x), float(y), float(z)), given)
-            for (x, y, z), given in zip(state.coords_vox, state.labels, strict=True)
-        )
-        last = state.views[-1]
-        merged = merged_logits(state.views, logits)
-        state.prediction = LesionPrediction(lesion, last.region, merged, last.predicted_iou, clicks)
+            centre_vox = np.array(views[0].grids[0].centre_vox)
+            view = View(self.model, self._channels, self._grids(centre_vox, 2 ** len(views)), state.start)
+            last = view.unclicked
+            for count in range(1, len(labels) + 1):
+                last = view.decode(last, coords_vox[:count], labels[:count], self.accumulate)
+            views.append(view)
+            decoded.append(last)
+        return _LesionState(state.start, tuple(views), tuple(decoded), coords_vox, labels, before)
 
-    def _goes_on(self, state: _LesionState, logits: np.ndarray) -> bool:
+    def _goes_on(self, start: StartMask | None, view: View, decoded: Decoded) -> bool:
         """Whether the lesion, or the mask it started from, leaves its coarsest view."""
-        region = state.views[-1].region
-        if state.start is not None and not region.encloses(state.start.region):
+        if start is not None and not view.region.encloses(start.region):
             return True
-        return reaches_beyond(region, logits > 0, self.volume.array.shape)
+        return reaches_beyond(view.region, view.logits(decoded) > 0, self.volume.array.shape)
+
+    def _keep(self, lesion: int, state: _LesionState) -> LesionPrediction:
+        """Makes this the lesion's present state, and the prediction of it."""
+        if not state.views:
+            start = state.start
+            assert start is not None
+            logits = np.where(start.mask, START_INSIDE, START_OUTSIDE).astype(np.float32)
+            prediction = LesionPrediction(lesion, start.region, logits, math.nan, ())
+        else:
+            clicks = tuple(
+                ((float(x), float(y), float(z)), given)
+                for (x, y, z), given in zip(state.coords_vox, state.labels, strict=True)
+            )
+            each = [view.logits(decoded) for view, decoded in zip(state.views, state.decoded, strict=True)]
+            merged = merged_logits(state.views, each)
+            iou = state.decoded[-1].predicted_iou
+            prediction = LesionPrediction(lesion, state.views[-1].region, merged, iou, clicks)
+        self._lesions[lesion], self._predictions[lesion] = state, prediction
+        return prediction
 
     def _checked(self, position_vox: Any, label: int, lesion: int) -> np.ndarray:
         """The position, rounded, after making sure that it can be a click on this scan."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -65,14 +66,13 @@ class StartMask:
         return torch.where(sign > 0, START_INSIDE * sign, -START_OUTSIDE * sign)
 
 
-@dataclass(eq=False)
-class _Mirroring:
-    """The crop in one orientation, and what is kept of it between clicks."""
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What a view's newest decoder pass gave, in each of its mirrorings; never changed, so that it can be kept."""
 
-    grid: CropGrid
-    embedding: Tensor  # (1, D, g, g, g)
-    low: Tensor | None  # (1, 1, L, L, L) logits of the last round, fed back in the next
-    predicted_iou: float = 0.0
+    low: tuple[Tensor | None, ...]
+    """(1, 1, L, L, L) logits, fed back in the next pass; None before the first."""
+    predicted_iou: float = math.nan
 
 
 def crops_at_once(device: torch.device) -> int:
@@ -117,49 +117,49 @@ class View:
         x0, y0, z0 = (max(region.start[axis] for region in regions) for axis in range(3))
         x1, y1, z1 = (min(region.stop[axis] for region in regions) for axis in range(3))
         self.region = Region((x0, y0, z0), (x1, y1, z1))
-        self._mirrorings = []
-        for grid, embedding in zip(grids, embeddings or encode_crops(model, channels, grids), strict=True):
-            low = None
-            if start is not None:
-                low = start.low_resolution(grid, model.variant.logits_size).to(model.device)
-            self._mirrorings.append(_Mirroring(grid, embedding, low))
+        self._embeddings = tuple(embeddings or encode_crops(model, channels, grids))
+        low: list[Tensor | None] = [None] * len(grids)
+        if start is not None:
+            low = [start.low_resolution(grid, model.variant.logits_size).to(model.device) for grid in grids]
+        self.unclicked = Decoded(tuple(low))
 
-    @property
-    def predicted_iou(self) -> float:
-        return float(np.mean([one.predicted_iou for one in self._mirrorings]))
-
-    def decode(self, coords_vox: Sequence[np.ndarray], labels: Sequence[int], accumulate: bool) -> None:
+    def decode(
+        self, before: Decoded, coords_vox: Sequence[np.ndarray], labels: Sequence[int], accumulate: bool
+    ) -> Decoded:
         """One pass of the decoder with these clicks, as far as they lie here; none when the newest does not.
 
         Args:
+            before: what the last pass gave; `unclicked` at first.
             coords_vox: (3,) each, canonical voxels of the scan.
             labels: 1 or 0 each.
             accumulate: give all of them; False gives the newest alone.
         """
         held = [number for number, position in enumerate(coords_vox) if holds(self.grids, position)]
         if not held or held[-1] != len(coords_vox) - 1:
-            return
+            return before
         held = held if accumulate else held[-1:]
         device = self.model.device
-        for one in self._mirrorings:
-            coords = one.grid.to_crop(np.stack([coords_vox[number] for number in held]))
-            one.low, predicted_iou = self.model.decode(
-                one.embedding,
+        passes = []
+        for grid, embedding, previous in zip(self.grids, self._embeddings, before.low, strict=True):
+            coords = grid.to_crop(np.stack([coords_vox[number] for number in held]))
+            low, predicted_iou = self.model.decode(
+                embedding,
                 torch.tensor(coords, dtype=torch.float32, device=device)[None],
                 torch.tensor([labels[number] for number in held], device=device)[None],
-                one.low,
+                previous,
             )
-            one.predicted_iou = float(predicted_iou[0, 0])
+            passes.append((low, float(predicted_iou[0, 0])))
+        return Decoded(tuple(low for low, _ in passes), float(np.mean([iou for _, iou in passes])))
 
-    def logits(self) -> np.ndarray:
+    def logits(self, decoded: Decoded) -> np.ndarray:
         """``region.shape`` float32, the mean of the mirrorings."""
         total: Tensor | None = None
-        for one in self._mirrorings:
-            assert one.low is not None
-            logits = logits_on_region(one.low[0, 0].cpu(), one.grid, self.region)
+        for grid, low in zip(self.grids, decoded.low, strict=True):
+            assert low is not None
+            logits = logits_on_region(low[0, 0].cpu(), grid, self.region)
             total = logits if total is None else total + logits
         assert total is not None
-        return (total / len(self._mirrorings)).contiguous().numpy()
+        return (total / len(self.grids)).contiguous().numpy()
 
     def inner_weight(self) -> np.ndarray:
         """``region.shape`` float32: 1 inside the crop, falling to 0 over its outermost eighth towards each face."""
