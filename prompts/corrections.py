@@ -18,10 +18,10 @@ from prompts.batch import (
 )
 from prompts.depth import deepest_point
 from prompts.lesions import lesions_from_mask
-from prompts.randomness import Key
+from prompts.randomness import Key, uniforms
 from prompts.selection import random_voxel
 
-CORRECTION_STRATEGIES = ("error_random", "error_deepest", "error_largest")
+CORRECTION_STRATEGIES = ("error_random", "error_deepest", "error_largest", "error_mixed")
 
 _MISSED, _FALSE = 1, 2
 
@@ -42,8 +42,9 @@ def next_click(
       (as the evaluation clicks of RITM, Sofiiuk et al., ICIP 2022); equally deep: the missed one.
     - `error_largest`: the deepest voxel of the error component with the most voxels (18-connected, missed and
       falsely predicted parts kept apart); equally large: a missed one, then the first in (x, y, z) order.
+    - `error_mixed`: for each sample `error_random` or `error_deepest`, with equal chance.
 
-    The last two copy each sample's error region, cut to its bounding box, to the CPU. Ties of depth as
+    All but `error_random` copy each sample's error region, cut to its bounding box, to the CPU. Ties of depth as
     `deepest_point`.
 
     A perfect prediction (both empty included) has label -1. An empty prediction misses the whole target, so
@@ -68,6 +69,18 @@ def next_click(
     if truth.shape != predicted.shape:
         raise ValueError(
             f"pred has shape {tuple(pred.shape)} and target {tuple(target.shape)}; they must be equal"
+        )
+    if strategy == "error_mixed":
+        deepest = torch.tensor([uniforms((*key, "mixed"), 1)[0] < 0.5 for key in keys], device=truth.device)
+        # Nothing is left to look for where the random click is taken.
+        wanted = deepest[:, None, None, None]
+        chosen = next_click(
+            predicted & wanted, truth & wanted, strategy="error_deepest", keys=keys, spacing_mm=spacing_mm
+        )
+        drawn = next_click(pred, target, strategy="error_random", keys=keys)
+        return Clicks(
+            torch.where(deepest[:, None], chosen.coords_vox, drawn.coords_vox),
+            torch.where(deepest, chosen.labels, drawn.labels),
         )
     error = truth ^ predicted
     if strategy == "error_random":

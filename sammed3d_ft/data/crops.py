@@ -80,6 +80,29 @@ def crop_grid(
     return CropGrid((x, y, z), (float(step[0]), float(step[1]), float(step[2])), size)
 
 
+def closer_spacing(extent_mm: float, edge_mm: float) -> float:
+    """How much closer to look at a lesion: 1/4, 1/2 or 1 times the spacing of a crop.
+
+    The closest at which the lesion still fills at most half of the crop's edge, so that its surroundings stay in view.
+
+    Args:
+        extent_mm: longest side of the lesion's bounding box.
+        edge_mm: edge of the crop that the model was trained with.
+    """
+    return next((share for share in (0.25, 0.5) if extent_mm <= share * edge_mm / 2), 1.0)
+
+
+def spacings_shown(extent_mm: float, edge_mm: float) -> list[float]:
+    """The spacings at which prediction looks at a lesion, as multiples of the model's own, which comes first.
+
+    A lesion that fills more than 0.7 of a crop's edge is likely to reach its border, from where it is followed into
+    coarser crops.
+    """
+    closer = closer_spacing(extent_mm, edge_mm)
+    coarser = [multiple for multiple in (2.0, 4.0) if extent_mm > 0.35 * multiple * edge_mm]
+    return [1.0, *([closer] if closer < 1 else []), *coarser]
+
+
 def read_crop(volume: Tensor, grid: CropGrid, rotation: np.ndarray | None = None) -> Tensor:
     """Linear interpolation of a volume on the crop's voxels; 0 outside the volume.
 
@@ -184,6 +207,20 @@ class Region:
         """Where this region lies in an array of another one that holds it."""
         x, y, z = (slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True))
         return x, y, z
+
+
+def touched_region(
+    grid: CropGrid, volume_shape: tuple[int, int, int], rotation: np.ndarray | None = None
+) -> Region:
+    """The volume's voxels that a crop's values depend on, or one voxel where the crop lies outside the volume."""
+    corners = np.stack(np.meshgrid(*[[0.0, grid.size - 1.0]] * 3, indexing="ij"), -1).reshape(-1, 3)
+    if rotation is not None:
+        corners = (corners - grid.size // 2) @ rotation.T + grid.size // 2
+    places = grid.to_source(corners)
+    # One voxel to spare, for the rounding of positions to float32.
+    start = np.clip(np.floor(places.min(0)) - 1, 0, np.subtract(volume_shape, 1)).astype(int)
+    stop = np.clip(np.ceil(places.max(0)) + 2, start + 1, volume_shape).astype(int)
+    return Region((int(start[0]), int(start[1]), int(start[2])), (int(stop[0]), int(stop[1]), int(stop[2])))
 
 
 def covered_region(grid: CropGrid, volume_shape: tuple[int, int, int]) -> Region:

@@ -68,6 +68,7 @@ class EmbeddingCache:
                     tensors = {
                         "embedding": embeddings[row].clone(memory_format=torch.contiguous_format),
                         "target": torch.from_numpy(np.packbits(batch["target"][row].numpy())),
+                        "start": batch["start"][row].clone(),
                         "coords_vox": batch["coords_vox"][row].clone(),
                         "label": batch["label"][row].clone(),
                     }
@@ -76,16 +77,22 @@ class EmbeddingCache:
 
 
 class CachedSamples(Dataset[dict[str, object]]):
-    """The lesions of a cache as seen in one epoch: epochs take the views in turn."""
+    """The lesions of a cache as seen in one epoch: epochs, and repetitions within one, take the views in turn.
 
-    def __init__(self, cache: EmbeddingCache, epoch: int) -> None:
-        self.cache, self.view = cache, epoch % cache.views
+    Args:
+        repeats: how often the epoch shows each lesion; sample i shows lesion ``i % len(store)``.
+    """
+
+    def __init__(self, cache: EmbeddingCache, epoch: int, repeats: int = 1) -> None:
+        self.cache, self.epoch, self.repeats = cache, epoch, repeats
 
     def __len__(self) -> int:
-        return len(self.cache.store)
+        return len(self.cache.store) * self.repeats
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        with readable(self.cache.file(index, self.view)) as path:
+        repetition, lesion = divmod(index, len(self.cache.store))
+        view = (self.epoch * self.repeats + repetition) % self.cache.views
+        with readable(self.cache.file(lesion, view)) as path:
             tensors: dict[str, object] = dict(load_file(path))
         size = self.cache.settings.crop_size
         packed = tensors["target"]

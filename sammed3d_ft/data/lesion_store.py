@@ -1,13 +1,12 @@
-"""Lesions cut out of their scans once: what training reads, whatever the size of the scans.
+"""Scans and their lesions, kept on disk once: what prompted training reads, whatever the size of the scans.
 
-One safetensors file per target holds the clipped channels and the mask of a box around the lesion, wide enough
-for every crop that augmentation can ask for. Nothing is resampled here, and no lesion is too small.
+One safetensors file per case holds the clipped channels and the numbered lesions. Files are mapped into memory and
+sliced, so a crop is read without reading its scan. Nothing is resampled here, and no lesion is too small.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,12 +17,13 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from scipy import ndimage
 from torch import Tensor
 
 from prompts import lesions_from_mask
 from prompts.errors import InputError
 from prompts.whole_files import write_whole
-from sammed3d_ft.data.augment import AugmentationRanges
+from sammed3d_ft.data.crops import Region
 from sammed3d_ft.data.images import read_image, read_label
 from sammed3d_ft.data.manifest import Case
 from sammed3d_ft.data.preprocessing import Preprocessing, channels
@@ -31,21 +31,39 @@ from sammed3d_ft.data.preprocessing import Preprocessing, channels
 
 @dataclass(frozen=True)
 class LesionEntry:
-    """One target: a lesion of a case, or all of a case's lesions as one."""
+    """One target: a lesion of a case, or all of a case's lesions as one.
+
+    Attributes:
+        number: its value in the case's lesion map, from 1.
+        start, stop: its bounding box in voxels of the scan, `stop` exclusive.
+        shape: (X, Y, Z) of the scan.
+    """
 
     id: str
     case: str
+    number: int
     volume_ml: float
     spacing_mm: tuple[float, float, float]
+    start: tuple[int, int, int]
+    stop: tuple[int, int, int]
+    shape: tuple[int, int, int]
     file: str
+
+    @property
+    def region(self) -> Region:
+        return Region(self.start, self.stop)
+
+    @property
+    def extent_mm(self) -> float:
+        """The longest side of the bounding box."""
+        return max(n * mm for n, mm in zip(self.region.shape, self.spacing_mm, strict=True))
 
 
 @dataclass(frozen=True)
-class LesionBox:
-    """What a target's file holds."""
+class ScanPart:
+    """Voxels of a scan."""
 
-    entry: LesionEntry
-    channels: Tensor  # (C, x, y, z) float32, clipped
+    channels: Tensor  # (C, x, y, z) float32
     target: Tensor  # (x, y, z) bool
 
 
@@ -53,7 +71,7 @@ class LesionStore:
     """The targets of a set of cases, in a folder. `prepare_case` writes them, `open_store` opens them.
 
     Args:
-        folder: holds ``<case>.json`` (the case's entries) and one ``.safetensors`` per target.
+        folder: holds per case ``<case>.json`` (its entries) and ``<case>.safetensors``.
         entries: of all cases, in the manifest's order.
     """
 
@@ -64,10 +82,13 @@ class LesionStore:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def read(self, index: int) -> LesionBox:
+    def read(self, index: int, region: Region) -> ScanPart:
+        """A box of a target's scan; other lesions of the scan are background."""
         entry = self.entries[index]
+        x, y, z = region.slices
         with readable(self.folder / entry.file) as path, safe_open(path, "pt") as file:
-            return LesionBox(entry, file.get_tensor("channels"), file.get_tensor("target").bool())
+            cut: Tensor = file.get_slice("channels")[:, x, y, z]
+            return ScanPart(cut, file.get_slice("lesions")[x, y, z] == entry.number)
 
 
 @contextmanager
@@ -79,51 +100,43 @@ def readable(path: Path) -> Iterator[Path]:
         reason = " ".join(str(error).split())
         if isinstance(error, FileNotFoundError):
             raise InputError(
-                f"{path} is not there: with several machines, the run folder or cache.dir must be one that all see"
+                f"{path} is missing: with several machines, the run folder or cache.dir must be one that all can see"
             ) from error
         raise InputError(
             f"{path}: a damaged file of the cache ({reason}): remove it, or the folder, and run the same command again"
         ) from error
 
 
-def _index(path: Path) -> list[dict[str, Any]]:
+def _index(path: Path) -> list[LesionEntry]:
     with readable(path):
         entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        return entries
+    for entry in entries:
+        entry.update({key: tuple(value) for key, value in entry.items() if isinstance(value, list)})
+    return [LesionEntry(**entry) for entry in entries]
 
 
 def open_store(folder: Path, cases: Sequence[Case]) -> LesionStore:
     """The store of cases that were all prepared before."""
-    entries = [
-        LesionEntry(**{**entry, "spacing_mm": tuple(entry["spacing_mm"])})
-        for case in cases
-        for entry in _index(folder / f"{case.id}.json")
-    ]
+    entries = [entry for case in cases for entry in _index(folder / f"{case.id}.json")]
     if not entries:
         raise InputError(f"no lesion in any of the {len(cases)} training cases: every label is empty")
     return LesionStore(folder, entries)
 
 
 def prepare_case(
-    folder: Path,
-    case: Case,
-    preprocessing: Preprocessing,
-    crop_size: int,
-    ranges: AugmentationRanges,
-    *,
-    connectivity: int = 18,
-    targets: str = "each",
+    folder: Path, case: Case, preprocessing: Preprocessing, *, connectivity: int = 18, targets: str = "each"
 ) -> None:
-    """Writes one case's targets, unless they are there already.
+    """Writes one case's scan and targets, unless they are there already.
 
-    The case's JSON is written last and atomically: where it exists, all its targets do.
+    The case's JSON is written last and atomically: where it exists, so does the scan.
 
     Args:
         folder: of the store; its name should depend on everything that decides its content.
-        crop_size: voxels per axis of the model's crop.
-        ranges: the augmentation that the boxes must leave room for.
         connectivity: 6, 18 or 26, of lesions.
         targets: "each" lesion by itself, or "all" lesions of a label as one.
+
+    Raises:
+        InputError: no label, or a file that cannot be read or written.
     """
     index_file = folder / f"{case.id}.json"
     if index_file.exists():
@@ -138,38 +151,24 @@ def prepare_case(
     if targets == "all":
         lesions, count = (lesions > 0).astype(np.int32), min(count, 1)
     spacing = reference.spacing_mm
-    margin = _margin_vox(spacing, preprocessing.spacing_mm, crop_size, ranges)
+    name = f"{case.id}.safetensors"
     entries = []
-    for number in range(1, count + 1):
-        mask = lesions == number
-        where = np.nonzero(mask)
-        low = [max(int(axis.min()) - m, 0) for axis, m in zip(where, margin, strict=True)]
-        high = [int(axis.max()) + m + 1 for axis, m in zip(where, margin, strict=True)]
-        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        name = f"{case.id}__{number:04d}.safetensors"
-        tensors = {
-            "channels": volume[(slice(None), *box)].contiguous(),
-            "target": torch.from_numpy(np.ascontiguousarray(mask[box]).view(np.uint8)),
-        }
-        write_whole(folder / name, save(tensors))
+    for number, box in enumerate(ndimage.find_objects(lesions, max_label=count), start=1):
+        voxels = int((lesions[box] == number).sum())
         entries.append(
             LesionEntry(
                 id=f"{case.id}/{number}",
                 case=case.id,
-                volume_ml=float(mask.sum() * spacing.prod() / 1000),
+                number=number,
+                volume_ml=float(voxels * spacing.prod() / 1000),
                 spacing_mm=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
+                start=tuple(side.start for side in box),
+                stop=tuple(side.stop for side in box),
+                shape=label.array.shape,
                 file=name,
             )
         )
+    if entries:
+        tensors = {"channels": volume.contiguous(), "lesions": torch.from_numpy(lesions.astype(np.int32))}
+        write_whole(folder / name, save(tensors))
     write_whole(index_file, json.dumps([asdict(entry) for entry in entries], indent=1))
-
-
-def _margin_vox(
-    spacing_mm: np.ndarray, crop_spacing_mm: float, crop_size: int, ranges: AugmentationRanges
-) -> list[int]:
-    """Voxels to keep around a lesion: half the largest crop, turned as far as it can be."""
-    angle = math.radians(min(ranges.rotate_deg, 45.0))
-    # Three turns one after the other lengthen a half edge's reach at most by (cos + sin) each.
-    turned = min((math.cos(angle) + math.sin(angle)) ** 3, math.sqrt(3.0))
-    reach_mm = (crop_size / 2 + ranges.jitter_vox + 1) * crop_spacing_mm * (1 + ranges.zoom) * turned
-    return [math.ceil(reach_mm / float(s)) + 1 for s in spacing_mm]

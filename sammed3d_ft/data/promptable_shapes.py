@@ -12,17 +12,18 @@ import cc3d
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from prompts import first_click, uniforms
+from sammed3d_ft.data.ambiguity import component_at, smooth_noise
 from sammed3d_ft.data.intensity import z_score
-from sammed3d_ft.data.samples import Sample, SampleSettings
+from sammed3d_ft.data.samples import Sample, SampleSettings, draw_target
 
 _RADIUS_VOX = (1.0, 0.38)  # of the ball of an object's volume: smallest in voxels, largest as a share of the crop
 _CONTRAST = (1.8, 25.0)  # object over background
 _LEVELS = (0.15, 3.0)  # of compartments, over background
-_PSF_SD_VOX = (0.5, 1.5)  # FWHM of 4 to 7 mm at crop spacings of 1.5 to 3 mm, and a little beyond
+_PSF_SD_VOX = (0.25, 3.5)  # FWHM of 4 to 7 mm at crop spacings from 12 to 0.75 mm
+_PSF_SHARE = 0.45  # its largest SD, as a share of the object's radius
 _MAX_OTHERS = 4
 
 
@@ -54,13 +55,18 @@ class ShapeSamples(Dataset[Sample]):
         jitter = settings.ranges.jitter_vox if settings.ranges is not None else 0
         place = size // 2 - rng.integers(-jitter, jitter + 1, 3)  # of the click in the crop
         form = _shifted(form, place - click.numpy().astype(int), fill=-1.0)
-        image, target = draw_intensities(form, rng), form > 0
+        image, cold = draw_intensities(form, rng)
+        lesion = form > 0
+        if rng.random() < settings.ambiguous and not cold[tuple(place)]:
+            lesion = component_at(lesion & ~cold, place)  # an object without its cold part
         if rng.random() < 0.3:  # the scan ends before the crop does
             beyond = _beyond_the_scan(size, place, rng)
-            image[beyond], target[beyond] = 0, False
+            image[beyond], lesion[beyond] = 0, False
+        target, start = draw_target(lesion, place, settings, rng)
         return Sample(
             image=z_score(torch.from_numpy(image)[None]),
-            target=torch.from_numpy(target)[None],
+            target=target,
+            start=start,
             coords_vox=torch.from_numpy(place.astype(np.float32)),
             label=torch.tensor(1),
             index=self.first_index + number,
@@ -71,10 +77,10 @@ def draw_form(size: int, rng: np.random.Generator) -> np.ndarray:
     """(size, size, size) float32, above 0 inside one connected object about the middle, 1 at its deepest."""
     low, high = math.log(_RADIUS_VOX[0]), math.log(_RADIUS_VOX[1] * size)
     radius = math.exp(rng.uniform(low, high))
-    middle = (size - 1) / 2 + rng.uniform(-0.5, 0.5, 3)
+    middle, shape = (size - 1) / 2 + rng.uniform(-0.5, 0.5, 3), (size, size, size)
     depth = 1 - _ellipsoid(size, middle, radius * np.exp(rng.normal(0, 0.25, 3)), rng)
     if radius > 2:  # bumps of the object's size, and finer ones
-        bumps = smooth_noise(size, max(radius, 1.5), rng) + 0.3 * smooth_noise(size, max(radius / 3, 1.0), rng)
+        bumps = smooth_noise(shape, max(radius, 1.5), rng) + 0.3 * smooth_noise(shape, max(radius / 3, 1.0), rng)
         depth += rng.uniform(0, 0.4) * bumps
     inside = depth > 0
     parts = cc3d.connected_components(inside, connectivity=6)
@@ -88,10 +94,14 @@ def draw_form(size: int, rng: np.random.Generator) -> np.ndarray:
     return np.minimum(depth / depth.max(), 1).astype(np.float32)
 
 
-def draw_intensities(form: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """PET-like intensities (float32, at least 0) around and in an object; the same shape as its `draw_form`."""
-    size, inside = len(form), form > 0
-    image = np.exp(rng.uniform(0, 0.35) * smooth_noise(size, rng.uniform(4, 14), rng))
+def draw_intensities(form: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """PET-like intensities (float32, at least 0) around and in an object, and which of its voxels are cold (bool).
+
+    Both have the shape of its `draw_form`.
+    """
+    size, shape, inside = len(form), form.shape, form > 0
+    cold = np.zeros_like(inside)
+    image = np.exp(rng.uniform(0, 0.35) * smooth_noise(shape, rng.uniform(4, 14), rng))
     for _ in range(rng.integers(0, 5)):  # compartments, like organs
         middle, radii = rng.uniform(0, size, 3), np.exp(rng.uniform(math.log(4), math.log(size / 2), 3))
         image[_ellipsoid(size, middle, radii, rng) < 1] *= math.exp(rng.uniform(*np.log(_LEVELS)))
@@ -105,23 +115,19 @@ def draw_intensities(form: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         other = _ellipsoid(size, rng.uniform(0, size, 3), radii, rng) < 1
         image[other & ~inside] = level * math.exp(rng.normal(0, 0.5))
     radius = (inside.sum() * 3 / (4 * math.pi)) ** (1 / 3)
-    uptake = np.exp(rng.uniform(0, 0.6) * smooth_noise(size, max(radius / 3, 1.5), rng))
+    uptake = np.exp(rng.uniform(0, 0.6) * smooth_noise(shape, max(radius / 3, 1.5), rng))
     if radius > 3 and rng.random() < 0.6:  # cold inside, and still part of the object
-        cold = form + rng.uniform(0, 0.3) * smooth_noise(size, max(radius / 2, 1.5), rng) > rng.uniform(0.2, 0.7)
+        cold = form + rng.uniform(0, 0.3) * smooth_noise(shape, max(radius / 2, 1.5), rng) > rng.uniform(0.2, 0.7)
+        cold &= inside
         uptake[cold] *= rng.uniform(0.05, 0.7)
     image[inside] = level * uptake[inside]
-    image = gaussian_filter(image, rng.uniform(*_PSF_SD_VOX))
-    noise = gaussian_filter(rng.standard_normal(form.shape, dtype=np.float32), 0.7)
+    finest, widest = _PSF_SD_VOX
+    blur = min(widest, max(0.8, _PSF_SHARE * radius))  # a wider one would leave nothing of a small object
+    blur = math.exp(rng.uniform(math.log(finest), math.log(blur)))
+    image = gaussian_filter(image, blur)
+    noise = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), 0.7 * max(blur, 1.0))
     image += rng.uniform(0.01, 0.25) * noise / noise.std() * np.sqrt(image * image.mean())
-    return np.maximum(image, 0).astype(np.float32)
-
-
-def smooth_noise(size: int, length_vox: float, rng: np.random.Generator) -> np.ndarray:
-    """(size, size, size) float32 of zero mean and unit SD that varies over about this many voxels."""
-    coarse = max(round(size / length_vox), 2)
-    grid = torch.from_numpy(rng.standard_normal((1, 1, coarse, coarse, coarse), dtype=np.float32))
-    noise = F.interpolate(grid, size=(size, size, size), mode="trilinear", align_corners=True)[0, 0].numpy()
-    return (noise - noise.mean()) / max(float(noise.std()), 1e-6)
+    return np.maximum(image, 0).astype(np.float32), cold
 
 
 def _ellipsoid(size: int, middle: np.ndarray, radii: np.ndarray, rng: np.random.Generator) -> np.ndarray:

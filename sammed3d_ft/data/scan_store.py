@@ -7,7 +7,6 @@ sliced; they are written whole or not at all, so a store that was interrupted is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +20,8 @@ from prompts.whole_files import write_whole
 from sammed3d_ft.data.crops import Region
 from sammed3d_ft.data.images import read_image, read_label
 from sammed3d_ft.data.isotropic import ScanPreparation, prepare_scan
-from sammed3d_ft.data.lesion_store import readable
+from sammed3d_ft.data.lesion_store import ScanPart, readable
 from sammed3d_ft.data.manifest import Case
-
-
-@dataclass(frozen=True)
-class ScanPart:
-    """Voxels of a prepared scan."""
-
-    channels: Tensor  # (C, x, y, z) float32
-    target: Tensor  # (x, y, z) bool
 
 
 class ScanStore:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -21,12 +22,12 @@ ClickSource = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 class LoopOutput(NamedTuple):
-    """What one interactive loop gives; every per-round tensor is ordered by round."""
+    """What one interactive loop gives; every per-round tensor is ordered by round, R rounds with gradient."""
 
-    loss: Tensor  # scalar: mean over rounds of mask loss + iou_weight * IoU loss
-    mask_losses: Tensor  # (rounds,), detached
-    iou_losses: Tensor  # (rounds,), detached
-    dice: Tensor  # (rounds, B), of the thresholded crop, detached
+    loss: Tensor  # scalar: mean over rounds with gradient of mask loss + iou_weight * IoU loss
+    mask_losses: Tensor  # (R,), detached
+    iou_losses: Tensor  # (R,), detached
+    dice: Tensor  # (R, B), of the thresholded crop, detached
     logits: Tensor  # (B, 1, L, L, L) low-resolution logits of the last round, detached
 
 
@@ -114,9 +115,10 @@ class SAMMed3D(nn.Module):
         next_click: ClickSource,
         criterion: Callable[[Tensor, Tensor], Tensor],
         *,
-        rounds: int,
+        rounds: Collection[int],
         image: Tensor | None = None,
         embedding: Tensor | None = None,
+        start: Tensor | None = None,
         iou_weight: float = 1.0,
         accumulate: bool = True,
     ) -> LoopOutput:
@@ -130,35 +132,44 @@ class SAMMed3D(nn.Module):
             first_click: coordinates (B, 3) in crop voxels and labels (B,).
             next_click: asked after every round but the last.
             criterion: loss of logits (B, 1, S, S, S) and target.
-            rounds: decoder passes, at least 1; the same number on every process.
+            rounds: the rounds with loss and gradient, counted from 1; the first must be among them. The others up
+                to the last of these are passed through without gradient, which costs a third. The same number of
+                rounds on every process.
             image: (B, C, S, S, S), or instead
             embedding: (B, D, g, g, g), when the encoder is frozen and its output was cached.
+            start: (B, 1, L, L, L) logits that the first round is given as previous ones; zeros for none.
             iou_weight: weight of the squared error of the predicted IoU.
             accumulate: feed all clicks so far (SAM); False feeds only the newest, as the published
                 SAM-Med3D training did.
         """
         if (image is None) == (embedding is None):
             raise ValueError("give either image or embedding")
+        # Autocast keeps the low-precision copies of weights that a round made. Were the first round without gradient,
+        # its copies would be without, too, and the weights would not learn in later rounds.
+        if 1 not in rounds:
+            raise ValueError(f"rounds {sorted(rounds)}: the first round must be one with gradient")
         if embedding is None:
             embedding = self.image_encoder(image)
         coords_vox, labels = first_click[0].unsqueeze(1), first_click[1].unsqueeze(1)
-        previous: Tensor | None = None
+        previous, last = start, max(rounds)
         total = torch.zeros((), device=target.device)
         mask_losses, iou_losses, dice = [], [], []
-        for number in range(1, rounds + 1):
-            low, predicted_iou = self.decode(embedding, coords_vox, labels, previous)
-            logits = upsample(low, self.image_size)
-            with torch.no_grad():
-                prediction = logits > 0
+        for number in range(1, last + 1):
+            learns = number in rounds
+            with nullcontext() if learns else torch.no_grad():
+                low, predicted_iou = self.decode(embedding, coords_vox, labels, previous)
+                logits = upsample(low, self.image_size)
+            prediction = logits > 0
+            if learns:
                 measured_iou, measured_dice = _overlap(prediction, target)
-            mask_loss = criterion(logits, target)
-            iou_loss = F.mse_loss(predicted_iou[:, 0].float(), measured_iou)
-            total = total + mask_loss + iou_weight * iou_loss
-            mask_losses.append(mask_loss.detach())
-            iou_losses.append(iou_loss.detach())
-            dice.append(measured_dice)
+                mask_loss = criterion(logits, target)
+                iou_loss = F.mse_loss(predicted_iou[:, 0].float(), measured_iou)
+                total = total + mask_loss + iou_weight * iou_loss
+                mask_losses.append(mask_loss.detach())
+                iou_losses.append(iou_loss.detach())
+                dice.append(measured_dice)
             previous = low.detach()
-            if number < rounds:
+            if number < last:
                 with torch.no_grad():
                     new_coords, new_labels = next_click(prediction, target, number)
                 new_coords, new_labels = new_coords.unsqueeze(1), new_labels.unsqueeze(1)
@@ -168,7 +179,7 @@ class SAMMed3D(nn.Module):
                 coords_vox, labels = new_coords, new_labels
         assert previous is not None
         return LoopOutput(
-            total / rounds, torch.stack(mask_losses), torch.stack(iou_losses), torch.stack(dice), previous
+            total / len(rounds), torch.stack(mask_losses), torch.stack(iou_losses), torch.stack(dice), previous
         )
 
 

@@ -144,7 +144,7 @@ class AutomaticTask:
         """Cases of a batch, for messages."""
         return [self.cases.train[index // self.config.crops.per_case].id for index in batch["index"]]
 
-    def loss(self, model: nn.Module, batch: dict[str, Any], epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: nn.Module, batch: dict[str, Any], epoch: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch of crops, and its Dice over all of them as one."""
         logits, target = model(batch["image"]), batch["target"]
         loss = self.criterion(logits, target)

@@ -31,6 +31,7 @@ class DataConfig(CasesConfig):
 
     targets: Literal["each", "all"] = "each"
     clip: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    repeats: int = Field(1, ge=1)  # how often an epoch shows each lesion; each time drawn anew
     shapes: int = Field(0, ge=0)  # generic promptable shapes per epoch, beside the lesions: for pre-training
 
 
@@ -40,6 +41,7 @@ class ModelConfig(Section):
     variant: str
     weights: str
     spacing_mm: float | None = Field(None, gt=0)
+    zoom: bool = True  # look closer at small lesions, and farther around large ones, in training and validation
 
     @model_validator(mode="after")
     def _known(self) -> ModelConfig:
@@ -51,12 +53,15 @@ class ModelConfig(Section):
 
 
 class ClickConfig(Section):
-    """How clicks are simulated in training."""
+    """How clicks, and what is there before the first, are simulated in training."""
 
     first: str = "uniform"
-    next: str = "error_random"
-    rounds: int = Field(5, ge=1, le=20)
+    next: str = "error_mixed"
+    rounds: int = Field(8, ge=1, le=20)
+    gradient_rounds: int | None = Field(2, ge=1)  # rounds with loss and gradient: the first and random later ones
     accumulate: bool = True
+    start_masks: float = Field(0.2, ge=0, le=1)  # share of samples that start from a mask: right, wrong or empty
+    ambiguous: float = Field(0.0, ge=0, le=1)  # share of samples whose target has another outline than the lesion
 
     @model_validator(mode="after")
     def _known(self) -> ClickConfig:

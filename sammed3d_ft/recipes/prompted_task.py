@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from rich.table import Table
@@ -14,7 +16,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from tqdm import tqdm
 
 import sammed3d_ft
-from prompts import next_click, write_clicks
+from prompts import next_click, uniforms, write_clicks
 from prompts.errors import InputError
 from prompts.whole_files import write_csv
 from sammed3d_ft.data.augment import AugmentationRanges
@@ -41,7 +43,7 @@ from sammed3d_ft.recipes.config import TrainConfig, digest
 from sammed3d_ft.recipes.task import SplitCases, case_files, mean
 
 # Counted up when crops, augmentation or clicks are drawn in another way: older caches are then left alone.
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 
 
 class PromptedTask:
@@ -84,13 +86,16 @@ class PromptedTask:
         )
         self.criterion = build_loss(config.loss.name, **config.loss.options)
         self.cached = config.tune.method == "decoder"
-        self.ranges = AugmentationRanges(**config.augment.model_dump())
         self.samples = SampleSettings(
             crop_size=self.model.image_size,
+            logits_size=self.model.variant.logits_size,
             spacing_mm=config.spacing_mm,
             first_click=config.clicks.first,
-            ranges=self.ranges,
+            ranges=AugmentationRanges(**config.augment.model_dump()),
             seed=config.run.seed,
+            zoom=config.model.zoom,
+            ambiguous=config.clicks.ambiguous,
+            start_masks=config.clicks.start_masks,
         )
         self.store: LesionStore | None = None
         self.cache: EmbeddingCache | None = None
@@ -126,8 +131,6 @@ class PromptedTask:
             self.preprocessing.to_json(),
             self.config.data.targets,
             self.config.data.connectivity,
-            self.samples.crop_size,
-            self.config.augment.model_dump(),
             [case_files(case) for case in self.cases.train],
         )
         folder = root / f"lesions_{content}"
@@ -137,8 +140,6 @@ class PromptedTask:
                 folder,
                 case,
                 self.preprocessing,
-                self.samples.crop_size,
-                self.ranges,
                 connectivity=self.config.data.connectivity,
                 targets=self.config.data.targets,
             )
@@ -152,7 +153,7 @@ class PromptedTask:
         settings = self.config.cache
         encoder = self.model.image_encoder.to(accelerator.device).eval()
         weights = state_hash(encoder.state_dict())
-        draw = [self.samples.first_click, self.samples.seed, settings.batch_size]
+        draw = [asdict(self.samples), settings.batch_size]
         self.cache = EmbeddingCache(
             root / f"embeddings_{digest(content, weights, draw)}", self.store, self.samples, settings.views
         )
@@ -179,29 +180,29 @@ class PromptedTask:
     def sample_count(self) -> int:
         """Training samples of an epoch: lesions, then generic shapes."""
         assert self.store is not None
-        return len(self.store) + self.config.data.shapes
+        return len(self.store) * self.config.data.repeats + self.config.data.shapes
 
     def dataset(self, epoch: int) -> Dataset[Any]:
         """The training samples of an epoch."""
         assert self.store is not None
         if self.cache is not None:
-            return CachedSamples(self.cache, epoch)
-        lesions = LesionSamples(self.store, self.samples, epoch)
+            return CachedSamples(self.cache, epoch, self.config.data.repeats)
+        lesions = LesionSamples(self.store, self.samples, epoch, self.config.data.repeats)
         if not self.config.data.shapes:
             return lesions
         return ConcatDataset(
-            [lesions, ShapeSamples(self.config.data.shapes, self.samples, epoch, first_index=len(self.store))]
+            [lesions, ShapeSamples(self.config.data.shapes, self.samples, epoch, first_index=len(lesions))]
         )
 
     def case_ids(self, batch: dict[str, Any]) -> list[str]:
         """Lesion ids of a batch, for messages."""
         assert self.store is not None
-        lesions = self.store.entries
+        lesions, shown = self.store.entries, len(self.store) * self.config.data.repeats
         return [
-            lesions[index].id if index < len(lesions) else f"shape {index - len(lesions)}" for index in batch["index"]
+            lesions[index % len(lesions)].id if index < shown else f"shape {index - shown}" for index in batch["index"]
         ]
 
-    def loss(self, model: nn.Module, batch: dict[str, Any], epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: nn.Module, batch: dict[str, Any], epoch: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch and what to log; ``model`` is the wrapped one, so that gradients are averaged."""
         seed, indices = self.config.run.seed, batch["index"]
 
@@ -214,9 +215,10 @@ class PromptedTask:
             (batch["coords_vox"], batch["label"]),
             correct,
             self.criterion,
-            rounds=self.config.clicks.rounds,
+            rounds=self._rounds_with_gradient(step),
             image=batch.get("image"),
             embedding=batch.get("embedding"),
+            start=batch["start"],
             iou_weight=self.config.loss.iou_weight,
             accumulate=self.config.clicks.accumulate,
         )
@@ -227,6 +229,15 @@ class PromptedTask:
             "train/dice_first": output.dice[0].mean(),
             "train/dice_last": output.dice[-1].mean(),
         }
+
+    def _rounds_with_gradient(self, step: int) -> list[int]:
+        """The first round and some later ones, the same on every process."""
+        clicks = self.config.clicks
+        later = np.arange(2, clicks.rounds + 1)
+        if clicks.gradient_rounds is not None:
+            order = np.argsort(uniforms((self.config.run.seed, step, "rounds"), len(later)), kind="stable")
+            later = np.sort(later[order[: clicks.gradient_rounds - 1]])
+        return [1, *later.tolist()]
 
     def score(self, accelerator: Accelerator, split: str) -> list[CaseScore]:
         """Every case of a split by the simulated user, on its own grid; cases are shared among processes."""

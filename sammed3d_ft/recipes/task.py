@@ -58,7 +58,7 @@ class Task(Protocol):
     def case_ids(self, batch: dict[str, Any]) -> list[str]:
         """What a batch is made of, for messages."""
 
-    def loss(self, model: nn.Module, batch: dict[str, Any], epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: nn.Module, batch: dict[str, Any], epoch: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch and what to log; ``model`` is the wrapped one, so that gradients are averaged."""
 
     def state(self) -> dict[str, Tensor]:

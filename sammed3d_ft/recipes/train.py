@@ -254,7 +254,7 @@ def _train(
                     group_cases += task.case_ids(batch)
                     last = position == len(group) - 1
                     with nullcontext() if last else accelerator.no_sync(model), accelerator.autocast():
-                        loss, values = _loss(task, model, batch, epoch)
+                        loss, values = _loss(task, model, batch, epoch, step)
                         stop_unless_finite(bool(torch.isfinite(loss)), "the loss", _wrong_cases(task, batch, loss))
                         accelerator.backward(loss / len(group))
                 norm = float(accelerator.clip_grad_norm_(task.model.parameters(), config.optim.clip_norm or math.inf))
@@ -344,10 +344,12 @@ def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     }
 
 
-def _loss(task: Task, model: nn.Module, batch: dict[str, Any], epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+def _loss(
+    task: Task, model: nn.Module, batch: dict[str, Any], epoch: int, step: int
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The task's loss; NaN where the loss refused its input, so that all processes hear of it together."""
     try:
-        return task.loss(model, batch, epoch)
+        return task.loss(model, batch, epoch, step)
     except InputError as error:
         _log.warning("%s: %s", ", ".join(task.case_ids(batch)), error)
         return torch.full((), math.nan), {}

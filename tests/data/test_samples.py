@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from prompts.errors import InputError
 from sammed3d_ft.data.augment import AugmentationRanges, draw_augmentation
-from sammed3d_ft.data.crops import crop_grid, read_crop
+from sammed3d_ft.data.crops import Region, crop_grid, read_crop, spacings_shown, touched_region
 from sammed3d_ft.data.embedding_cache import CachedSamples, EmbeddingCache
 from sammed3d_ft.data.images import read_image
 from sammed3d_ft.data.lesion_store import LesionStore, open_store, prepare_case
@@ -24,7 +24,7 @@ from tests.data.tiny_cases import write_case
 
 RANGES = AugmentationRanges()
 PREPROCESSING = Preprocessing(("PT",), 3.0)
-SETTINGS = SampleSettings(crop_size=16, spacing_mm=3.0, first_click="uniform", ranges=RANGES, seed=7)
+SETTINGS = SampleSettings(crop_size=16, logits_size=8, spacing_mm=3.0, first_click="uniform", ranges=RANGES, seed=7)
 # A ball, a thin one at the border, and a lesion of a single voxel.
 BALLS = [((7.0, 7.0, 7.0), 16.0), ((17.0, 16.0, 23.0), 9.0), ((18.0, 5.0, 5.0), 1.0)]
 
@@ -37,7 +37,7 @@ def case(tmp_path_factory):
 @pytest.fixture(scope="module")
 def store(case, tmp_path_factory) -> LesionStore:
     folder = tmp_path_factory.mktemp("store")
-    prepare_case(folder, case, PREPROCESSING, 16, RANGES)
+    prepare_case(folder, case, PREPROCESSING)
     return open_store(folder, [case])
 
 
@@ -77,20 +77,32 @@ def test_the_order_comes_from_seed_and_epoch():
 
 def test_each_lesion_is_a_target(store, case):
     assert [entry.id for entry in store.entries] == ["a/1", "a/2", "a/3"]
-    assert sorted(int(store.read(i).target.sum()) for i in range(3))[0] == 1  # the single voxel is kept
-    voxel_ml = 4.07 * 4.07 * 5.0 / 1000
+    voxels = []
     for index, entry in enumerate(store.entries):
-        box = store.read(index)
-        assert entry.volume_ml == pytest.approx(int(box.target.sum()) * voxel_ml, rel=1e-5)
+        part = store.read(index, entry.region)
+        voxels.append(int(part.target.sum()))
+        assert entry.volume_ml == pytest.approx(voxels[-1] * 4.07 * 4.07 * 5.0 / 1000, rel=1e-5)
         assert entry.spacing_mm == pytest.approx((4.07, 4.07, 5.0), rel=1e-6)
-        assert box.channels.shape == (1, *box.target.shape)
-        assert box.channels[0][box.target].min() > 8  # SUV 9 with noise: image and mask lie on each other
+        assert entry.shape == (24, 24, 24)
+        x, y, z = part.target.shape
+        assert entry.extent_mm == pytest.approx(max(x * 4.07, y * 4.07, z * 5.0))
+        assert part.channels.shape == (1, *part.target.shape)
+        assert part.channels[0][part.target].min() > 8  # SUV 9 with noise: image and mask lie on each other
+        assert all(part.target.any(dim=axis).flatten().any() for axis in range(3))
+        whole = store.read(index, Region((0, 0, 0), entry.shape))
+        assert int(whole.target.sum()) == voxels[-1]  # all of it, and nothing of the other lesions
+    assert sorted(voxels)[0] == 1  # the single voxel is kept
+
+
+def test_a_scan_is_stored_once_whatever_its_lesions(store, case):
+    (file,) = store.folder.glob("*.safetensors")
+    assert file.stat().st_size < 24**3 * 8 + 1000  # one channel and the lesions' numbers, four bytes each
 
 
 def test_all_lesions_are_one_target(case, tmp_path):
-    prepare_case(tmp_path, case, PREPROCESSING, 16, RANGES, targets="all")
+    prepare_case(tmp_path, case, PREPROCESSING, targets="all")
     (entry,) = open_store(tmp_path, [case]).entries
-    target = open_store(tmp_path, [case]).read(0).target
+    target = open_store(tmp_path, [case]).read(0, entry.region).target
     assert int(target.sum()) == int((read_image(case.label).array > 0).sum())
     assert entry.id == "a/1"
 
@@ -98,7 +110,7 @@ def test_all_lesions_are_one_target(case, tmp_path):
 def test_an_empty_label_gives_no_target(case, tmp_path):
     empty = write_case(tmp_path, "empty", [])
     for one in (case, empty):
-        prepare_case(tmp_path / "store", one, PREPROCESSING, 16, RANGES)
+        prepare_case(tmp_path / "store", one, PREPROCESSING)
     assert len(open_store(tmp_path / "store", [case, empty])) == 3
     with pytest.raises(InputError, match="every label is empty"):
         open_store(tmp_path / "store", [empty])
@@ -106,37 +118,34 @@ def test_an_empty_label_gives_no_target(case, tmp_path):
 
 def test_a_case_without_label_is_refused(case, tmp_path):
     with pytest.raises(InputError, match="case a: training needs a label"):
-        prepare_case(tmp_path, replace(case, label=None), PREPROCESSING, 16, RANGES)
+        prepare_case(tmp_path, replace(case, label=None), PREPROCESSING)
 
 
 def test_a_prepared_case_is_not_done_again(case, tmp_path):
-    prepare_case(tmp_path, case, PREPROCESSING, 16, RANGES)
+    prepare_case(tmp_path, case, PREPROCESSING)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    prepare_case(tmp_path, case, PREPROCESSING, 16, RANGES)
+    prepare_case(tmp_path, case, PREPROCESSING)
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
-def test_no_augmentation_reaches_out_of_the_box(tmp_path):
-    """A crop read from the lesion's box equals that from the whole scan, however it is drawn."""
-    shape = (90, 90, 70)
-    case = write_case(tmp_path, "wide", [((45.0, 44.0, 35.0), 7.0)], shape=shape, spacing_mm=(3.0, 3.0, 4.0))
-    wild = AugmentationRanges(rotate_deg=30.0, zoom=0.3, jitter_vox=3)
-    prepare_case(tmp_path / "store", case, PREPROCESSING, 12, wild)
-    box = open_store(tmp_path / "store", [case]).read(0)
-    assert box.target.numel() < np.prod(shape) / 2  # a box, not the scan
-    whole = torch.from_numpy(read_image(case.images["PT"]).array).clamp(0, 50)[None]
-    assert case.label is not None
-    label = read_image(case.label).array > 0
-    corner = np.argwhere(label).min(0) - np.argwhere(box.target.numpy()).min(0)
-    for seed in range(30):
-        drawn = draw_augmentation(wild, np.random.default_rng(seed))
-        crops = []
-        for volume, origin in ((box.channels, corner), (whole, 0)):
-            click = np.argwhere(label)[seed % label.sum()] - origin
-            grid = crop_grid(click, np.array([3.0, 3.0, 4.0]), 3.0, 12, zoom=drawn.zoom, flips=drawn.flips)
-            grid = grid.shifted(np.array(drawn.jitter_vox), drawn.rotation)
-            crops.append(read_crop(volume, grid, drawn.rotation))
-        torch.testing.assert_close(crops[0], crops[1], atol=1e-3, rtol=0)
+def test_a_crop_needs_no_more_of_the_scan_than_the_touched_region(tmp_path):
+    """A crop read from a part of the scan equals that from the whole, however it is drawn."""
+    shape, spacing = (90, 80, 70), np.array([3.0, 3.0, 4.0])
+    whole = torch.from_numpy(np.random.default_rng(0).random((1, *shape), np.float32))
+    wild = AugmentationRanges(rotate_deg=45.0, zoom=0.3, jitter_vox=3)
+    smaller = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        drawn = draw_augmentation(wild, rng)
+        click = rng.integers(0, shape)
+        grid = crop_grid(click, spacing, float(rng.choice([1.0, 3.0, 9.0])), 12, zoom=drawn.zoom, flips=drawn.flips)
+        grid = grid.shifted(np.array(drawn.jitter_vox), drawn.rotation)
+        region = touched_region(grid, shape, drawn.rotation)
+        smaller += np.prod(region.shape) < np.prod(shape) / 10
+        moved = replace(grid, centre_vox=tuple(np.subtract(grid.centre_vox, region.start)))
+        part = read_crop(whole[(slice(None), *region.slices)], moved, drawn.rotation)
+        torch.testing.assert_close(part, read_crop(whole, grid, drawn.rotation), atol=1e-4, rtol=0)
+    assert smaller > 20
 
 
 # Samples
@@ -183,6 +192,46 @@ def test_a_sample_depends_on_its_key_alone(store):
         assert not torch.equal(changed[0]["image"], there[0]["image"])
 
 
+def test_a_repeated_lesion_is_drawn_anew(store):
+    samples = LesionSamples(store, SETTINGS, 0, repeats=3)
+    assert len(samples) == 9
+    first, again = samples[1], samples[4]
+    assert (first["index"], again["index"]) == (1, 4)
+    assert not torch.equal(first["image"], again["image"])
+    assert torch.equal(first["image"], LesionSamples(store, SETTINGS, 0)[1]["image"])
+
+
+def test_lesions_are_shown_at_the_spacings_of_prediction():
+    assert spacings_shown(extent_mm=10, edge_mm=192) == [1.0, 0.25]  # half of 48 mm is 24
+    assert spacings_shown(24, 192) == [1.0, 0.25]
+    assert spacings_shown(25, 192) == [1.0, 0.5]
+    assert spacings_shown(60, 192) == [1.0]
+    assert spacings_shown(140, 192) == [1.0, 2.0]
+    assert spacings_shown(300, 192) == [1.0, 2.0, 4.0]
+
+
+def test_a_small_lesion_is_shown_closer_half_of_the_time(store):
+    """The lesion of one voxel: its mask has the size of a voxel of the scan, at 3 mm or at 0.75 mm."""
+    plain = replace(SETTINGS, ranges=None)
+    single = min(range(3), key=lambda index: store.entries[index].volume_ml)
+    sizes = [int(LesionSamples(store, plain, epoch)[single]["target"].sum()) for epoch in range(60)]
+    near, far = 4.07 * 4.07 * 5.0 / 0.75**3, 4.07 * 4.07 * 5.0 / 3.0**3
+    assert {size > np.sqrt(near * far) for size in sizes} == {True, False}
+    assert 15 < sum(size > np.sqrt(near * far) for size in sizes) < 45
+    alone = replace(plain, zoom=False)
+    assert {int(LesionSamples(store, alone, epoch)[single]["target"].sum()) for epoch in range(20)} == {min(sizes)}
+
+
+def test_a_sample_may_start_from_a_mask(store):
+    none = LesionSamples(store, SETTINGS, 0)[0]["start"]
+    assert none.shape == (1, 8, 8, 8)
+    assert not none.any()
+    always = replace(SETTINGS, start_masks=1.0)
+    starts = [LesionSamples(store, always, epoch)[0]["start"] for epoch in range(20)]
+    assert all(start.any() for start in starts)
+    assert sum(bool((start < 0).all()) for start in starts) in range(1, 12)  # some are empty masks
+
+
 def test_collate_stacks_and_keeps_indices(store):
     samples = LesionSamples(store, SETTINGS, 0)
     batch: dict[str, Any] = collate([samples[2], samples[0]])
@@ -192,6 +241,18 @@ def test_collate_stacks_and_keeps_indices(store):
 
 
 # The embedding cache
+
+
+def test_repetitions_take_the_views_in_turn(store, tmp_path):
+    cache = EmbeddingCache(tmp_path, store, SETTINGS, views=4)
+    list(cache.build(CountingEncoder(), batch_size=2))
+    plain = [CachedSamples(cache, epoch) for epoch in range(4)]
+    for epoch, views in ((0, (0, 1, 2)), (1, (3, 0, 1))):
+        repeated = CachedSamples(cache, epoch, repeats=3)
+        assert len(repeated) == 9
+        for index in range(9):
+            expected = plain[views[index // 3]][index % 3]
+            assert torch.equal(repeated[index]["embedding"], expected["embedding"])
 
 
 class CountingEncoder:
@@ -255,6 +316,7 @@ def test_a_cached_sample_is_the_sample(store, tmp_path: Path):
             one: dict[str, Any] = cached[index]
             other = direct[index]
             assert torch.equal(one["target"], other["target"])
+            assert torch.equal(one["start"], other["start"])
             assert torch.equal(one["coords_vox"], other["coords_vox"])
             assert one["index"] == index
             assert int(one["label"]) == 1

@@ -79,7 +79,7 @@ def image() -> Tensor:
 
 
 def loop(model: SAMMed3D, clicker: Any = None, **options: Any) -> Any:
-    return model(target_of(), FIRST, clicker or Clicker(), criterion, **{"rounds": 3, **options})
+    return model(target_of(), FIRST, clicker or Clicker(), criterion, **{"rounds": (1, 2, 3), **options})
 
 
 def test_clicks_accumulate(model: SAMMed3D, embedding: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,13 +137,13 @@ def test_clicks_are_asked_between_rounds(model: SAMMed3D, embedding: Tensor) -> 
     assert output.mask_losses.shape == output.iou_losses.shape == (3,)
     assert output.dice.shape == (3, 2)
     clicker = Clicker()
-    assert loop(model, clicker, embedding=embedding, rounds=1).dice.shape == (1, 2)
+    assert loop(model, clicker, embedding=embedding, rounds=(1,)).dice.shape == (1, 2)
     assert not clicker.asked
 
 
 def test_losses_and_measures_by_hand(model: SAMMed3D, embedding: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(model, monkeypatch)
-    output = loop(model, embedding=embedding, rounds=2, iou_weight=0.5)
+    output = loop(model, embedding=embedding, rounds=(1, 2), iou_weight=0.5)
     target = target_of()
     expected = 0.0
     for number, (low, predicted_iou) in enumerate(spy.results):
@@ -168,7 +168,7 @@ def test_empty_target_and_empty_prediction_agree(
 
     monkeypatch.setattr(model, "decode", nothing)
     target = torch.zeros(2, 1, 64, 64, 64, dtype=torch.bool)
-    output = model(target, FIRST, Clicker(), criterion, rounds=1, embedding=embedding)
+    output = model(target, FIRST, Clicker(), criterion, rounds=(1,), embedding=embedding)
     assert output.dice.tolist() == [[1.0, 1.0]]
     assert float(output.iou_losses[0]) == pytest.approx(0.75**2 / 2)  # targets are IoU 1
 
@@ -185,7 +185,7 @@ def test_image_equals_its_embedding(model: SAMMed3D, embedding: Tensor) -> None:
 
 
 def test_gradients_reach_all_but_the_unused_heads(model: SAMMed3D) -> None:
-    loop(model, image=image(), rounds=2).loss.backward()
+    loop(model, image=image(), rounds=(1, 2)).loss.backward()
 
     def moved(prefix: str) -> bool:
         parameters = model.get_submodule(prefix).parameters()
