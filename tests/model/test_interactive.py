@@ -141,6 +141,56 @@ def test_clicks_are_asked_between_rounds(model: SAMMed3D, embedding: Tensor) -> 
     assert not clicker.asked
 
 
+def test_rounds_without_gradient_are_passed_through(
+    model: SAMMed3D, embedding: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clicks and logits of all rounds are those of the whole loop; the loss is that of the rounds asked for."""
+    whole_clicker, clicker = Clicker(), Clicker()
+    whole = loop(model, whole_clicker, embedding=embedding, rounds=(1, 2, 3, 4))
+    spy = Spy(model, monkeypatch)
+    part = loop(model, clicker, embedding=embedding, rounds=(1, 4))
+    assert [number for _, _, number in clicker.asked] == [1, 2, 3]
+    for one, other in zip(clicker.asked, whole_clicker.asked, strict=True):
+        assert torch.equal(one[0], other[0])
+    assert [low.requires_grad for low, _ in spy.results] == [True, False, False, True]
+    assert torch.equal(part.logits, whole.logits)
+    for name in ("mask_losses", "iou_losses", "dice"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)[[0, 3]])
+    expected = (part.mask_losses + part.iou_losses).mean()
+    assert float(part.loss.detach()) == pytest.approx(float(expected), rel=1e-6)
+    assert loop(model, embedding=embedding, rounds=(1, 2)).dice.shape == (2, 2)  # none after the last
+
+
+def test_the_first_round_must_learn(model: SAMMed3D, embedding: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"rounds \[2, 3\]: the first round"):
+        loop(model, embedding=embedding, rounds=(2, 3))
+
+
+def test_weights_learn_under_autocast_beside_rounds_without_gradient(model: SAMMed3D, embedding: Tensor) -> None:
+    """Autocast keeps the copies of weights that a round made: those of a round without gradient must not be used."""
+    with torch.autocast("cpu", torch.bfloat16):
+        output = loop(model, embedding=embedding, rounds=(1, 3), iou_weight=0.0)
+    output.loss.backward()
+    grad = model.mask_decoder.transformer.layers[0].mlp.lin1.weight.grad
+    with_all = copy.deepcopy(model)
+    with_all.zero_grad(set_to_none=True)
+    loop(with_all, embedding=embedding, rounds=(1, 3), iou_weight=0.0).loss.backward()
+    full = with_all.mask_decoder.transformer.layers[0].mlp.lin1.weight.grad
+    assert grad is not None
+    assert full is not None
+    assert float((grad * full).sum() / grad.norm() / full.norm()) > 0.9  # bfloat16 changes little more than the length
+
+
+def test_a_start_mask_is_what_the_first_round_is_given(
+    model: SAMMed3D, embedding: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = Spy(model, monkeypatch)
+    start = torch.full((2, 1, 32, 32, 32), -3.0)
+    loop(model, embedding=embedding, start=start)
+    assert spy.calls[0][2] is start
+    assert torch.equal(spy.calls[1][2], spy.results[0][0].detach())  # type: ignore[arg-type]
+
+
 def test_losses_and_measures_by_hand(model: SAMMed3D, embedding: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(model, monkeypatch)
     output = loop(model, embedding=embedding, rounds=(1, 2), iou_weight=0.5)

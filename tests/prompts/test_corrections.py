@@ -138,6 +138,19 @@ def test_random_errors_are_all_reached_and_rounds_differ() -> None:
     assert 0.4 < float(found.labels.float().mean()) < 0.6
 
 
+def test_mixed_errors_are_random_or_deepest() -> None:
+    pred, target = masks((9, 9, 9))
+    target[..., 1:8, 1:8, 1:8] = True
+    n = 200
+    both = pred.expand(n, -1, -1, -1, -1), target.expand(n, -1, -1, -1, -1)
+    keys = [(0, 0, i, 1) for i in range(n)]
+    mixed, drawn = (next_click(*both, strategy=f"error_{name}", keys=keys) for name in ("mixed", "random"))
+    deepest = torch.tensor([4.0, 4.0, 4.0])
+    is_deepest, is_drawn = ((mixed.coords_vox == other).all(1) for other in (deepest, drawn.coords_vox))
+    assert (is_deepest | is_drawn).all()
+    assert 70 < int(is_deepest.sum()) < 130
+
+
 def test_other_types_of_mask_mean_the_same() -> None:
     pred, target = masks()
     target[..., 3:9, 3:9, 3:9] = True
