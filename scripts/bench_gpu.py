@@ -60,7 +60,7 @@ def clicks(prediction: Tensor, target: Tensor, number: int) -> tuple[Tensor, Ten
 def our_loss(model: Any, batch: dict[str, Tensor], rounds: int, embedding: Tensor | None) -> Tensor:
     given = {"image": batch["image"]} if embedding is None else {"embedding": embedding}
     first = (batch["coords"], batch["labels"])
-    loss: Tensor = model(batch["target"], first, clicks, LOSS, rounds=rounds, **given).loss
+    loss: Tensor = model(batch["target"], first, clicks, LOSS, rounds=range(1, rounds + 1), **given).loss
     return loss
 
 

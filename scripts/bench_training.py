@@ -50,12 +50,13 @@ CONSOLE = Console(width=110)
 
 
 def config_of(work: Path, manifest: Path, rounds: int, batch: int, **sections: Any) -> TrainConfig:
-    """configs/decoder.yaml as it ships, but for weights, rounds and batch size."""
+    """configs/decoder.yaml as it ships, but for weights, batch size, and rounds as the published training had them."""
     shipped = recipe.load_config(
         Path("configs/decoder.yaml"),
         ["model.weights=random", f"run.dir={work / 'run'}", f"data.manifest={manifest}", "track.trackers=[]"],
     ).as_plain()
-    shipped["clicks"]["rounds"], shipped["optim"]["batch_size"] = rounds, batch
+    shipped["clicks"].update(rounds=rounds, gradient_rounds=None, start_masks=0.0)
+    shipped["optim"]["batch_size"] = batch
     for name, values in sections.items():
         shipped[name].update(values)
     return TrainConfig.model_validate(shipped)
@@ -87,7 +88,7 @@ class Ours:
     def step(self, indices: list[int]) -> float:
         start = time.perf_counter()
         batch: Any = collate([self.samples[index] for index in indices])  # type: ignore[misc]
-        loss, _ = self.task.loss(self.task.model, batch, epoch=0)
+        loss, _ = self.task.loss(self.task.model, batch, epoch=0, step=0)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
