@@ -6,6 +6,7 @@ and a shift per axis. Linear interpolation along it is separable: three small ma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -203,6 +204,10 @@ class Region:
         sides = zip(self.start, inner.start, inner.stop, self.stop, strict=True)
         return all(start <= a and b <= stop for start, a, b, stop in sides)
 
+    def holds(self, voxel: np.ndarray) -> bool:
+        """Whether a voxel of the volume (3,) lies in the region."""
+        return all(start <= v < stop for start, v, stop in zip(self.start, voxel, self.stop, strict=True))
+
     def within(self, outer: Region) -> tuple[slice, slice, slice]:
         """Where this region lies in an array of another one that holds it."""
         x, y, z = (slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True))
@@ -221,6 +226,13 @@ def touched_region(
     start = np.clip(np.floor(places.min(0)) - 1, 0, np.subtract(volume_shape, 1)).astype(int)
     stop = np.clip(np.ceil(places.max(0)) + 2, start + 1, volume_shape).astype(int)
     return Region((int(start[0]), int(start[1]), int(start[2])), (int(stop[0]), int(stop[1]), int(stop[2])))
+
+
+def bounding_region(regions: Sequence[Region]) -> Region:
+    """The smallest region that holds all of some."""
+    x0, y0, z0 = (min(region.start[axis] for region in regions) for axis in range(3))
+    x1, y1, z1 = (max(region.stop[axis] for region in regions) for axis in range(3))
+    return Region((x0, y0, z0), (x1, y1, z1))
 
 
 def covered_region(grid: CropGrid, volume_shape: tuple[int, int, int]) -> Region:

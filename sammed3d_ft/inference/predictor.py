@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +15,29 @@ from torch import Tensor, nn
 
 from prompts.depth import bounding_box, deepest_point
 from prompts.errors import InputError
-from sammed3d_ft.data.crops import CropGrid, Region, crop_grid
+from sammed3d_ft.data.crops import CropGrid, Region
 from sammed3d_ft.data.grids import Volume
 from sammed3d_ft.data.preprocessing import Preprocessing, channels
 from sammed3d_ft.inference.pretrained import open_pretrained
+from sammed3d_ft.inference.sites import Site, SiteDecoder, lesion_logits, predicted_iou
 from sammed3d_ft.inference.views import (
     START_INSIDE,
     START_OUTSIDE,
-    Decoded,
+    PlacedClick,
     PromptableModel,
     StartMask,
-    View,
     crops_at_once,
     encode_crops,
     evaluating,
-    holds,
-    merged_logits,
-    reaches_beyond,
 )
 from sammed3d_ft.model.devices import usable_device
 
 # Clicks in mm come back to voxels through an affine that a file stores in float32. Rounded to this many
 # decimals of a voxel, one scan stored in two axis orders gives the same clicks, bit for bit.
 _CLICK_DECIMALS = 3
-# The crop at the model's spacing, one of twice and one of four times: 0.77 m for a crop of 192 mm.
-_MOST_VIEWS = 3
 # Crops and steps are rounded to 1e-6 voxels (`crop_grid`); no scanner resolves a hundredth of this.
 _FINEST_MM = 0.01
 MOST_LESION_NUMBER = int(np.iinfo(np.int32).max)  # what an instance map holds
-_AS_IT_LIES = ((False, False, False),)
-_MIRRORINGS = tuple((x, y, z) for x, y, z in product((False, True), repeat=3))
 _log = logging.getLogger(__name__)
 
 
@@ -55,10 +47,11 @@ class LesionPrediction:
 
     Attributes:
         lesion: its number, from 1.
-        region: the voxels of the canonical volume that its crops cover; the lesion is known only there. Of a mask
-            without clicks, its bounding box.
+        region: the smallest box of the canonical volume that its crops lie in; the lesion is known only there. Of a
+            mask without clicks, its bounding box.
         logits: ``region.shape`` float32, on the volume's own voxels; the lesion is where they are > 0.
-        predicted_iou: the network's own estimate of its overlap with the true lesion; NaN of a mask without clicks.
+        predicted_iou: the network's own estimate of its overlap with the true lesion, the mean over its voxels of what
+            the crops that decide them predict; NaN of a mask without clicks.
         clicks: position in canonical voxels and label (1 foreground, 0 background) of every click used.
     """
 
@@ -76,17 +69,11 @@ class LesionPrediction:
 
 @dataclass(frozen=True, eq=False)
 class _LesionState:
-    """A lesion after some of its clicks. A click makes a new state, which remembers the one before for `undo`.
-
-    The views are the crop at the model's spacing, then coarser ones while the lesion is followed. States share them,
-    embeddings and all; each keeps only what the decoder gave.
-    """
+    """A lesion after some of its clicks. A click makes a new state, which remembers the one before for `undo`."""
 
     start: StartMask | None = None
-    views: tuple[View, ...] = ()
-    decoded: tuple[Decoded, ...] = ()
-    coords_vox: tuple[np.ndarray, ...] = ()  # canonical voxels, (3,) each
-    labels: tuple[int, ...] = ()
+    sites: tuple[Site, ...] = ()
+    clicks: tuple[PlacedClick, ...] = ()
     before: _LesionState | None = None
 
 
@@ -102,6 +89,10 @@ class Predictor:
     A lesion that reaches its crop's border is followed: it is seen a second time in a crop of twice the spacing
     about the same centre, and if need be a third time, of four times. Where crops overlap the finer one holds,
     and gives way softly to the coarser one towards its border.
+
+    A foreground click outside all crops of its lesion opens a site of its own: crops about that click, followed in
+    the same way. Further clicks go to every site whose crop holds them, and the lesion's logits are the highest of
+    its sites'.
 
     All positions are canonical voxel coordinates (``Volume.to_vox`` gives them for world mm): integers are
     voxel centres, axes x, y, z point to Right, Anterior, Superior.
@@ -254,15 +245,16 @@ class Predictor:
     def add_click(self, position_vox: Any, label: int = 1, lesion: int = 1) -> LesionPrediction:
         """One more click on a lesion, and what the lesion then looks like.
 
+        A foreground click outside the lesion's crops opens a crop of its own. A background click there has nothing
+        to take away and is left out with a warning in the log.
+
         Args:
             position_vox: (3,) canonical voxel coordinates.
             label: 1 foreground, 0 background. A lesion's first click must be foreground, unless it has a mask.
             lesion: its number, from 1 to 2147483647; a new number starts a new lesion.
 
         Raises:
-            InputError: no image; a position outside of it; a first click in the background; a foreground
-                click outside the lesion's crop. A background click outside the crop has nothing to take
-                away and is left out with a warning in the log.
+            InputError: no image; a position outside of it; a first click in the background.
         """
         return self.add_clicks([position_vox], [label], lesion)
 
@@ -279,50 +271,40 @@ class Predictor:
             InputError: as `add_click`; no clicks.
         """
         clicks = [
-            (self._checked(position, label, lesion), int(label))
+            PlacedClick.at(self._checked(position, label, lesion), int(label), self.volume.array.shape)
             for position, label in zip(positions_vox, labels, strict=True)
         ]
         _check_number(lesion)
         if not clicks:
             raise InputError(f"lesion {lesion}: no clicks given; at least one is needed")
-        state = self._lesions.get(lesion, _LesionState())
-        if not state.views and state.start is None and clicks[0][1] != 1:
+        state = given = self._lesions.get(lesion, _LesionState())
+        first_by_itself = False
+        if not state.sites and state.start is not None:
+            # The crop must be that of the mask: about a click far away from it, nothing of the mask would be left.
+            inside = (n for n, click in enumerate(clicks) if click.label == 1 and state.start.holds(click))
+            first = next(inside, None)
+            first_by_itself = first is None
+            clicks.insert(0, self._own_click(state.start, clicks) if first is None else clicks.pop(first))
+        elif not state.sites and clicks[0].label != 1:
             raise InputError(
-                f"lesion {lesion}: its first click, {self._place(clicks[0][0])} is background; "
+                f"lesion {lesion}: its first click, {self._place(clicks[0].position_vox)} is background; "
                 "start with a foreground click inside the lesion"
             )
-        own_first = False
-        if not state.views and state.start is not None:
-            # The crop must be that of the mask: about a click far away from it, nothing of the mask would be left.
-            inside = (n for n, (position, label) in enumerate(clicks) if label == 1 and state.start.holds(position))
-            first = next(inside, None)
-            background = [position for position, label in clicks if label == 0]
-            own_first = first is None
-            own = (self._own_click(state.start, background), 1) if first is None else clicks.pop(first)
-            clicks.insert(0, own)
-        grids = state.views[-1].grids if state.views else self._grids(clicks[0][0])
-        used = []
-        for position, label in clicks:
-            if holds(grids, position):
-                used.append((position, label))
-                continue
-            reach_mm = self.model.image_size * abs(grids[0].step_vox[0]) * float(self.volume.spacing_mm[0])
-            what = f"lesion {lesion}: the click {self._place(position)} lies outside its {reach_mm:g} mm crop"
-            if label == 1:
-                raise InputError(f"{what} around its first click; give it a lesion number of its own")
-            _log.warning("%s; a background click there changes nothing and is left out", what)
-        if not used:
-            return self._predictions[lesion]
-        before = state if state.views or state.start is not None else None
+        before = state if state.clicks or state.start is not None else None
         with torch.inference_mode(), evaluating(self.model), self._precision():
-            if not state.views:
-                view = View(self.model, self._channels, grids, state.start, self._ahead.pop(tuple(grids), None))
-                state = replace(state, views=(view,), decoded=(view.unclicked,))
-            for number, (position, label) in enumerate(used):
-                state = self._round(state, before, position, label)
-                if not (number == 0 and own_first):  # the click that a mask is given by itself goes with the user's
-                    before = state
-            return self._keep(lesion, state)
+            for number, click in enumerate(clicks):
+                sites = self._after_click(state, click)
+                if sites is None:
+                    _log.warning(
+                        "lesion %d: the background click %s lies outside its crops, changes nothing and is left out",
+                        lesion,
+                        self._place(click.position_vox),
+                    )
+                    continue
+                state = _LesionState(state.start, sites, (*state.clicks, click), before)
+                # A click that the mask was given by itself is taken back together with the user's first.
+                before = before if number == 0 and first_by_itself else state
+            return self._predictions[lesion] if state is given else self._keep(lesion, state)
 
     def undo(self, lesion: int) -> LesionPrediction | None:
         """Takes back a lesion's newest click (the last of `LesionPrediction.clicks`), as if it had never been given.
@@ -337,7 +319,7 @@ class Predictor:
             InputError: no such lesion, or a mask without clicks.
         """
         state = self._state(lesion)
-        if not state.views:
+        if not state.clicks:
             raise InputError(f"lesion {lesion}: it is a mask without clicks; `remove` takes it away altogether")
         if state.before is None:
             self.remove(lesion)
@@ -360,15 +342,16 @@ class Predictor:
         """
         if crops_at_once(self.model.device) == 1:
             return
-        crops = [tuple(self._grids(self._checked(position, 1, 1))) for position in positions_vox]
+        decoder = self._site_decoder()
+        crops = [decoder.grids(self._checked(position, 1, 1)) for position in positions_vox]
         with torch.inference_mode(), evaluating(self.model), self._precision():
             embeddings = iter(encode_crops(self.model, self._channels, [grid for grids in crops for grid in grids]))
         self._ahead = {grids: [next(embeddings) for _ in grids] for grids in crops}
 
     def crop_holds(self, position_vox: Any, lesion: int) -> bool:
-        """Whether a position lies in the crop of a lesion; never of a mask without clicks, which has none."""
-        views = self._state(lesion).views
-        return bool(views) and holds(views[-1].grids, np.asarray(position_vox, np.float64))
+        """Whether a position lies in a crop of a lesion; never of a mask without clicks, which has none."""
+        voxel = np.floor(np.asarray(position_vox, np.float64) + 0.5)
+        return any(site.region.holds(voxel) for site in self._state(lesion).sites)
 
     def lesion(self, lesion: int) -> LesionPrediction:
         """The present prediction of a lesion; `InputError` when it was never clicked."""
@@ -414,66 +397,53 @@ class Predictor:
             raise InputError(f"lesion {lesion} has no clicks yet; those that have: {known}")
         return self._lesions[lesion]
 
-    def _grids(self, centre_vox: np.ndarray, coarser: int = 1) -> list[CropGrid]:
-        spacing_mm, volume_mm = coarser * self.preprocessing.spacing_mm, self.volume.spacing_mm
-        size, mirrorings = self.model.image_size, _MIRRORINGS if self.flips else _AS_IT_LIES
-        return [crop_grid(centre_vox, volume_mm, spacing_mm, size, flips=flips) for flips in mirrorings]
+    def _site_decoder(self) -> SiteDecoder:
+        return SiteDecoder(
+            self.model,
+            self._channels,
+            self.volume.spacing_mm,
+            self.preprocessing.spacing_mm,
+            accumulate=self.accumulate,
+            follow=self.follow,
+            flips=self.flips,
+        )
 
-    def _own_click(self, start: StartMask, background_vox: list[np.ndarray]) -> np.ndarray:
-        """The deepest point of a mask whose voxels with background clicks count as outside."""
+    def _after_click(self, state: _LesionState, click: PlacedClick) -> tuple[Site, ...] | None:
+        """The lesion's sites after one more click; None when it is in the background and in no crop."""
+        decoder, clicks = self._site_decoder(), (*state.clicks, click)
+        if any(site.holds(click) for site in state.sites):
+            return tuple(decoder.clicked(site, clicks) if site.holds(click) else site for site in state.sites)
+        if click.label == 0:
+            return None
+        # The mask belongs to the first site; one that opens far away from it sees the lesion there as a new one.
+        start = None if state.sites else state.start
+        ahead = self._ahead.pop(decoder.grids(click.position_vox), None)
+        return (*state.sites, decoder.opened(clicks, start, ahead))
+
+    def _own_click(self, start: StartMask, clicks: list[PlacedClick]) -> PlacedClick:
+        """On the deepest point of a mask whose voxels with background clicks count as outside."""
         mask = start.mask.copy()
-        for position in background_vox:
-            voxel = np.rint(position).astype(int) - start.region.start
-            if (voxel >= 0).all() and (voxel < mask.shape).all():
-                mask[tuple(voxel)] = False
+        for click in clicks:
+            if click.label == 0 and start.holds(click):
+                mask[tuple(click.voxel - start.region.start)] = False
         deepest = deepest_point(mask, self.volume.spacing_mm)
         if deepest is None:
             raise InputError("every voxel of the mask has a background click; nothing remains to start from")
-        return deepest[0] + np.array(start.region.start, np.float64)
-
-    def _round(
-        self, state: _LesionState, before: _LesionState | None, position_vox: np.ndarray, label: int
-    ) -> _LesionState:
-        """One pass of the decoder with one more click, in every view of the lesion."""
-        coords_vox, labels = (*state.coords_vox, position_vox), (*state.labels, label)
-        views = list(state.views)
-        decoded = [
-            view.decode(last, coords_vox, labels, self.accumulate)
-            for view, last in zip(views, state.decoded, strict=True)
-        ]
-        while self.follow and len(views) < _MOST_VIEWS and self._goes_on(state.start, views[-1], decoded[-1]):
-            # About the first crop's centre, which the first click is; the clicks so far, one after the other.
-            centre_vox = np.array(views[0].grids[0].centre_vox)
-            view = View(self.model, self._channels, self._grids(centre_vox, 2 ** len(views)), state.start)
-            last = view.unclicked
-            for count in range(1, len(labels) + 1):
-                last = view.decode(last, coords_vox[:count], labels[:count], self.accumulate)
-            views.append(view)
-            decoded.append(last)
-        return _LesionState(state.start, tuple(views), tuple(decoded), coords_vox, labels, before)
-
-    def _goes_on(self, start: StartMask | None, view: View, decoded: Decoded) -> bool:
-        """Whether the lesion, or the mask it started from, leaves its coarsest view."""
-        if start is not None and not view.region.encloses(start.region):
-            return True
-        return reaches_beyond(view.region, view.logits(decoded) > 0, self.volume.array.shape)
+        position_vox = deepest[0] + np.array(start.region.start, np.float64)
+        return PlacedClick.at(position_vox, 1, self.volume.array.shape)
 
     def _keep(self, lesion: int, state: _LesionState) -> LesionPrediction:
         """Makes this the lesion's present state, and the prediction of it."""
-        if not state.views:
+        if not state.sites:
             start = state.start
             assert start is not None
             logits = np.where(start.mask, START_INSIDE, START_OUTSIDE).astype(np.float32)
             prediction = LesionPrediction(lesion, start.region, logits, math.nan, ())
         else:
-            clicks = tuple(
-                ((float(x), float(y), float(z)), given)
-                for (x, y, z), given in zip(state.coords_vox, state.labels, strict=True)
-            )
-            each = [view.logits(decoded) for view, decoded in zip(state.views, state.decoded, strict=True)]
-            merged = merged_logits(state.views, each)
-            iou = state.decoded[-1].predicted_iou
-            prediction = LesionPrediction(lesion, state.views[-1].region, merged, iou, clicks)
+            each = [site.logits() for site in state.sites]
+            region, logits = lesion_logits(state.sites, each)
+            iou = predicted_iou(state.sites, each, region, logits > 0)
+            prediction = LesionPrediction(lesion, region, logits, iou, tuple(map(_as_told, state.clicks)))
         self._lesions[lesion], self._predictions[lesion] = state, prediction
         return prediction
 
@@ -507,3 +477,8 @@ class Predictor:
 def _check_number(lesion: int) -> None:
     if not isinstance(lesion, int | np.integer) or not 1 <= lesion <= MOST_LESION_NUMBER:
         raise InputError(f"lesion {lesion!r}: lesions are numbered from 1 to {MOST_LESION_NUMBER}")
+
+
+def _as_told(click: PlacedClick) -> tuple[tuple[float, float, float], int]:
+    x, y, z = (float(c) for c in click.position_vox)
+    return (x, y, z), click.label

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prompts.depth import bounding_box
 from sammed3d_ft.data.crops import CropGrid, Region, covered_region, logits_on_region, read_crop
 from sammed3d_ft.data.preprocessing import prepare_crop
 from sammed3d_ft.model.variants import Variant
@@ -41,16 +42,36 @@ class PromptableModel(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class PlacedClick:
+    """A click on a scan.
+
+    Attributes:
+        position_vox: (3,) float64, canonical voxels.
+        voxel: (3,) int64, the voxel it lies in; of the face between two the upper one.
+        label: 1 foreground, 0 background.
+    """
+
+    position_vox: np.ndarray
+    voxel: np.ndarray
+    label: int
+
+    @classmethod
+    def at(cls, position_vox: np.ndarray, label: int, shape: tuple[int, ...]) -> PlacedClick:
+        """A click on or within the outer faces of a scan of this shape."""
+        voxel = np.clip(np.floor(position_vox + 0.5).astype(np.int64), 0, np.array(shape) - 1)
+        return cls(position_vox, voxel, label)
+
+
+@dataclass(frozen=True, eq=False)
 class StartMask:
     """A lesion as somebody else has drawn it: ``region.shape`` bool in its bounding box, at least one voxel."""
 
     region: Region
     mask: np.ndarray
 
-    def holds(self, position_vox: np.ndarray) -> bool:
-        """Whether the voxel at a position (3,), canonical voxels of the scan, belongs to the lesion."""
-        voxel = np.floor(position_vox + 0.5).astype(int) - self.region.start
-        return bool((voxel >= 0).all() and (voxel < self.mask.shape).all() and self.mask[tuple(voxel)])
+    def holds(self, click: PlacedClick) -> bool:
+        """Whether the click's voxel belongs to the lesion."""
+        return self.region.holds(click.voxel) and bool(self.mask[tuple(click.voxel - self.region.start)])
 
     def low_resolution(self, grid: CropGrid, size: int) -> Tensor:
         """(1, 1, size, size, size) logits of the mask in a crop, for the decoder's mask input.
@@ -116,36 +137,40 @@ class View:
         regions = [covered_region(grid, shape) for grid in grids]
         x0, y0, z0 = (max(region.start[axis] for region in regions) for axis in range(3))
         x1, y1, z1 = (min(region.stop[axis] for region in regions) for axis in range(3))
-        self.region = Region((x0, y0, z0), (x1, y1, z1))
+        # A crop may be smaller than a voxel of the scan.
+        x, y, z = (int(c) for c in np.clip(np.floor(np.array(grids[0].centre_vox) + 0.5), 0, np.array(shape) - 1))
+        self.region = Region(
+            (min(x0, x), min(y0, y), min(z0, z)), (max(x1, x + 1), max(y1, y + 1), max(z1, z + 1))
+        )
         self._embeddings = tuple(embeddings or encode_crops(model, channels, grids))
         low: list[Tensor | None] = [None] * len(grids)
         if start is not None:
             low = [start.low_resolution(grid, model.variant.logits_size).to(model.device) for grid in grids]
         self.unclicked = Decoded(tuple(low))
 
-    def decode(
-        self, before: Decoded, coords_vox: Sequence[np.ndarray], labels: Sequence[int], accumulate: bool
-    ) -> Decoded:
+    def holds(self, click: PlacedClick) -> bool:
+        """Whether the click's voxel is one of the region's."""
+        return self.region.holds(click.voxel)
+
+    def decode(self, before: Decoded, clicks: Sequence[PlacedClick], accumulate: bool) -> Decoded:
         """One pass of the decoder with these clicks, as far as they lie here; none when the newest does not.
 
         Args:
             before: what the last pass gave; `unclicked` at first.
-            coords_vox: (3,) each, canonical voxels of the scan.
-            labels: 1 or 0 each.
+            clicks: all so far, the newest last.
             accumulate: give all of them; False gives the newest alone.
         """
-        held = [number for number, position in enumerate(coords_vox) if holds(self.grids, position)]
-        if not held or held[-1] != len(coords_vox) - 1:
+        if not self.holds(clicks[-1]):
             return before
-        held = held if accumulate else held[-1:]
+        held = [click for click in clicks if self.holds(click)] if accumulate else [clicks[-1]]
+        positions_vox, labels = np.stack([click.position_vox for click in held]), [click.label for click in held]
         device = self.model.device
         passes = []
         for grid, embedding, previous in zip(self.grids, self._embeddings, before.low, strict=True):
-            coords = grid.to_crop(np.stack([coords_vox[number] for number in held]))
             low, predicted_iou = self.model.decode(
                 embedding,
-                torch.tensor(coords, dtype=torch.float32, device=device)[None],
-                torch.tensor([labels[number] for number in held], device=device)[None],
+                torch.tensor(grid.to_crop(positions_vox), dtype=torch.float32, device=device)[None],
+                torch.tensor(labels, device=device)[None],
                 previous,
             )
             passes.append((low, float(predicted_iou[0, 0])))
@@ -175,6 +200,26 @@ class View:
         return weight
 
 
+def shares(views: Sequence[View], mask: np.ndarray) -> np.ndarray:
+    """(number of views,) float64, how many of a mask's voxels each view decides by the weights of `merged_logits`.
+
+    Args:
+        views: finest first.
+        mask: ``views[-1].region.shape`` bool.
+    """
+    outer, box = views[-1].region, bounding_box(mask)
+    if box is None or len(views) == 1:
+        return np.array([0.0] * (len(views) - 1) + [float(mask.sum())])
+    left, found = mask[box].astype(np.float32), []
+    for view in views[:-1]:
+        weight = np.zeros(outer.shape, np.float32)
+        weight[view.region.within(outer)] = view.inner_weight()
+        taken = left * weight[box]
+        found.append(float(taken.sum(dtype=np.float64)))
+        left -= taken
+    return np.array([*found, float(left.sum(dtype=np.float64))])
+
+
 def merged_logits(views: Sequence[View], logits: Sequence[np.ndarray]) -> np.ndarray:
     """``views[-1].region.shape``: each view inside the next, coarser one, giving way softly towards its border."""
     outer, merged = views[-1].region, logits[-1]
@@ -192,15 +237,6 @@ def reaches_beyond(region: Region, mask: np.ndarray, shape: tuple[int, ...]) -> 
             if inside_scan and np.take(mask, face, axis).any():
                 return True
     return False
-
-
-def holds(grids: Sequence[CropGrid], position_vox: np.ndarray) -> bool:
-    """Whether a position lies within the outer faces of a crop, in each of its mirrorings."""
-    for grid in grids:
-        position = grid.to_crop(position_vox)
-        if (position < -0.5).any() or (position > grid.size - 0.5).any():
-            return False
-    return True
 
 
 @contextmanager

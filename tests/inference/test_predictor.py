@@ -250,13 +250,79 @@ def test_clicks_outside_the_crop(caplog):
     before = found.add_click((20, 22, 18))
     assert found.crop_holds((43, 22, 18), 1)
     assert not found.crop_holds((44, 22, 18), 1)
-    with pytest.raises(InputError, match="outside its 96 mm crop"):
-        found.add_clicks([(21, 22, 18), (60, 22, 18)], [1, 1])
-    assert len(stub.decoded) == 1  # refused as a whole
     with caplog.at_level(logging.WARNING):
         after = found.add_click((60, 22, 18), 0)
+    assert "the background click at RAS+ voxel (60, 22, 18), RAS (90.0, 4.0, 46.0) mm, lies outside" in caplog.text
     assert "left out" in caplog.text
     assert after is before
+    assert len(stub.decoded) == 1
+    assert len(after.clicks) == 1
+
+
+def test_a_foreground_click_outside_the_crop_opens_one_of_its_own():
+    stub, volume = Threshold(level=0.3), plain_scan((100, 44, 36))
+    found, far = predictor(stub, follow=False), predictor(Threshold(level=0.3), follow=False)
+    for each in (found, far):
+        each.set_image({"PT": volume})
+    near = found.add_click((20, 22, 18))
+    other = far.add_click((75, 22, 18))
+    both = found.add_click((75, 22, 18))
+    assert len(stub.encoded) == 2
+    np.testing.assert_array_equal(stub.decoded[1][0][0], [[24, 24, 24]])  # the first site's click lies elsewhere
+    assert stub.decoded[1][2] is None
+    # Crops over x 0..43 and 51..98; between them there is nothing.
+    assert (both.region.start, both.region.stop) == ((0, 0, 0), (99, 44, 36))
+    np.testing.assert_array_equal(both.logits[:44], near.logits)
+    np.testing.assert_array_equal(both.logits[51:], other.logits)
+    assert (both.logits[44:51] == -100).all()
+    assert (found.probability()[44:51] == 0).all()
+    assert [label for _, label in both.clicks] == [1, 1]
+    assert found.crop_holds((75, 22, 18), 1)
+    assert not found.crop_holds((47, 22, 18), 1)
+    # A later click goes where it lies: here to the second site alone.
+    found.add_click((60, 20, 18), 0)
+    assert len(stub.decoded) == 3
+    np.testing.assert_array_equal(stub.decoded[2][0][0], [[24, 24, 24], [9, 22, 24]])
+    assert stub.decoded[2][1].tolist() == [[1, 0]]
+    np.testing.assert_array_equal(found.undo(1).logits, both.logits)
+    np.testing.assert_array_equal(found.undo(1).logits, near.logits)
+    assert found.undo(1) is None
+    assert len(stub.encoded) == 2
+
+
+def test_where_sites_overlap_the_higher_logits_hold_and_both_are_given_the_click():
+    class ByCentre(Threshold):
+        """The crop encoded first rises along x, the second falls; each predicts an IoU of its own."""
+
+        def image_encoder(self, image):
+            return torch.full_like(super().image_encoder(image), float(len(self.encoded)))
+
+        def decode(self, embedding, coords_vox, labels, previous=None):
+            super().decode(embedding, coords_vox, labels, previous)
+            ramp = torch.linspace(-1, 3, self.image_size).reshape(-1, 1, 1).expand_as(embedding[0, 0])
+            first = float(embedding.mean()) == 1
+            return (ramp if first else -ramp)[None, None], torch.full((1, 1), 0.8 if first else 0.4)
+
+    volume = from_array(np.ones((90, 8, 8), np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
+    stub = ByCentre()
+    found = predictor(stub, follow=False)
+    found.set_image({"PT": volume})
+    assert found.add_click((24, 4, 4)).predicted_iou == pytest.approx(0.8)  # crop over x 0..47
+    both = found.add_click((50, 4, 4))  # 26..73
+    assert len(stub.decoded) == 2
+    x = np.arange(90)
+    one = np.where(x < 48, -1 + 4 * x / 47, -100)
+    two = np.where((x >= 26) & (x < 74), 1 - 4 * (x - 26) / 47, -100)
+    np.testing.assert_allclose(both.logits[:, 4, 4], np.maximum(one, two)[:74], atol=1e-5)
+    # The first site has x = 12 to 47, the second what is above zero beyond; 1 - 4 (x - 26) / 47 ends at x = 37.
+    assert both.mask[:, 4, 4].nonzero()[0].tolist() == list(range(12, 48))
+    assert both.predicted_iou == pytest.approx(0.8)
+    found.add_click((40, 4, 4), 0)
+    assert len(stub.decoded) == 4
+    assert [labels.tolist() for _, labels, _ in stub.decoded[2:]] == [[[1, 0]], [[1, 0]]]
+    # The second site's own click comes first in it, whatever the order in the lesion.
+    found.add_click((30, 4, 4), 1)
+    np.testing.assert_array_equal(stub.decoded[5][0][0], [[24, 24, 24], [14, 24, 24], [4, 24, 24]])
 
 
 def test_channels_and_modalities_must_agree():

@@ -134,9 +134,12 @@ def test_a_foreground_click_beside_the_mask_is_preceded_by_one_inside():
     prediction = found.add_clicks([(12, 22, 30), (14, 22, 18)], [1, 1])
     assert prediction.clicks == (((14.0, 22.0, 18.0), 1), ((12.0, 22.0, 30.0), 1))
     found.add_mask(mask)
-    with pytest.raises(InputError, match="outside its .* crop.*a lesion number of its own"):
-        found.add_click((12, 22, 110))
-    np.testing.assert_array_equal(found.mask() > 0, mask)
+    # Outside of the mask's crop it opens one of its own, which is not given the mask.
+    stub = found.model
+    stub.decoded.clear()
+    prediction = found.add_click((12, 22, 110))
+    assert prediction.clicks == (((12.0, 22.0, 18.0), 1), ((12.0, 22.0, 110.0), 1))
+    assert [previous is None for _, _, previous in stub.decoded] == [False, True]
 
 
 def test_a_mask_that_leaves_the_crop_is_followed():

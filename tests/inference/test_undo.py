@@ -21,10 +21,10 @@ class Remembering(Threshold):
 
     def decode(self, embedding, coords_vox, labels, previous=None):
         self.decoded.append((coords_vox.clone(), labels.clone(), previous))
-        index = torch.stack(torch.meshgrid(*[torch.arange(self.image_size)] * 3, indexing="ij"), -1)
-        pulls = torch.zeros(index.shape[:3])
+        index, pulls = torch.arange(self.image_size), torch.zeros(())
         for position, label in zip(coords_vox[0], labels[0], strict=True):
-            pulls += (2 * label - 1) * torch.exp(-((index - position) ** 2).sum(-1) / 50)
+            x, y, z = (torch.exp(-((index - p) ** 2) / 50) for p in position)
+            pulls = pulls + (2 * label - 1) * x[:, None, None] * y[:, None] * z
         before = 0 if previous is None else 0.3 * previous.clamp(-5, 5)
         return embedding[:, :1] - self.level + 2 * pulls + before, pulls.mean().reshape(1, 1)
 
