@@ -47,7 +47,7 @@ model: {{variant: mini, weights: random, spacing_mm: 4.0}}
 clicks: {{rounds: 2}}
 tune: {{method: decoder}}
 cache: {{views: 6}}
-optim: {{epochs: 5, batch_size: 2, warmup_steps: 2}}
+optim: {{epochs: 5, batch_size: 2, warmup: 0.2}}
 validate: {{every_epochs: 1, clicks: [1, 5], test: false}}
 checkpoint: {{every_steps: 1}}
 track: {{log_every_steps: 1}}

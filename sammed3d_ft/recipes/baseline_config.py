@@ -72,7 +72,7 @@ class BaselineStepsConfig(StepsConfig):
 
     epochs: int = Field(300, ge=1)
     weight_decay: float = Field(1e-5, ge=0)
-    warmup_steps: int = Field(0, ge=0)
+    warmup: float = Field(0.0, ge=0, lt=1)
     clip_norm: float | None = Field(None, gt=0)
     lr: float = Field(2e-4, gt=0)
     lr_encoder: float | None = Field(None, gt=0)  # of unetr_sammed3d's encoder; None: as the rest

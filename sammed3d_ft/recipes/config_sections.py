@@ -45,7 +45,7 @@ class StepsConfig(Section):
     batch_size: int = Field(4, ge=1)
     accumulate: int = Field(1, ge=1)
     weight_decay: float = Field(0.01, ge=0)
-    warmup_steps: int = Field(50, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1)  # share of all steps
     clip_norm: float | None = Field(1.0, gt=0)  # None: gradients are left as they are
     precision: Literal["auto", "no", "bf16"] = "auto"
 

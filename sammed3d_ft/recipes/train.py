@@ -259,7 +259,7 @@ def _train(
                         accelerator.backward(loss / len(group))
                 norm = float(accelerator.clip_grad_norm_(task.model.parameters(), config.optim.clip_norm or math.inf))
                 stop_unless_finite(math.isfinite(norm), "the gradient", group_cases)
-                factor = schedule_factor(step, config.optim.warmup_steps, total_steps)
+                factor = schedule_factor(step, config.optim.warmup, total_steps)
                 set_learning_rates(optimizer, factor)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)

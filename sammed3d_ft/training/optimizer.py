@@ -48,8 +48,15 @@ def build_optimizer(
     )
 
 
-def schedule_factor(step: int, warmup_steps: int, total_steps: int) -> float:
-    """Share of the base learning rate at a step: linear warm-up, then cosine to 0."""
+def schedule_factor(step: int, warmup: float, total_steps: int) -> float:
+    """Factor on the base learning rate at a step (0 is the first): linear warm-up, then cosine to 0.
+
+    Args:
+        step: 0 to total_steps - 1.
+        warmup: share of the steps, at least 0 and below 1; rounded to whole steps.
+        total_steps: of the whole run.
+    """
+    warmup_steps = round(warmup * total_steps)
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)

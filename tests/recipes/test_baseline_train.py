@@ -241,7 +241,7 @@ def test_a_shipped_config_is_valid_tells_its_command_and_builds(path: Path, mani
         crops = config.crops
         assert (crops.size, crops.spacing_mm, crops.positive / crops.negative) == (128, 2, 4)
         assert (config.optim.lr, config.optim.weight_decay, config.optim.batch_size) == (2e-4, 1e-5, 4)
-        assert (config.optim.warmup_steps, config.optim.clip_norm, config.validate_.every_epochs) == (0, None, 2)
+        assert (config.optim.warmup, config.optim.clip_norm, config.validate_.every_epochs) == (0, None, 2)
         assert (crops.affine_probability, crops.translate_vox, crops.rotate_z_deg, crops.scale) == (0.5, 10, 12, 0.1)
         assert config.data.modalities == ("PT", "CT")
     if config.network.weights is not None:

@@ -255,7 +255,7 @@ def test_results_of_other_settings_or_folds_are_not_reused(folder: Path, trained
     assert len(trained.trainings) == 12
 
 
-# config.yaml of a training as the benchmark's first form started it, key by key.
+# config.yaml of a training by an earlier version, which had fewer settings, key by key.
 EARLIER = """
 run: {{dir: {run}, seed: 0, resume: auto}}
 data: {{manifest: {manifest}, modalities: [PT], targets: each, connectivity: 18, clip: {{}}, shapes: 0, workers: null}}
@@ -266,14 +266,14 @@ loss: {{name: l1dfl, options: {{}}, iou_weight: 1.0}}
 augment: {{flip: 0.5, rotate_deg: 15.0, zoom: 0.15, gamma: 0.25, noise: 0.1, jitter_vox: 4}}
 cache: {{views: 8, batch_size: 1, dir: null}}
 optim: {{epochs: 40, batch_size: 4, accumulate: 1, lr_decoder: 0.0003, lr_encoder: 5.0e-05, weight_decay: 0.01,
-         warmup_steps: 50, clip_norm: 1.0, precision: auto}}
+         clip_norm: 1.0, precision: auto}}
 validate: {{every_epochs: 5, clicks: [1, 3, 5, 10], test: true}}
 checkpoint: {{every_steps: 200, keep: 2}}
 track: {{trackers: [tensorboard], log_every_steps: 5}}
 """
 
 
-def test_trainings_of_the_first_form_are_found_as_done(folder: Path) -> None:
+def test_trainings_of_an_earlier_version_are_found_as_done(folder: Path) -> None:
     rows = {"a": {"config": "configs/mini.yaml"}}
     config = benchmark.load_benchmark(write_config(folder, rows=rows, clicks=[1, 3, 5, 10], seeds=[0]))
     manifest = write_folds(config)["x"]
@@ -287,9 +287,14 @@ def test_trainings_of_the_first_form_are_found_as_done(folder: Path) -> None:
     assert not training.is_done()
     (run / "summary.json").write_text("{}")
     assert training.is_done()
-    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("epochs: 40", "epochs: 41"))
-    with pytest.raises(InputError, match=r"optim.epochs: 41 -> 40\)"):
-        training.is_done()
+    earlier = (run / "config.yaml").read_text()
+    for other, said in (
+        ("epochs: 41", r"\(optim.epochs: 41 -> 40\)"),
+        ("epochs: 40, warmup_steps: 50", "optim.warmup_steps: 50 -> None"),  # what it was then
+    ):
+        (run / "config.yaml").write_text(earlier.replace("epochs: 40", other))
+        with pytest.raises(InputError, match=said):
+            training.is_done()
 
 
 def test_what_is_wrong_with_any_row_is_said_before_training(folder: Path, trained: Done) -> None:

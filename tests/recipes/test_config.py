@@ -95,6 +95,8 @@ def test_the_spacing_comes_from_the_variant(file: Path) -> None:
         ("optim.epoch=3", "unknown key optim.epoch, did you mean 'epochs'?"),
         ("optimm.epochs=3", "unknown key optimm, did you mean 'optim'?"),
         ("validate.every_epoch=3", "did you mean 'every_epochs'?"),
+        ("optim.warmup_steps=50", "unknown key optim.warmup_steps, did you mean 'warmup'?"),
+        ("optim.warmup=50", "optim.warmup: Input should be less than 1 (got 50)"),
         ("run.zzz=1", "known: dir, seed, resume"),
         ("optim.epochs", "expected key.path=value"),
         ("=3", "expected key.path=value"),

@@ -36,7 +36,7 @@ model: {{variant: mini, weights: random}}
 clicks: {{rounds: 2}}
 tune: {{method: {method}, lora_rank: 2}}
 cache: {{views: 1}}
-optim: {{epochs: 1, batch_size: 2, warmup_steps: 1, lr_decoder: 1e-5, lr_encoder: 1e-5}}
+optim: {{epochs: 1, batch_size: 2, warmup: 0.5, lr_decoder: 1e-5, lr_encoder: 1e-5}}
 validate: {{every_epochs: 1, clicks: [1, 5], test: false}}
 checkpoint: {{every_steps: 1}}
 track: {{trackers: [], log_every_steps: 1}}

@@ -234,15 +234,18 @@ def test_what_decays_and_how_fast_each_part_learns(method: str) -> None:
 
 
 def test_the_schedule_by_hand() -> None:
-    factors = [schedule_factor(step, 4, 12) for step in range(13)]
+    factors = [schedule_factor(step, 1 / 3, 12) for step in range(13)]
     assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert factors[8] == pytest.approx(0.5)  # half way down the cosine
     assert factors[6] == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
     assert factors[12] == pytest.approx(0.0)
     assert factors[4:] == sorted(factors[4:], reverse=True)
     assert schedule_factor(0, 0, 10) == 1.0
-    assert schedule_factor(3, 50, 4) == 0.08  # shorter than its warm-up: still climbing, no division by zero
-    assert schedule_factor(50, 50, 50) == 1.0
+    assert [schedule_factor(step, 0.1, 200) for step in (0, 9, 19, 20)] == [0.05, 0.5, 1.0, 1.0]
+    assert [schedule_factor(step, 0.1, 24) for step in (0, 1)] == [0.5, 1.0]  # 2.4 steps are 2
+    assert schedule_factor(0, 0.1, 4) == 1.0  # 0.4 steps are none
+    # All steps but a rounded-off share: still climbing at the last, no division by zero.
+    assert [schedule_factor(step, 0.99, 4) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 def test_rates_follow_the_schedule_from_their_base() -> None:
