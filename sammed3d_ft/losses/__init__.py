@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sammed3d_ft.losses.choice import LOSSES, build_loss
     from sammed3d_ft.losses.l1dfl import L1DFL
+    from sammed3d_ft.losses.training_loss import TrainingLoss
 
-_NAMES = {"L1DFL": "l1dfl", "LOSSES": "choice", "build_loss": "choice"}
-__all__ = ["L1DFL", "LOSSES", "build_loss"]
+_NAMES = {"L1DFL": "l1dfl", "LOSSES": "choice", "TrainingLoss": "training_loss", "build_loss": "choice"}
+__all__ = ["L1DFL", "LOSSES", "TrainingLoss", "build_loss"]
 
 
 def __getattr__(name: str) -> Any:

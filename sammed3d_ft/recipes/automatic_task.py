@@ -30,7 +30,7 @@ from sammed3d_ft.data.scan_store import ScanStore, prepare_scan_of
 from sammed3d_ft.evaluation.matching import Components, match, overlaps
 from sammed3d_ft.evaluation.metrics import HEADLINE_IOU
 from sammed3d_ft.lesions import SIZE_CLASSES, size_class
-from sammed3d_ft.losses import build_loss
+from sammed3d_ft.losses import TrainingLoss, build_loss
 from sammed3d_ft.model.build import build_model, parameter_count
 from sammed3d_ft.model.weight_fit import describe_misfit
 from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors, state_hash
@@ -88,7 +88,7 @@ class AutomaticTask:
             self.base_hash = state_hash(self.model.state_dict())
             if network.weights not in (None, "random"):
                 self.base_hash = self._load_encoder(network.weights)
-        self.criterion = build_loss(config.loss.name, **config.loss.options)
+        self.criterion = TrainingLoss(build_loss(config.loss.name, **config.loss.options))
         drawing = config.crops.model_dump(exclude={"spacing_mm"})
         self.crops = CropSettings(**drawing, seed=config.run.seed)
         self.store: ScanStore | None = None

@@ -29,7 +29,7 @@ from sammed3d_ft.data.samples import LesionSamples, SampleSettings, loader_worke
 from sammed3d_ft.inference.predictor import Predictor
 from sammed3d_ft.inference.simulation import CaseScore, simulate_files
 from sammed3d_ft.lesions import SIZE_CLASSES, size_class
-from sammed3d_ft.losses import build_loss
+from sammed3d_ft.losses import TrainingLoss, build_loss
 from sammed3d_ft.model.adapters import (
     configure_tuning,
     load_trainable_state,
@@ -84,7 +84,7 @@ class PromptedTask:
             lora_alpha=config.tune.lora_alpha,
             lora_dropout=config.tune.lora_dropout,
         )
-        self.criterion = build_loss(config.loss.name, **config.loss.options)
+        self.criterion = TrainingLoss(build_loss(config.loss.name, **config.loss.options))
         self.cached = config.tune.method == "decoder"
         self.samples = SampleSettings(
             crop_size=self.model.image_size,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
 import shutil
 import time
@@ -25,7 +24,7 @@ from accelerate.utils import (
     set_seed,
 )
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -65,8 +64,6 @@ from sammed3d_ft.training.optimizer import (
 )
 from sammed3d_ft.training.run_lock import locked_run
 from sammed3d_ft.training.stopping import leave, tell_when_stopped
-
-_log = logging.getLogger(__name__)
 
 
 def build_task(config: TrainConfig | BaselineConfig, manifest: Manifest) -> Task:
@@ -192,15 +189,19 @@ def _train(
             prune_checkpoints(folder, run / "best", config.checkpoint.keep)
         accelerator.wait_for_everyone()
 
-    def stop_unless_finite(finite: bool, what: str, cases: list[str]) -> None:
-        """Every process comes here at the same points, so that all stop at the same one."""
-        if not _all_agree(accelerator, finite):
+    def stop_unless_finite(losses: list[float], norm: float, cases: list[list[str]]) -> None:
+        """Once a step, before the optimiser's; all processes stop together. Losses and cases by micro-batch."""
+        if not _all_agree(accelerator, all(map(math.isfinite, (*losses, norm)))):
             optimizer.zero_grad(set_to_none=True)
-            cases = gather_object(cases) if accelerator.num_processes > 1 else cases
+            pairs = list(zip(losses, cases, strict=True))
+            wrong = [case for loss, ids in pairs if not math.isfinite(loss) for case in ids]
+            what, names = "loss", _gathered(accelerator, wrong)
+            if not names:
+                what, names = "gradient", _gathered(accelerator, [case for ids in cases for case in ids])
             save()
             raise InputError(
-                f"step {step}: {what} is not a finite number, for {', '.join(sorted(set(cases)))}; the weights from "
-                f"before this step are in {run / 'checkpoints' / f'step_{step}'}. Look at these cases, or begin "
+                f"step {step}: the {what} is not a finite number, for {', '.join(sorted(set(names)))}; the weights "
+                f"from before this step are in {run / 'checkpoints' / f'step_{step}'}. Look at these cases, or begin "
                 f"anew with a lower {' and '.join(config.optim.learning_rate_keys)}"
             )
 
@@ -247,18 +248,23 @@ def _train(
             while batches:
                 group, batches = batches[: config.optim.accumulate], batches[config.optim.accumulate :]
                 torch.manual_seed(config.run.seed * 1_000_003 + step)  # LoRA's dropout draws from torch's generator
-                group_cases: list[str] = []
+                losses: list[Tensor] = []
+                values: list[dict[str, Tensor]] = []
+                cases: list[list[str]] = []
                 # The last group of an epoch may be short: the mean is over what it holds, and nothing is dropped.
                 for position in range(len(group)):
                     batch = _to_device(next(loader), accelerator.device)
-                    group_cases += task.case_ids(batch)
                     last = position == len(group) - 1
-                    with nullcontext() if last else accelerator.no_sync(model), accelerator.autocast():
-                        loss, values = _loss(task, model, batch, epoch, step)
-                        stop_unless_finite(bool(torch.isfinite(loss)), "the loss", _wrong_cases(task, batch, loss))
+                    with nullcontext() if last else accelerator.no_sync(model):
+                        with accelerator.autocast():
+                            loss, numbers = task.loss(model, batch, epoch, step)
                         accelerator.backward(loss / len(group))
-                norm = float(accelerator.clip_grad_norm_(task.model.parameters(), config.optim.clip_norm or math.inf))
-                stop_unless_finite(math.isfinite(norm), "the gradient", group_cases)
+                    losses.append(loss.detach().float())
+                    values.append(numbers)
+                    cases.append(task.case_ids(batch))
+                norm = accelerator.clip_grad_norm_(task.model.parameters(), config.optim.clip_norm or math.inf)
+                *loss_values, norm = torch.stack([*losses, norm.float()]).tolist()  # the step's only synchronisation
+                stop_unless_finite(loss_values, norm, cases)
                 factor = schedule_factor(step, config.optim.warmup, total_steps)
                 set_learning_rates(optimizer, factor)
                 optimizer.step()
@@ -267,9 +273,9 @@ def _train(
                 batch_in_epoch += len(group)
                 bar.update()
                 if step % config.track.log_every_steps == 0:
-                    numbers = _mean_over_processes(accelerator, values)
-                    record({**numbers, "train/grad_norm": norm, "train/lr_factor": factor, "epoch": epoch + 1})
-                    bar.set_postfix(**{label: f"{numbers[name]:.3f}" for label, name in task.shown.items()})
+                    shown = _over_the_step(accelerator, values)
+                    record({**shown, "train/grad_norm": norm, "train/lr_factor": factor, "epoch": epoch + 1})
+                    bar.set_postfix(**{label: f"{shown[name]:.3f}" for label, name in task.shown.items()})
                 if step - saved_step >= config.checkpoint.every_steps and batches:
                     save()
             epoch, batch_in_epoch = epoch + 1, 0
@@ -344,21 +350,6 @@ def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     }
 
 
-def _loss(
-    task: Task, model: nn.Module, batch: dict[str, Any], epoch: int, step: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The task's loss; NaN where the loss refused its input, so that all processes hear of it together."""
-    try:
-        return task.loss(model, batch, epoch, step)
-    except InputError as error:
-        _log.warning("%s: %s", ", ".join(task.case_ids(batch)), error)
-        return torch.full((), math.nan), {}
-
-
-def _wrong_cases(task: Task, batch: dict[str, Any], loss: Tensor) -> list[str]:
-    return [] if torch.isfinite(loss) else task.case_ids(batch)
-
-
 def _all_agree(accelerator: Accelerator, mine: bool) -> bool:
     """Whether it holds on every process."""
     if accelerator.num_processes == 1:
@@ -367,11 +358,17 @@ def _all_agree(accelerator: Accelerator, mine: bool) -> bool:
     return accelerator.reduce(wrong, "sum").item() == 0
 
 
-def _mean_over_processes(accelerator: Accelerator, values: dict[str, Tensor]) -> dict[str, float]:
-    stacked = torch.stack([value.detach().float() for value in values.values()])
+def _gathered(accelerator: Accelerator, mine: list[str]) -> list[str]:
+    """Of all processes."""
+    return gather_object(mine) if accelerator.num_processes > 1 else mine
+
+
+def _over_the_step(accelerator: Accelerator, values: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Mean over the step's micro-batches and the processes, as of the loss that is optimised."""
+    stacked = torch.stack([torch.stack([value.detach().float() for value in each.values()]) for each in values])
     if accelerator.num_processes > 1:
-        stacked = accelerator.reduce(stacked, "mean")
-    return dict(zip(values, stacked.tolist(), strict=True))
+        stacked = accelerator.gather(stacked)
+    return dict(zip(values[0], stacked.mean(0).tolist(), strict=True))
 
 
 def _print_summary(summary: dict[str, Any], config: TrainConfig | BaselineConfig) -> None:

@@ -361,6 +361,45 @@ def test_what_is_no_number_names_the_lesions_and_leaves_the_weights_from_before(
     assert all(bool(torch.isfinite(tensor).all()) for tensor in saved.model.values())
 
 
+def test_a_step_of_micro_batches_logs_the_loss_that_it_optimised(
+    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two micro-batches of one lesion are one batch of two: Dice-CE is a mean over samples."""
+    real, losses, lines = recipe.PromptedTask.loss, [], []
+
+    def loss(*arguments: Any) -> Any:
+        value, logged = real(*arguments)
+        losses.append(float(value.detach()))
+        return value, logged
+
+    monkeypatch.setattr(recipe.PromptedTask, "loss", loss)
+    stop_after(monkeypatch, 1)
+    for name, more in (("whole", ()), ("halves", ("optim.batch_size=1", "optim.accumulate=2"))):
+        with pytest.raises(Killed):
+            recipe.train(settings(tmp_path / name, manifest, "full", "loss.name=dice_ce", *more))
+        lines.append(json.loads((tmp_path / name / "metrics.jsonl").read_text()))
+    assert lines[1] == pytest.approx(lines[0], rel=1e-4)
+    assert lines[1]["train/loss"] == pytest.approx((losses[1] + losses[2]) / 2, rel=1e-6)
+    assert losses[1] != pytest.approx(losses[2], rel=1e-3)
+
+
+def test_only_the_lesions_of_the_micro_batch_that_is_no_number_are_named(
+    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, names = recipe.PromptedTask.loss, []
+
+    def loss(self: recipe.PromptedTask, model: torch.nn.Module, batch: dict[str, Any], *rest: Any) -> Any:
+        names.extend(self.case_ids(batch))
+        value, logged = real(self, model, batch, *rest)
+        return value * (float("nan") if len(names) == 2 else 1), logged
+
+    monkeypatch.setattr(recipe.PromptedTask, "loss", loss)
+    with pytest.raises(InputError, match="step 0: the loss is not a finite number, for ") as error:
+        recipe.train(settings(tmp_path / "run", manifest, "full", "optim.batch_size=1", "optim.accumulate=3"))
+    assert len(set(names)) == 3
+    assert [name in str(error.value) for name in names] == [False, True, False]
+
+
 def test_running_out_of_memory_names_the_settings_that_help(tmp_path: Path, manifest: Path) -> None:
     config = settings(tmp_path / "run", manifest)
     told = explain_failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), config)
