@@ -19,7 +19,7 @@ from sammed3d_ft.data.crops import CropGrid, Region
 from sammed3d_ft.data.grids import Volume
 from sammed3d_ft.data.preprocessing import Preprocessing, channels
 from sammed3d_ft.inference.pretrained import open_pretrained
-from sammed3d_ft.inference.sites import Site, SiteDecoder, lesion_logits, predicted_iou
+from sammed3d_ft.inference.sites import Site, SiteDecoder
 from sammed3d_ft.inference.views import (
     START_INSIDE,
     START_OUTSIDE,
@@ -49,7 +49,8 @@ class LesionPrediction:
         lesion: its number, from 1.
         region: the smallest box of the canonical volume that its crops lie in; the lesion is known only there. Of a
             mask without clicks, its bounding box.
-        logits: ``region.shape`` float32, on the volume's own voxels; the lesion is where they are > 0.
+        logits: ``region.shape`` float32, on the volume's own voxels; the lesion is where they are > 0. They obey the
+            clicks, unless the predictor is told otherwise.
         predicted_iou: the network's own estimate of its overlap with the true lesion, the mean over its voxels of what
             the crops that decide them predict; NaN of a mask without clicks.
         clicks: position in canonical voxels and label (1 foreground, 0 background) of every click used.
@@ -106,6 +107,8 @@ class Predictor:
         follow: look further where a lesion reaches its crop's border.
         flips: see each crop in its eight mirrorings about the first click, clicks mirrored along, and take the mean
             of their logits: eight times the work.
+        obey: what clicks say holds, whatever the network makes of them; see `obedience`. False shows the network's own
+            answer.
 
     Raises:
         InputError: the model's input channels and the modalities differ in number.
@@ -119,6 +122,7 @@ class Predictor:
         accumulate: bool = True,
         follow: bool = True,
         flips: bool = False,
+        obey: bool = True,
     ) -> None:
         if model.in_channels != len(preprocessing.modalities):
             raise InputError(
@@ -132,6 +136,7 @@ class Predictor:
         self.accumulate = accumulate
         self.follow = follow
         self.flips = flips
+        self.obey = obey
         self._volume: Volume | None = None
         self._channels = torch.empty(0)
         self._lesions: dict[int, _LesionState] = {}
@@ -146,6 +151,7 @@ class Predictor:
         base: str | Path | None = None,
         flips: bool = False,
         spacing_mm: float | None = None,
+        obey: bool = True,
     ) -> Predictor:
         """The predictor of a checkpoint.
 
@@ -154,7 +160,7 @@ class Predictor:
                 its variant), or the folder of a LoRA adapter.
             device: None takes a CUDA device if there is one, else the CPU.
             base: the weights an adapter was trained on.
-            flips: as for the class.
+            flips, obey: as for the class.
             spacing_mm: of the crops; None takes what the checkpoint was trained with. Finer crops show small lesions
                 larger, at the price of seeing less around them.
 
@@ -168,7 +174,7 @@ class Predictor:
         preprocessing = found.preprocessing
         if spacing_mm is not None:
             preprocessing = replace(preprocessing, spacing_mm=spacing_mm)
-        return cls(found.model, preprocessing, chosen, found.accumulate, flips=flips)
+        return cls(found.model, preprocessing, chosen, found.accumulate, flips=flips, obey=obey)
 
     def set_image(self, images: Mapping[str, Volume]) -> None:
         """Takes the scan to segment, by modality (PT in SUV, CT in HU); forgets all lesions.
@@ -240,7 +246,7 @@ class Predictor:
         (x0, x1), (y0, y1), (z0, z1) = ((side.start + at, side.stop + at) for side, at in zip(box, corner, strict=True))
         region = Region((int(x0), int(y0), int(z0)), (int(x1), int(y1), int(z1)))
         start = StartMask(region, np.ascontiguousarray(mask[box] != 0))
-        return self._keep(lesion, _LesionState(start))
+        return self._keep(lesion, _LesionState(start), self._site_decoder())
 
     def add_click(self, position_vox: Any, label: int = 1, lesion: int = 1) -> LesionPrediction:
         """One more click on a lesion, and what the lesion then looks like.
@@ -291,9 +297,10 @@ class Predictor:
                 "start with a foreground click inside the lesion"
             )
         before = state if state.clicks or state.start is not None else None
+        decoder = self._site_decoder()
         with torch.inference_mode(), evaluating(self.model), self._precision():
             for number, click in enumerate(clicks):
-                sites = self._after_click(state, click)
+                sites = self._after_click(state, click, decoder)
                 if sites is None:
                     _log.warning(
                         "lesion %d: the background click %s lies outside its crops, changes nothing and is left out",
@@ -304,7 +311,7 @@ class Predictor:
                 state = _LesionState(state.start, sites, (*state.clicks, click), before)
                 # A click that the mask was given by itself is taken back together with the user's first.
                 before = before if number == 0 and first_by_itself else state
-            return self._predictions[lesion] if state is given else self._keep(lesion, state)
+            return self._predictions[lesion] if state is given else self._keep(lesion, state, decoder)
 
     def undo(self, lesion: int) -> LesionPrediction | None:
         """Takes back a lesion's newest click (the last of `LesionPrediction.clicks`), as if it had never been given.
@@ -325,7 +332,7 @@ class Predictor:
             self.remove(lesion)
             return None
         with torch.inference_mode():
-            return self._keep(lesion, state.before)
+            return self._keep(lesion, state.before, self._site_decoder())
 
     def remove(self, lesion: int) -> None:
         """Forgets a lesion with all its clicks; `InputError` when there is none of this number."""
@@ -401,16 +408,19 @@ class Predictor:
         return SiteDecoder(
             self.model,
             self._channels,
-            self.volume.spacing_mm,
+            self.volume,
             self.preprocessing.spacing_mm,
             accumulate=self.accumulate,
             follow=self.follow,
             flips=self.flips,
+            obey=self.obey,
         )
 
-    def _after_click(self, state: _LesionState, click: PlacedClick) -> tuple[Site, ...] | None:
+    def _after_click(
+        self, state: _LesionState, click: PlacedClick, decoder: SiteDecoder
+    ) -> tuple[Site, ...] | None:
         """The lesion's sites after one more click; None when it is in the background and in no crop."""
-        decoder, clicks = self._site_decoder(), (*state.clicks, click)
+        clicks = (*state.clicks, click)
         if any(site.holds(click) for site in state.sites):
             return tuple(decoder.clicked(site, clicks) if site.holds(click) else site for site in state.sites)
         if click.label == 0:
@@ -432,7 +442,7 @@ class Predictor:
         position_vox = deepest[0] + np.array(start.region.start, np.float64)
         return PlacedClick.at(position_vox, 1, self.volume.array.shape)
 
-    def _keep(self, lesion: int, state: _LesionState) -> LesionPrediction:
+    def _keep(self, lesion: int, state: _LesionState, decoder: SiteDecoder) -> LesionPrediction:
         """Makes this the lesion's present state, and the prediction of it."""
         if not state.sites:
             start = state.start
@@ -440,9 +450,7 @@ class Predictor:
             logits = np.where(start.mask, START_INSIDE, START_OUTSIDE).astype(np.float32)
             prediction = LesionPrediction(lesion, start.region, logits, math.nan, ())
         else:
-            each = [site.logits() for site in state.sites]
-            region, logits = lesion_logits(state.sites, each)
-            iou = predicted_iou(state.sites, each, region, logits > 0)
+            region, logits, iou = decoder.lesion(state.sites, state.clicks)
             prediction = LesionPrediction(lesion, region, logits, iou, tuple(map(_as_told, state.clicks)))
         self._lesions[lesion], self._predictions[lesion] = state, prediction
         return prediction

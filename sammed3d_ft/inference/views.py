@@ -223,6 +223,8 @@ def shares(views: Sequence[View], mask: np.ndarray) -> np.ndarray:
 def merged_logits(views: Sequence[View], logits: Sequence[np.ndarray]) -> np.ndarray:
     """``views[-1].region.shape``: each view inside the next, coarser one, giving way softly towards its border."""
     outer, merged = views[-1].region, logits[-1]
+    if len(views) > 1:
+        merged = merged.copy()
     for view, finer in zip(views[-2::-1], logits[-2::-1], strict=True):
         inner = view.region.within(outer)
         merged[inner] += view.inner_weight() * (finer - merged[inner])

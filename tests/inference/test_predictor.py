@@ -305,7 +305,7 @@ def test_where_sites_overlap_the_higher_logits_hold_and_both_are_given_the_click
 
     volume = from_array(np.ones((90, 8, 8), np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
     stub = ByCentre()
-    found = predictor(stub, follow=False)
+    found = predictor(stub, follow=False, obey=False)
     found.set_image({"PT": volume})
     assert found.add_click((24, 4, 4)).predicted_iou == pytest.approx(0.8)  # crop over x 0..47
     both = found.add_click((50, 4, 4))  # 26..73
