@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from sammed3d_ft.data.samples import LesionSamples, SampleSettings, loader_worke
 from sammed3d_ft.inference.predictor import Predictor
 from sammed3d_ft.inference.simulation import CaseScore, simulate_files
 from sammed3d_ft.lesions import SIZE_CLASSES, size_class
-from sammed3d_ft.losses import TrainingLoss, build_loss
+from sammed3d_ft.losses import TrainingLoss
 from sammed3d_ft.model.adapters import (
     configure_tuning,
     load_trainable_state,
@@ -82,7 +83,7 @@ class PromptedTask:
             lora_alpha=config.tune.lora_alpha,
             lora_dropout=config.tune.lora_dropout,
         )
-        self.criterion = TrainingLoss(build_loss(config.loss.name, **config.loss.options))
+        self.criterion = TrainingLoss(config.loss.name, config.loss.options, config.loss.warm_start)
         self.cached = config.tune.method == "decoder"
         self.ranges = AugmentationRanges(**config.augment.model_dump())
         self.samples = SampleSettings(
@@ -201,7 +202,9 @@ class PromptedTask:
             lesions[index].id if index < len(lesions) else f"shape {index - len(lesions)}" for index in batch["index"]
         ]
 
-    def loss(self, model: nn.Module, batch: dict[str, Any], epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, model: nn.Module, batch: dict[str, Any], epoch: int, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch and what to log; ``model`` is the wrapped one, so that gradients are averaged."""
         seed, indices = self.config.run.seed, batch["index"]
 
@@ -213,7 +216,7 @@ class PromptedTask:
             batch["target"],
             (batch["coords_vox"], batch["label"]),
             correct,
-            self.criterion,
+            partial(self.criterion, progress=progress),
             rounds=self.config.clicks.rounds,
             image=batch.get("image"),
             embedding=batch.get("embedding"),

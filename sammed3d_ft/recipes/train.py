@@ -257,7 +257,7 @@ def _train(
                     last = position == len(group) - 1
                     with nullcontext() if last else accelerator.no_sync(model):
                         with accelerator.autocast():
-                            loss, numbers = task.loss(model, batch, epoch)
+                            loss, numbers = task.loss(model, batch, epoch, step / total_steps)
                         accelerator.backward(loss / len(group))
                     losses.append(loss.detach().float())
                     values.append(numbers)
