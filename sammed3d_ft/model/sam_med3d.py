@@ -27,6 +27,7 @@ class LoopOutput(NamedTuple):
     mask_losses: Tensor  # (rounds,), detached
     iou_losses: Tensor  # (rounds,), detached
     dice: Tensor  # (rounds, B), of the thresholded crop, detached
+    max_probability: Tensor  # (rounds,), the highest of any voxel's foreground probability, detached
     logits: Tensor  # (B, 1, L, L, L) low-resolution logits of the last round, detached
 
 
@@ -144,7 +145,7 @@ class SAMMed3D(nn.Module):
         coords_vox, labels = first_click[0].unsqueeze(1), first_click[1].unsqueeze(1)
         previous: Tensor | None = None
         total = torch.zeros((), device=target.device)
-        mask_losses, iou_losses, dice = [], [], []
+        mask_losses, iou_losses, dice, highest = [], [], [], []
         for number in range(1, rounds + 1):
             low, predicted_iou = self.decode(embedding, coords_vox, labels, previous)
             logits = upsample(low, self.image_size)
@@ -157,6 +158,7 @@ class SAMMed3D(nn.Module):
             mask_losses.append(mask_loss.detach())
             iou_losses.append(iou_loss.detach())
             dice.append(measured_dice)
+            highest.append(logits.detach().amax().float().sigmoid())
             previous = low.detach()
             if number < rounds:
                 with torch.no_grad():
@@ -168,7 +170,12 @@ class SAMMed3D(nn.Module):
                 coords_vox, labels = new_coords, new_labels
         assert previous is not None
         return LoopOutput(
-            total / rounds, torch.stack(mask_losses), torch.stack(iou_losses), torch.stack(dice), previous
+            total / rounds,
+            torch.stack(mask_losses),
+            torch.stack(iou_losses),
+            torch.stack(dice),
+            torch.stack(highest),
+            previous,
         )
 
 

@@ -153,7 +153,8 @@ class AutomaticTask:
         with torch.no_grad():
             found = logits > 0
             dice = 2 * (found & target).sum() / (found.sum() + target.sum()).clamp(min=1)
-        return loss, {"train/loss": loss.detach(), "train/dice": dice}
+            highest = logits.amax().float().sigmoid()
+        return loss, {"train/loss": loss.detach(), "train/dice": dice, "train/max_probability": highest}
 
     def state(self) -> dict[str, Tensor]:
         """Parameters and the running statistics of batch norm."""

@@ -229,6 +229,7 @@ class PromptedTask:
             "train/iou_loss": output.iou_losses.mean(),
             "train/dice_first": output.dice[0].mean(),
             "train/dice_last": output.dice[-1].mean(),
+            "train/max_probability": output.max_probability.max(),
         }
 
     def score(self, accelerator: Accelerator, split: str) -> list[CaseScore]:

@@ -61,7 +61,7 @@ class Task(Protocol):
     def loss(
         self, model: nn.Module, batch: dict[str, Any], epoch: int, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch, and scalars to log.
+        """Loss of a batch, and scalars to log; those named ``train/max_...`` are maxima, the others means.
 
         ``model`` is the wrapped one, so that gradients are averaged. ``progress`` is the share of all steps that are
         done; like the rest of the schedule, it follows from the step alone, so that a resumed run continues alike.

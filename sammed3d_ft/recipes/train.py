@@ -364,11 +364,15 @@ def _gathered(accelerator: Accelerator, mine: list[str]) -> list[str]:
 
 
 def _over_the_step(accelerator: Accelerator, values: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Mean over the step's micro-batches and the processes, as of the loss that is optimised."""
+    """Mean over the step's micro-batches and the processes, as of the optimised loss; of ``max_...`` the maximum."""
     stacked = torch.stack([torch.stack([value.detach().float() for value in each.values()]) for each in values])
     if accelerator.num_processes > 1:
         stacked = accelerator.gather(stacked)
-    return dict(zip(values[0], stacked.mean(0).tolist(), strict=True))
+    means, highest = torch.stack([stacked.mean(0), stacked.amax(0)]).tolist()
+    return {
+        name: top if name.startswith("train/max_") else mean
+        for name, mean, top in zip(values[0], means, highest, strict=True)
+    }
 
 
 def _print_summary(summary: dict[str, Any], config: TrainConfig | BaselineConfig) -> None:

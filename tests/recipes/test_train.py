@@ -365,11 +365,12 @@ def test_a_step_of_micro_batches_logs_the_loss_that_it_optimised(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two micro-batches of one lesion are one batch of two: Dice-CE is a mean over samples."""
-    real, losses, lines = recipe.PromptedTask.loss, [], []
+    real, losses, highest, lines = recipe.PromptedTask.loss, [], [], []
 
     def loss(*arguments: Any) -> Any:
         value, logged = real(*arguments)
         losses.append(float(value.detach()))
+        highest.append(float(logged["train/max_probability"]))
         return value, logged
 
     monkeypatch.setattr(recipe.PromptedTask, "loss", loss)
@@ -381,6 +382,8 @@ def test_a_step_of_micro_batches_logs_the_loss_that_it_optimised(
     assert lines[1] == pytest.approx(lines[0], rel=1e-4)
     assert lines[1]["train/loss"] == pytest.approx((losses[1] + losses[2]) / 2, rel=1e-6)
     assert losses[1] != pytest.approx(losses[2], rel=1e-3)
+    assert lines[1]["train/max_probability"] == max(highest[1:])
+    assert highest[1] != highest[2]
 
 
 def test_the_first_share_of_the_steps_is_trained_with_dice_ce(
