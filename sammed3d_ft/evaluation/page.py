@@ -151,7 +151,7 @@ def _quantities(page: Page, summary: Mapping[str, Any], results: Sequence[CaseRe
     page.table(columns, rows, "Ground truth and prediction: means over patients. Bias and ratio: definitions below.")
     page.table(["term", "definition"], list(CONVENTIONS.items()))
     for figure, label in figures:
-        page.figure(figure, f"{label}, one point per patient. Solid: bias; dashed: limits of agreement; grey: equality.")
+        page.figure(figure, f"{label}, a point per patient. Solid: bias; dashed: limits of agreement; grey: equality.")
 
 
 def _lesion_free(page: Page, of: Mapping[str, Any]) -> None:
