@@ -116,7 +116,7 @@ def test_steps_that_are_not_quite_even_are_accepted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (moved(_3=3, _4=3, _5=3), r"1 slice\(s\) missing between .*_2_.* and .*_3_.*, as the step is 6.00 mm instead of 3.00 mm"),
+        (moved(_3=3, _4=3, _5=3), r"1 slice\(s\) missing between .*_2_.* and .*_3_.*, as the step is 6.00 mm instead"),
         (moved(_3=9, _4=9, _5=9), r"3 slice\(s\) missing"),
         (moved(_3=3), "have the same position; is the series dynamic or gated"),
         (moved(_3=1), "slices are 2.00 to 4.00 mm apart"),
