@@ -1,4 +1,4 @@
-"""Makes the masks of a run's test cases: by clicks or without, case by case, resumable."""
+"""Makes the masks of a run's test cases, with or without clicks; resumes case by case."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from sammed3d_ft.recipes.benchmark.segmenters import Automatic, Segmenter, Sourc
 from sammed3d_ft.versions import code_digest
 
 AUTOMATIC = "automatic"
-"""Folder of masks that were made without clicks."""
+"""Name of the folder of masks made without clicks."""
 
 _RECORD = "made_of.json"
 
 
 def level_name(clicks: int | None) -> str:
-    """The folder of masks after so many clicks; None: without any."""
+    """Name of the folder of masks after this many clicks; None means without clicks."""
     return AUTOMATIC if clicks is None else f"{clicks}_clicks"
 
 
@@ -46,17 +46,17 @@ def make_masks(
     lesions: tuple[str, int],
     again: frozenset[str] = frozenset(),
 ) -> dict[str, str]:
-    """Writes ``<level>/<case>.nii.gz`` into a folder for every case of which one is missing.
+    """Write the missing masks of every case as ``<level>/<case>.nii.gz`` in a folder.
 
-    Masks made of something else (another model, other clicks, other labels) are removed first: the folder's record
-    says what its masks were made of.
+    The folder's record lists what its masks depend on. Masks made with another model, other clicks or other labels are
+    deleted first.
 
     Args:
-        lesions: what is clicked, ``each`` or ``all``, and the connectivity of lesions.
+        lesions: what is clicked (``each`` lesion, or ``all`` together), and the connectivity of lesions.
         again: cases whose masks turned out to be broken.
 
     Returns:
-        By case id, what went wrong; the others are done.
+        Error messages by case id; all other cases are done.
     """
     _forget_what_changed(folder, _made_of(config, source, cases, lesions))
     levels: list[int | None] = [*config.click_counts] if source.clickable else [None]
@@ -92,7 +92,7 @@ def _make(
     model = cast(Clickable, segmenter)
     if config.protocol == "autopet4":
         if "PT" not in case.images:
-            raise InputError(f"case {case.id}: protocol autopet4 places clicks by uptake, the manifest names no PT")
+            raise InputError(f"case {case.id}: protocol autopet4 places clicks by uptake, but the manifest has no PT")
         pet = images["PT"] if "PT" in images else read_image(case.images["PT"], case=case.id)
         for step, mask in enumerate(autopet_steps(model, images, label, pet)):
             keep(step, mask)
@@ -121,7 +121,7 @@ def _made_of(
 
 @cache
 def _mask_code() -> str:
-    """Digest of the sources that any row's masks come from, and of what they compute with."""
+    """Digest of the source files and package versions that the masks of any method depend on."""
     ours = Path(sammed3d_ft.__file__).parent
     rooms = [ours / name for name in ("baselines", "data", "inference", "lesions", "model")]
     sources = [file for room in (Path(prompts.__file__).parent, *rooms) for file in room.glob("*.py")]
@@ -130,7 +130,7 @@ def _mask_code() -> str:
 
 
 def _forget_what_changed(folder: Path, now: dict[str, Any]) -> None:
-    """Removes masks that the record says were made of something else, and writes the record of those to come."""
+    """Delete masks whose record differs from ``now``, and write ``now`` as the new record."""
     record = folder / _RECORD
     try:
         before = json.loads(record.read_text(encoding="utf-8"))
@@ -149,7 +149,7 @@ def _forget_what_changed(folder: Path, now: dict[str, Any]) -> None:
 
 
 def case_facts(case: Case) -> dict[str, Any]:
-    """What says that a case is still the same: of its images the sizes, of its label the content."""
+    """A fingerprint of the case: file sizes of its images, hash of its label."""
     missing = [str(path) for path in (*case.images.values(), case.label) if path is None or not path.is_file()]
     if missing:
         return {"missing": missing}
