@@ -80,7 +80,7 @@ def evaluate_pairs(
         progress: may wrap the cases to show a bar, as tqdm does.
         instances: both masks are instance maps, see `evaluate_case`; every label above 0 is a lesion.
         compat: names of other people's rules (`COMPAT`) whose columns are added.
-        keep_in: folder for a small file per finished case; a case whose files, settings and code have not changed
+        keep_in: folder for a small file per finished case; a case whose files, settings and format have not changed
             since is read from there and not evaluated again.
         figures: folder for ``<case>.png``, the projections with both masks.
         workers: processes; 0 and 1 mean this one.

@@ -6,19 +6,19 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
-import prompts
 from prompts.whole_files import write_whole
-from sammed3d_ft import data, lesions
 from sammed3d_ft.evaluation.pairing import CasePaths
 from sammed3d_ft.evaluation.results import CaseResult
-from sammed3d_ft.versions import code_digest
+
+EVALUATION_FORMAT = 1
+"""Count it up when a case's numbers change, or the fields of `CaseResult`: kept results of an older format are then
+evaluated again. Wording and new columns that are computed from the same fields do not count."""
 
 EVALUATION_PACKAGES = ("numpy", "scipy", "connected-components-3d", "nibabel")
 """What the numbers depend on."""
@@ -47,8 +47,8 @@ def file_name(case: str, suffix: str) -> str:
 
 
 def made_of(sha256: dict[str, str], settings: dict[str, Any]) -> dict[str, Any]:
-    """Everything that a result depends on: hashes of the files, the settings, and the version of the code."""
-    return {"sha256": sha256, "settings": settings, "code": evaluation_code()}
+    """Everything that a result depends on: hashes of the files, the settings, and the format number."""
+    return {"sha256": sha256, "settings": settings, "format": EVALUATION_FORMAT}
 
 
 def keep(folder: Path, case: CaseEvaluation, of: dict[str, Any]) -> None:
@@ -80,19 +80,6 @@ def kept(folder: Path, paths: CasePaths, of: dict[str, Any]) -> CaseEvaluation |
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
         return None  # none, or not one of ours: it is made anew
     return CaseEvaluation(paths, result, None, of["sha256"], compat, drawn)
-
-
-@cache
-def evaluation_code() -> str:
-    """Digest of the sources that a case's numbers come from, and of what they compute with."""
-    of_data = Path(data.__file__).parent
-    sources = [
-        *Path(__file__).parent.glob("*.py"),
-        *Path(lesions.__file__).parent.glob("*.py"),
-        *(of_data / name for name in ("grids.py", "images.py", "itk_images.py")),
-        Path(prompts.__file__).parent / "lesions.py",
-    ]
-    return code_digest(sources, EVALUATION_PACKAGES)
 
 
 def _plain(value: Any) -> Any:

@@ -40,7 +40,7 @@ def run(
     """Evaluate ``pred`` against ``gt`` and return the content of summary.json.
 
     Each finished case is kept in ``out/cases``, so that the same command, started again, evaluates only what is
-    missing, and what was made of other files, settings or code.
+    missing, and what was made of other files, settings or format.
 
     Args:
         pred: a folder of predicted masks named by case id, or one mask file.
