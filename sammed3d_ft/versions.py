@@ -1,4 +1,4 @@
-"""The versions that a result was made with, for its record."""
+"""Package versions, for the record of a result."""
 
 from __future__ import annotations
 

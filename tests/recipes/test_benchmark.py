@@ -248,10 +248,10 @@ def test_the_manifests_own_split_is_one_fold(folder: Path, trained: Done) -> Non
     assert float(line["mean"]) == pytest.approx(wanted)
     # The same patient in train and test, or no test at all, is refused.
     write_manifest(cohort, [replace(case, group="p") if case.id in ("train_0", "train_2") else case for case in cases])
-    with pytest.raises(InputError, match="1 patient is in two splits: p; a model would be tested"):
+    with pytest.raises(InputError, match="1 patient is in two splits: p; models would be tested"):
         benchmark.run(write_config(folder, folds="split", folds_key=None))
     write_manifest(cohort, [replace(case, split="train") for case in cases[:5]])
-    with pytest.raises(InputError, match="folds: split, but no case in val, test; or name folds"):
+    with pytest.raises(InputError, match="no case in val, test, needed by folds: split; or give folds"):
         benchmark.run(write_config(folder, folds="split", folds_key=None))
     write_manifest(cohort, [replace(case, split="training") for case in cases[:5]])
     with pytest.raises(InputError, match="unknown split training, expected train, val, test"):
@@ -259,7 +259,7 @@ def test_the_manifests_own_split_is_one_fold(folder: Path, trained: Done) -> Non
 
 
 def test_a_seed_given_twice_is_refused(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"seeds \[0, 0\]: one is given twice"):
+    with pytest.raises(InputError, match=r"seeds \[0, 0\]: a duplicate seed"):
         benchmark.run(write_config(folder, seeds=[0, 0]))
 
 
@@ -321,12 +321,12 @@ def test_trainings_of_an_earlier_version_are_found_as_done(folder: Path) -> None
 def test_what_is_wrong_with_any_row_is_said_before_training(folder: Path, trained: Done) -> None:
     train = str(folder / "train.yaml")
     for row, said in (
-        ({"config": train, "set": ["optim.epoch=3"]}, "row b: .*did you mean 'epochs'"),
-        ({"checkpoint": "nowhere.pth"}, "row b: no weights at nowhere.pth"),
-        ({"slice_sam": "nowhere.pth"}, "row b: no SAM weights at nowhere.pth"),
-        ({"masks": "nowhere"}, "row b: no folder of masks nowhere"),
-        ({"cascade": {"detector": "a", "prompted": "a"}}, "row b: its detector 'a' is given clicks"),
-        ({"config": train, "set": ["data.targets=all"]}, "rows differ in data.targets"),
+        ({"config": train, "set": ["optim.epoch=3"]}, "method b: .*did you mean 'epochs'"),
+        ({"checkpoint": "nowhere.pth"}, "method b: no weights at nowhere.pth"),
+        ({"slice_sam": "nowhere.pth"}, "method b: no SAM weights at nowhere.pth"),
+        ({"masks": "nowhere"}, "method b: no folder of masks nowhere"),
+        ({"cascade": {"detector": "a", "prompted": "a"}}, "method b: its detector 'a' takes clicks"),
+        ({"config": train, "set": ["data.targets=all"]}, "methods differ in data.targets"),
     ):
         with pytest.raises(InputError, match=said):
             benchmark.run(write_config(folder, rows={"a": {"config": train}, "b": row}))
@@ -365,19 +365,19 @@ def test_a_row_may_have_seeds_of_its_own(folder: Path, trained: Done) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"reference": "c"}, "reference 'c' is no row: choose one of a, b"),
+        ({"reference": "c"}, "reference 'c' is not in rows: choose one of a, b"),
         ({"rows": {"a": {}}}, "rows.a: give exactly one of config, checkpoint, .* or masks"),
         ({"rows": {"a": {"checkpoint": "mini", "masks": "m"}}}, "rows.a: give exactly one of"),
         ({"rows": {"a": {"checkpoint": "mini", "spacing": 3}}}, "rows.a.spacing: Extra inputs"),
         ({"rows": {"a": {"rule": {"fraction_of_max": 0.41}, "clicks": "none"}}}, "the whole image's maximum"),
-        ({"rows": {"a": {"rule": {"fraction_of_max": 41}}}}, "expected a share between 0 and 1"),
+        ({"rows": {"a": {"rule": {"fraction_of_max": 41}}}}, "expected a fraction between 0 and 1"),
         ({"rows": {"a": {"rule": {}}}}, "either fraction_of_max or suv_at_least"),
-        ({"rows": {"a": {"cascade": {"detector": "z", "prompted": "a"}}}}, "its detector 'z' is no row"),
+        ({"rows": {"a": {"cascade": {"detector": "z", "prompted": "a"}}}}, "its detector 'z' is not in rows"),
         ({"metrics": ["dice", "dise"]}, "metrics: unknown dise; known: tmtv_error_ml, dice"),
-        ({"clicks": [0, 1]}, "a lesion gets at least one click"),
+        ({"clicks": [0, 1]}, "a lesion needs at least one click"),
         ({"colour": 1}, "colour: Extra inputs"),
         ({"folds_key": "other"}, "expected at least 3 folds"),
-        ({"folds": 7}, "7 of 6 patients"),
+        ({"folds": 7}, "got 7 for 6 patients"),
     ],
 )
 def test_a_wrong_config_is_one_line(folder: Path, changes: dict[str, Any], said: str) -> None:
@@ -388,7 +388,7 @@ def test_a_wrong_config_is_one_line(folder: Path, changes: dict[str, Any], said:
 
 def test_folds_must_hold_every_case_once(folder: Path) -> None:
     (folder / "folds.json").write_text(json.dumps({"folds": {"x": ["train_0"], "y": ["train_1"], "z": ["nobody"]}}))
-    with pytest.raises(InputError, match=r"4 cases in no fold \['train_2', .*1 ids that are no case \['nobody'\]"):
+    with pytest.raises(InputError, match=r"4 cases without a fold \['train_2', .*1 unknown case ids \['nobody'\]"):
         benchmark.run(write_config(folder))
     (folder / "folds.json").write_text(json.dumps({"folds": {"x": ["train_0"], "y": ["train_1"], "z": ["train_1"]}}))
     with pytest.raises(InputError, match="a case is in two folds"):
@@ -400,7 +400,7 @@ def test_a_patient_must_not_be_in_two_folds(folder: Path) -> None:
     torn = ("train_0", "train_5")
     cases = read_manifest(manifest).cases
     write_manifest(manifest, [replace(case, group="p" if case.id in torn else None) for case in cases])
-    with pytest.raises(InputError, match="1 patient is in two folds: p; a model would be tested on a patient"):
+    with pytest.raises(InputError, match="1 patient is in two folds: p; models would be tested on patients"):
         benchmark.run(write_config(folder))
 
 

@@ -1,4 +1,4 @@
-"""Makes the masks of a run's test cases: by clicks or without, case by case, resumable."""
+"""Makes the masks of a run's test cases, with or without clicks; resumes case by case."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from sammed3d_ft.recipes.config import digest
 from sammed3d_ft.versions import package_versions
 
 AUTOMATIC = "automatic"
-"""Folder of masks that were made without clicks."""
+"""Name of the folder of masks made without clicks."""
 
 MASKS_FORMAT = 1
-"""Count it up when any row would make other masks from the same weights, settings and cases: crops, intensities,
-resampling, the placement of clicks, what a click does, post-processing, the autoPET steps, the threshold rules, the
-2D SAM, the cascade. Wording, speed and everything that only training or scoring uses do not count."""
+"""Increment when a method would make different masks from the same weights, settings and cases: crops, intensities,
+resampling, placement and effect of clicks, post-processing, the autoPET steps, threshold rules, 2D SAM, cascade. Not
+for wording, speed, or code that only training or scoring uses. Older masks stay in their own folders."""
 
 _RECORD = "made_of.json"
 
 
 def level_name(clicks: int | None) -> str:
-    """The folder of masks after so many clicks; None: without any."""
+    """Name of the folder of masks after this many clicks; None means without clicks."""
     return AUTOMATIC if clicks is None else f"{clicks}_clicks"
 
 
 def masks_for(
     config: BenchmarkConfig, source: Source, cases: Sequence[Case], root: Path, lesions: tuple[str, int]
 ) -> Path:
-    """The folder for these masks in ``root``, named by everything that they depend on; made if there is none yet.
+    """The folder in ``root`` for these masks, named by everything they depend on; created if missing.
 
-    A new folder begins with the masks of cases that have not changed since an older one, which is left as it is.
+    A new folder starts with copies of the masks of unchanged cases; older folders are left as they are.
     """
     content = {"format": MASKS_FORMAT, **source.made_of}
     if source.clickable:
@@ -73,15 +73,15 @@ def make_masks(
     lesions: tuple[str, int],
     again: frozenset[str] = frozenset(),
 ) -> dict[str, str]:
-    """Writes ``<level>/<case>.nii.gz`` into a folder for every case of which one is missing.
+    """Write the missing masks of every case as ``<level>/<case>.nii.gz`` in a folder.
 
     Args:
         folder: see `masks_for`.
-        lesions: what is clicked, ``each`` or ``all``, and the connectivity of lesions.
+        lesions: what is clicked (``each`` lesion, or ``all`` together), and the connectivity of lesions.
         again: cases whose masks turned out to be broken.
 
     Returns:
-        By case id, what went wrong; the others are done.
+        Error messages by case id; all other cases are done.
     """
     if source.open is None:
         return {}
@@ -118,7 +118,7 @@ def _make(
     model = cast(Clickable, segmenter)
     if config.protocol == "autopet4":
         if "PT" not in case.images:
-            raise InputError(f"case {case.id}: protocol autopet4 places clicks by uptake, the manifest names no PT")
+            raise InputError(f"case {case.id}: protocol autopet4 places clicks by uptake, but the manifest has no PT")
         pet = images["PT"] if "PT" in images else read_image(case.images["PT"], case=case.id)
         for step, mask in enumerate(autopet_steps(model, images, label, pet)):
             keep(step, mask)
@@ -137,7 +137,7 @@ def _make(
 
 
 def case_facts(case: Case) -> dict[str, Any]:
-    """What says that a case is still the same: of its images the sizes, of its label the content."""
+    """A fingerprint of the case: file sizes of its images, hash of its label."""
     missing = [str(path) for path in (*case.images.values(), case.label) if path is None or not path.is_file()]
     if missing:
         return {"missing": missing}

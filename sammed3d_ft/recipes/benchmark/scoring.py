@@ -1,4 +1,4 @@
-"""Scores the masks of a run with the evaluator of `sammed3d_ft.evaluation`, level by level, resumable."""
+"""Scores the masks of a run with `sammed3d_ft.evaluation`, level by level; resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ _RECORD = "made_of.json"
 def score_masks(
     masks: Path, cases: Sequence[Case], out: Path, connectivity: int, reasons: Mapping[str, str]
 ) -> dict[str, str]:
-    """Writes ``cases.csv``, ``lesions.csv`` and ``summary.json`` of one folder of masks; not again if nothing changed.
+    """Write ``cases.csv``, ``lesions.csv`` and ``summary.json`` for one folder of masks, unless nothing has changed.
 
-    A mask that is missing, cannot be read or does not fit is a row with an ``error``.
+    A mask that is missing, unreadable or on another grid becomes a row with an ``error``.
 
     Args:
-        masks: holds ``<case>.nii.gz``, or another of `IMAGE_SUFFIXES`.
-        out: folder, named by all that scores depend on, but for masks that have been made or mended since.
+        masks: folder of ``<case>.nii.gz``, or another of `IMAGE_SUFFIXES`.
+        out: output folder, named by what the scores depend on.
         connectivity: of lesions.
         reasons: why a mask is missing, by case id.
 
     Returns:
-        By case id, what went wrong.
+        Error messages by case id.
     """
     made_of = {"masks": masks_in(masks, [case.id for case in cases]), "reasons": dict(reasons)}
     record = out / _RECORD
     if _content(record) != made_of:
-        for kept in out.parent.parent.glob(f"*/{out.name}/cases/*.json"):  # taken over where nothing has changed
+        for kept in out.parent.parent.glob(f"*/{out.name}/cases/*.json"):  # reused where nothing has changed
             if not (mine := out / "cases" / kept.name).exists():
                 write_whole(mine, kept.read_bytes())
         evaluations = []
@@ -52,7 +52,7 @@ def score_masks(
                 case.id, case.label, path or masks / f"{case.id}.nii.gz", case.images.get("PT"), patient_of(case)
             )
             if path is None or case.id in reasons:
-                reason = reasons.get(case.id, f"no prediction {paths.pred}")
+                reason = reasons.get(case.id, f"no prediction at {paths.pred}")
                 evaluations.append(CaseEvaluation(paths, None, reason, {}))
             else:
                 evaluations.append(evaluate_pair(paths, connectivity, keep_in=out / "cases"))
@@ -62,17 +62,17 @@ def score_masks(
 
 
 def is_scored(out: Path) -> bool:
-    """Whether all masks have been made that could be, and scored."""
+    """Whether the folder contains finished scores, possibly with failed cases."""
     return (out / _RECORD).is_file()
 
 
 def errors_of(out: Path) -> dict[str, str]:
-    """By case id, what an earlier scoring found wrong; nothing if there was none."""
+    """Error messages of an earlier scoring by case id; empty if there was none."""
     return {line["case"]: line["error"] for line in read_csv(out / "cases.csv") if line["error"]}
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; none if it is not there."""
+    """The rows of a CSV file; empty if the file is missing."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
