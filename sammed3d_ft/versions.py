@@ -1,12 +1,9 @@
-"""What a result was made with: versions for its record, a digest of the code to tell whether it is still the same."""
+"""Package versions, for the record of a result."""
 
 from __future__ import annotations
 
-import hashlib
 import platform
-from collections.abc import Iterable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 from sammed3d_ft import __version__
 
@@ -15,13 +12,3 @@ def package_versions(*packages: str) -> dict[str, str]:
     """Of this software, of Python, and of the packages that the result depends on."""
     ours = {"sammed3d-ft": __version__, "python": platform.python_version()}
     return ours | {package: version(package) for package in packages}
-
-
-def code_digest(sources: Iterable[Path], packages: Sequence[str]) -> str:
-    """SHA-256 over source files (whatever their order) and the versions of what they compute with."""
-    digest = hashlib.sha256()
-    for file in sorted(sources, key=lambda path: (path.parent.name, path.name)):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    for package in packages:
-        digest.update(f"{package}={version(package)}\0".encode())
-    return digest.hexdigest()

@@ -80,7 +80,7 @@ def evaluate_pairs(
         progress: wraps the cases to show a progress bar, as tqdm does.
         instances: both masks are instance maps, see `evaluate_case`; every label above 0 is a lesion.
         compat: names of published scoring rules (`COMPAT`) whose columns are added.
-        keep_in: folder that stores each finished case; a case whose files, settings and code are unchanged is read
+        keep_in: folder that stores each finished case; a case whose files, settings and format are unchanged is read
             from there instead of evaluated again.
         figures: folder for ``<case>.png``, the projections with both masks.
         workers: number of processes; 0 and 1 evaluate in this process.

@@ -6,19 +6,19 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
-import prompts
 from prompts.whole_files import write_whole
-from sammed3d_ft import data, lesions
 from sammed3d_ft.evaluation.pairing import CasePaths
 from sammed3d_ft.evaluation.results import CaseResult
-from sammed3d_ft.versions import code_digest
+
+EVALUATION_FORMAT = 1
+"""Increment when a metric's value or a field of `CaseResult` changes: stored results of an older format are then
+evaluated again. Not for wording or for new columns computed from the same fields."""
 
 EVALUATION_PACKAGES = ("numpy", "scipy", "connected-components-3d", "nibabel")
 """Packages whose versions the metrics depend on."""
@@ -47,8 +47,8 @@ def file_name(case: str, suffix: str) -> str:
 
 
 def made_of(sha256: dict[str, str], settings: dict[str, Any]) -> dict[str, Any]:
-    """Everything a result depends on: file hashes, settings, and a digest of the code."""
-    return {"sha256": sha256, "settings": settings, "code": evaluation_code()}
+    """Everything a result depends on: file hashes, settings, and the format number."""
+    return {"sha256": sha256, "settings": settings, "format": EVALUATION_FORMAT}
 
 
 def keep(folder: Path, case: CaseEvaluation, of: dict[str, Any]) -> None:
@@ -80,19 +80,6 @@ def kept(folder: Path, paths: CasePaths, of: dict[str, Any]) -> CaseEvaluation |
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
         return None  # missing or unreadable: evaluate again
     return CaseEvaluation(paths, result, None, of["sha256"], compat, drawn)
-
-
-@cache
-def evaluation_code() -> str:
-    """Digest of the source files and package versions that a case's metrics depend on."""
-    of_data = Path(data.__file__).parent
-    sources = [
-        *Path(__file__).parent.glob("*.py"),
-        *Path(lesions.__file__).parent.glob("*.py"),
-        *(of_data / name for name in ("grids.py", "images.py", "itk_images.py")),
-        Path(prompts.__file__).parent / "lesions.py",
-    ]
-    return code_digest(sources, EVALUATION_PACKAGES)
 
 
 def _plain(value: Any) -> Any:

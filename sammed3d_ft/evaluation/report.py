@@ -16,7 +16,7 @@ from sammed3d_ft.evaluation.agreement import CONVENTIONS, QUANTITIES, agreement
 from sammed3d_ft.evaluation.compat import COMPAT
 from sammed3d_ft.evaluation.detection import Detection
 from sammed3d_ft.evaluation.froc import average_precision, case_auroc, froc
-from sammed3d_ft.evaluation.kept_cases import EVALUATION_PACKAGES, CaseEvaluation, evaluation_code
+from sammed3d_ft.evaluation.kept_cases import EVALUATION_FORMAT, EVALUATION_PACKAGES, CaseEvaluation
 from sammed3d_ft.evaluation.metrics import HEADLINE_IOU, IOU_THRESHOLDS, METRICS
 from sammed3d_ft.evaluation.results import LESION_COLUMNS, CaseResult
 from sammed3d_ft.evaluation.statistics import RESAMPLES, summarise
@@ -103,10 +103,7 @@ def _summary(evaluations: Sequence[CaseEvaluation], configuration: Mapping[str, 
             f"over patients, {RESAMPLES} resamples, seed {BOOTSTRAP_SEED}"
         ),
         "configuration": dict(configuration),
-        "versions": {
-            **package_versions(*EVALUATION_PACKAGES),
-            "evaluation_code": evaluation_code(),
-        },
+        "versions": {**package_versions(*EVALUATION_PACKAGES), "evaluation_format": EVALUATION_FORMAT},
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "files": {
             case.paths.id: {

@@ -40,7 +40,7 @@ def run(
     """Evaluate ``pred`` against ``gt`` and return the content of summary.json.
 
     Finished cases are stored in ``out/cases``, so re-running the same command evaluates only cases that are missing or
-    whose files, settings or code have changed.
+    whose files, settings or format have changed.
 
     Args:
         pred: a folder of predicted masks named by case id, or one mask file.

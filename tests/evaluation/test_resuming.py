@@ -105,7 +105,7 @@ def test_what_changed_is_done_again(cohort: Path, evaluated: list[str], monkeypa
     evaluate(cohort, connectivity=26)
     assert evaluated == ["b", "a", "b", "c"]
     evaluated.clear()
-    monkeypatch.setattr(kept_cases, "evaluation_code", lambda: "another version")
+    monkeypatch.setattr(kept_cases, "EVALUATION_FORMAT", kept_cases.EVALUATION_FORMAT + 1)
     evaluate(cohort, connectivity=26)
     assert evaluated == ["a", "b", "c"]
     evaluated.clear()

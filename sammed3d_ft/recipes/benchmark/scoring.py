@@ -11,15 +11,13 @@ from typing import Any
 from tqdm import tqdm
 
 from prompts.whole_files import write_whole
-from sammed3d_ft.data.itk_images import file_hash
 from sammed3d_ft.data.manifest import Case
 from sammed3d_ft.evaluation.cohort import evaluate_pair
-from sammed3d_ft.evaluation.kept_cases import CaseEvaluation, evaluation_code
+from sammed3d_ft.evaluation.kept_cases import CaseEvaluation
 from sammed3d_ft.evaluation.pairing import CasePaths
 from sammed3d_ft.evaluation.report import write_report
 from sammed3d_ft.recipes.benchmark.folds import patient_of
-from sammed3d_ft.recipes.benchmark.masks import case_facts
-from sammed3d_ft.recipes.benchmark.segmenters import find_mask
+from sammed3d_ft.recipes.benchmark.segmenters import find_mask, masks_in
 
 _RECORD = "made_of.json"
 
@@ -33,28 +31,23 @@ def score_masks(
 
     Args:
         masks: folder of ``<case>.nii.gz``, or another of `IMAGE_SUFFIXES`.
-        out: output folder.
+        out: output folder, named by what the scores depend on.
         connectivity: of lesions.
         reasons: why a mask is missing, by case id.
 
     Returns:
         Error messages by case id.
     """
-    found = {case.id: find_mask(masks, case.id) for case in cases}
-    made_of = {
-        "code": evaluation_code(),
-        "connectivity": connectivity,
-        "cases": {
-            case.id: [case_facts(case), reasons.get(case.id), None if path is None else file_hash(path)]
-            for case, path in zip(cases, found.values(), strict=True)
-        },
-    }
+    made_of = {"masks": masks_in(masks, [case.id for case in cases]), "reasons": dict(reasons)}
     record = out / _RECORD
     if _content(record) != made_of:
+        for kept in out.parent.parent.glob(f"*/{out.name}/cases/*.json"):  # reused where nothing has changed
+            if not (mine := out / "cases" / kept.name).exists():
+                write_whole(mine, kept.read_bytes())
         evaluations = []
         for case in tqdm(cases, "scores", unit="case", leave=False):
             assert case.label is not None
-            path = found[case.id]
+            path = find_mask(masks, case.id)
             paths = CasePaths(
                 case.id, case.label, path or masks / f"{case.id}.nii.gz", case.images.get("PT"), patient_of(case)
             )
@@ -63,7 +56,6 @@ def score_masks(
                 evaluations.append(CaseEvaluation(paths, None, reason, {}))
             else:
                 evaluations.append(evaluate_pair(paths, connectivity, keep_in=out / "cases"))
-        record.unlink(missing_ok=True)
         write_report(evaluations, out, {"masks": str(masks), "connectivity": connectivity})
         write_whole(record, json.dumps(made_of, indent=1))
     return errors_of(out)

@@ -43,7 +43,8 @@ class Source:
     clickable: bool
     made_of: dict[str, Any]
     """What the masks depend on besides the cases; JSON-serialisable."""
-    open: Callable[[], Segmenter]
+    open: Callable[[], Segmenter] | None = None
+    """None if the masks already exist."""
 
 
 @lru_cache(maxsize=32)  # one model per method, shared by its folds
@@ -75,23 +76,32 @@ def source_trained(folder: Path, prompted: bool) -> Source:
     return Source(prompted, made_of, lambda: Predictor.from_pretrained(export) if prompted else Network(export))
 
 
+def source_masks(folders: Mapping[str, Path], cases: Sequence[str]) -> Source:
+    """Masks that already exist; ``folders`` by level."""
+    return Source(False, {"masks": {level: masks_in(folder, cases) for level, folder in folders.items()}})
+
+
 def find_mask(folder: Path, case: str) -> Path | None:
     """The mask of a case in a folder, in any readable format; None if there is none."""
     paths = (folder / f"{case}{suffix}" for suffix in IMAGE_SUFFIXES)
     return next((path for path in paths if path.is_file()), None)
 
 
+def masks_in(folder: Path, cases: Sequence[str]) -> dict[str, str | None]:
+    """The hash of each case's mask; None if there is none."""
+    return {case: None if (path := find_mask(folder, case)) is None else file_hash(path) for case in cases}
+
+
 def source_cascade(
     found: Path, cases: Sequence[str], prompted: Source, connectivity: int, min_volume_ml: float
 ) -> Source:
     """A prompted source that is clicked at the components of the masks in the folder ``found``."""
-    masks = {case: None if (path := find_mask(found, case)) is None else file_hash(path) for case in cases}
-    made_of = {"detector": masks, "prompted": prompted.made_of, "connectivity": connectivity}
+    made_of = {"detector": masks_in(found, cases), "prompted": prompted.made_of, "connectivity": connectivity}
     if min_volume_ml:
         made_of["min_volume_ml"] = min_volume_ml
 
     def open_cascade() -> Segmenter:
-        model = prompted.open()
+        model = prompted.open and prompted.open()
         assert isinstance(model, Predictor | SliceSAM | ThresholdByClicks)
         return Cascade(found, model, connectivity, min_volume_ml)
 

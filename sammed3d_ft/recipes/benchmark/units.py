@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prompts.errors import InputError
+from prompts.whole_files import write_whole
 from sammed3d_ft.data.manifest import read_manifest
+from sammed3d_ft.evaluation import kept_cases
 from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig, CascadeRow, MasksRow, RuleRow, TrainedRow
-from sammed3d_ft.recipes.benchmark.masks import AUTOMATIC, level_name, make_masks
+from sammed3d_ft.recipes.benchmark.masks import AUTOMATIC, level_name, make_masks, masks_for
 from sammed3d_ft.recipes.benchmark.scoring import errors_of, is_scored, score_masks
-from sammed3d_ft.recipes.benchmark.segmenters import Source, source_cascade, source_trained, source_untrained
+from sammed3d_ft.recipes.benchmark.segmenters import (
+    Source,
+    source_cascade,
+    source_masks,
+    source_trained,
+    source_untrained,
+)
 from sammed3d_ft.recipes.benchmark.trainings import run_folder
-from sammed3d_ft.recipes.config import TrainConfig, load_config
+from sammed3d_ft.recipes.config import TrainConfig, digest, load_config
 from sammed3d_ft.training.run_lock import RunHeldError, locked_run
+
+_CURRENT = "current.json"
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ def masks_folder(config: BenchmarkConfig, unit: Unit, level: int | None) -> Path
     """The folder of a unit's masks."""
     row = config.rows[unit.row]
     if not isinstance(row, MasksRow):
-        return run_folder(config, unit.row, unit.fold, unit.seed) / "masks" / level_name(level)
+        return _current(config, unit, "masks") / level_name(level)
     if level is None and not (row.masks / AUTOMATIC).is_dir():
         return row.masks
     return row.masks / level_name(level)
@@ -81,7 +92,14 @@ def masks_folder(config: BenchmarkConfig, unit: Unit, level: int | None) -> Path
 
 def scores_folder(config: BenchmarkConfig, unit: Unit, level: int | None) -> Path:
     """The folder of a unit's scores."""
-    return run_folder(config, unit.row, unit.fold, unit.seed) / "evaluation" / level_name(level)
+    return _current(config, unit, "evaluation") / level_name(level)
+
+
+def _current(config: BenchmarkConfig, unit: Unit, what: str) -> Path:
+    """The folder of masks or scores that the last call used; before the first call, one that does not exist."""
+    folder = run_folder(config, unit.row, unit.fold, unit.seed)
+    record = folder / _CURRENT
+    return folder / what / (json.loads(record.read_text(encoding="utf-8"))[what] if record.is_file() else "none")
 
 
 def check_row(config: BenchmarkConfig, name: str) -> None:
@@ -139,15 +157,16 @@ def failure_of(unit: Unit, error: InputError) -> Failure:
 def _run(config: BenchmarkConfig, unit: Unit, folder: Path, lesions: tuple[str, int]) -> list[Failure]:
     cases = read_manifest(unit.manifest).split("test")
     levels = levels_of(config, unit.row)
-    reasons: dict[str, str] = {}
-    if not isinstance(config.rows[unit.row], MasksRow):
-        broken = frozenset(case for level in levels for case in errors_of(scores_folder(config, unit, level)))
-        source = _source(config, unit, [case.id for case in cases], lesions[1])
-        reasons = make_masks(config, source, cases, folder / "masks", lesions, broken)
+    source = _source(config, unit, [case.id for case in cases], lesions[1])
+    masks = masks_for(config, source, cases, folder / "masks", lesions)
+    chosen = {"masks": masks.name, "evaluation": digest(kept_cases.EVALUATION_FORMAT, lesions[1], masks.name)}
+    write_whole(folder / _CURRENT, json.dumps(chosen))
+    broken = frozenset(case for level in levels for case in errors_of(scores_folder(config, unit, level)))
+    reasons = make_masks(config, source, cases, masks, lesions, broken)
     wrong: dict[str, str] = {}
     for level in levels:
-        masks = masks_folder(config, unit, level)
-        wrong |= score_masks(masks, cases, scores_folder(config, unit, level), lesions[1], reasons)
+        at = masks_folder(config, unit, level)
+        wrong |= score_masks(at, cases, scores_folder(config, unit, level), lesions[1], reasons)
     return [Failure(str(unit), _told(wrong))] if wrong else []
 
 
@@ -164,7 +183,8 @@ def _source(config: BenchmarkConfig, unit: Unit, cases: Sequence[str], connectiv
         found = masks_folder(config, detector, None)
         model = _source(config, prompted, cases, connectivity)
         return source_cascade(found, cases, model, connectivity, row.cascade.min_volume_ml)
-    assert not isinstance(row, MasksRow), "its masks already exist"
+    if isinstance(row, MasksRow):
+        return source_masks({level_name(k): masks_folder(config, unit, k) for k in levels_of(config, unit.row)}, cases)
     return source_untrained(row)
 
 
