@@ -96,7 +96,7 @@ def test_wrong_input_is_one_line(mask: Path, pet: Path, tmp_path: Path) -> None:
     for arguments, says in (
         (("make", empty, "--out", out), "holds no lesion"),
         (("make", mask, "--out", out, "--pet", other), "does not lie on the grid"),
-        (("make", mask, "--out", out, "--strategy", "suvmax"), "give it the PET"),
+        (("make", mask, "--out", out, "--strategy", "suvmax"), "provide the PET"),
         (("make", mask, "--out", out, "--connectivity", 7), "6, 18 or 26"),
         (("convert", tmp_path / "none.json", out), "no such click file"),
     ):

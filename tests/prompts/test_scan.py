@@ -104,9 +104,9 @@ def test_to_world_applies_the_affine_unrounded() -> None:
     [
         ({"strategy": "middle"}, "deepest, uniform"),
         ({"negative_strategy": "cold"}, "near_miss"),
-        ({"strategy": "suvmax"}, "give it the PET"),
-        ({"negatives": 1, "negative_strategy": "hot_background"}, "give it the PET"),
-        ({"strategy": "autopet"}, "give it the PET"),
+        ({"strategy": "suvmax"}, "provide the PET"),
+        ({"negatives": 1, "negative_strategy": "hot_background"}, "provide the PET"),
+        ({"strategy": "autopet"}, "provide the PET"),
         ({"pet": np.ones((2, 2, 2))}, "one grid"),
         ({"clicks_per_lesion": 0}, "at least 1"),
         ({"strategy": "autopet", "negatives": 3, "pet": np.ones((20, 24, 28))}, "autopet protocol fixes"),
