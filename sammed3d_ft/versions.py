@@ -1,4 +1,4 @@
-"""What a result was made with: versions for its record, a digest of the code to tell whether it is still the same."""
+"""Provenance of results: package versions, and a digest of the code that shows whether a result is up to date."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sammed3d_ft import __version__
 
 
 def package_versions(*packages: str) -> dict[str, str]:
-    """Of this software, of Python, and of the packages that the result depends on."""
+    """Versions of this software, Python, and the given packages."""
     ours = {"sammed3d-ft": __version__, "python": platform.python_version()}
     return ours | {package: version(package) for package in packages}
 
 
 def code_digest(sources: Iterable[Path], packages: Sequence[str]) -> str:
-    """SHA-256 over source files (whatever their order) and the versions of what they compute with."""
+    """SHA-256 over source files (in any order) and the versions of the packages they use."""
     digest = hashlib.sha256()
     for file in sorted(sources, key=lambda path: (path.parent.name, path.name)):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")

@@ -183,7 +183,7 @@ def test_a_wrong_checksum_is_refused(whose: str, hub: Hub, tmp_path: Path) -> No
     else:
         hub.stated = "0" * 64
     line = one_line(fetch(hub.url, tmp_path, *options))
-    assert f"came with SHA-256 {DIGEST}, {whose} {'0' * 64}" in line
+    assert f"downloaded with SHA-256 {DIGEST}, but {whose} {'0' * 64}" in line
     assert [path for path in tmp_path.iterdir() if path.is_file()] == []
 
 
@@ -266,7 +266,7 @@ def test_convert(published: Path, tmp_path: Path) -> None:
     }
     load_weights(seeded_model("mini", seed=2), out)
 
-    for target, said in ((out, "is there already"), (tmp_path / "x.pth", "must end in .safetensors")):
+    for target, said in ((out, "already exists"), (tmp_path / "x.pth", "must end in .safetensors")):
         result = CliRunner().invoke(app, ["convert", str(published), str(target)])
         assert isinstance(result.exception, InputError)
         assert said in str(result.exception)

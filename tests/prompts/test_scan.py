@@ -107,7 +107,7 @@ def test_to_world_applies_the_affine_unrounded() -> None:
         ({"strategy": "suvmax"}, "provide the PET"),
         ({"negatives": 1, "negative_strategy": "hot_background"}, "provide the PET"),
         ({"strategy": "autopet"}, "provide the PET"),
-        ({"pet": np.ones((2, 2, 2))}, "one grid"),
+        ({"pet": np.ones((2, 2, 2))}, "on the same grid"),
         ({"clicks_per_lesion": 0}, "at least 1"),
         ({"strategy": "autopet", "negatives": 3, "pet": np.ones((20, 24, 28))}, "autopet protocol fixes"),
         ({"strategy": "autopet", "key": (1, 2), "pet": np.ones((20, 24, 28))}, "one whole number"),

@@ -254,7 +254,7 @@ def test_inputs_that_changed_behind_their_names_are_refused_on_resuming(
     facts = (run / "run.json").read_text()
     cases = list(read_manifest(manifest).cases)
     write_manifest(manifest, [*cases[:-1], replace(cases[-1], split="val")])
-    with pytest.raises(InputError, match="begun with other inputs .cases, splits or their files: ") as refused:
+    with pytest.raises(InputError, match="same names .cases, splits or their files: ") as refused:
         recipe.train(settings(run, manifest))
     assert "\n" not in str(refused.value)
     assert (run / "run.json").read_text() == facts
