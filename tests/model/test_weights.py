@@ -306,7 +306,7 @@ def hinted_states() -> dict[str, tuple[State, str]]:
     two = on_meta(shapes_of("mini", in_channels=2))
     part = {name: tensor for name, tensor in mini.items() if "mask_decoder" not in name}
     return {
-        "other variant": (published, "it holds the variant vit_b_ori, the model is mini"),
+        "other variant": (published, "it holds the variant vit_b_ori, but the model is mini"),
         "adapter": (lora, "looks like a LoRA adapter: use its base checkpoint here"),
         "2D SAM": (flat, "looks like weights of the 2D SAM"),
         "CNN": (cnn_state(), "looks like a CNN checkpoint"),
