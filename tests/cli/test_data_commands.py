@@ -84,7 +84,7 @@ def test_the_form_is_guessed_and_its_options_must_fit(folder, tmp_path):
     ok("manifest", "build", table, "--out", manifest)
     assert len(read_manifest(manifest).split("test")) == 10  # no labels: to be predicted only
     for words, message in (
-        ((table, "--channels", "CT,PT"), "--channels has no meaning for the form csv"),
+        ((table, "--channels", "CT,PT"), "--channels does not apply to the format csv"),
         ((table, "--form", "dicom"), "expected auto or one of"),
         ((folder, "--form", "folders"), "needs --pattern"),
         ((folder,), "--pattern"),

@@ -137,7 +137,7 @@ def test_fetch_then_fetch_again(hub: Hub, tmp_path: Path) -> None:
     hub.shutdown()  # a file that is there needs no hub
     again = fetch(hub.url, tmp_path)
     assert again.returncode == 0
-    assert "was there already" in again.stdout
+    assert "already exists" in again.stdout
     assert DIGEST in again.stdout
     assert hub.ranges == [None]
 
@@ -240,7 +240,7 @@ def test_inspect(published: Path) -> None:
     assert told["parameters"] == f"{sum(t.numel() for t in state.values()):,}"
     decoder = sum(t.numel() for name, t in state.items() if name.startswith("mask_decoder."))
     assert told["mask_decoder"] == f"{decoder:,}"
-    assert told["beside them"] == "epoch, best_dice"
+    assert told["other keys"] == "epoch, best_dice"
     assert f"SHA-256 of file {sha256_of(published)}\n" in result.stdout
     assert f"hash of tensors {state_hash(state)}\n" in result.stdout
 
@@ -249,7 +249,7 @@ def test_inspect_a_foreign_file(tmp_path: Path) -> None:
     torch.save({f"model.{n}.weight": torch.ones(2) for n in range(3)}, tmp_path / "cnn.pth")
     result = CliRunner().invoke(app, ["inspect", str(tmp_path / "cnn.pth")])
     assert result.exit_code == 0, result.exception
-    assert "none known here" in result.stdout
+    assert "unknown" in result.stdout
 
 
 def test_convert(published: Path, tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_nnunet_folders_hold_other_formats_too(tmp_path):
         ("b", "b_0001.mha", "b.mha"),
     ]
     touch(tmp_path, "imagesTr/a_0001.nii.gz")
-    with pytest.raises(InputError, match="imagesTr/a_0001 is there 2 times"):
+    with pytest.raises(InputError, match="imagesTr/a_0001 exists 2 times"):
         from_nnunet(folder)
 
 
