@@ -152,7 +152,7 @@ def check(
     if report.errors:
         cases = len({error.case for error in report.errors if error.case})
         typer.echo(
-            f"{manifest}: {len(report.errors)} errors in {cases} cases; correct or remove them",
+            f"{manifest}: {len(report.errors)} errors, {cases} cases affected; correct or remove them",
             err=True,
         )
         raise typer.Exit(2)

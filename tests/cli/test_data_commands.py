@@ -61,7 +61,7 @@ def test_build_then_check(folder, tmp_path):
     (folder / "p3/s7/pet.nii.gz").write_bytes(b"broken")
     result = run("check", manifest)
     assert result.exit_code == 2
-    assert "2 errors, 2 cases concerned" in result.stderr
+    assert "2 errors, 2 cases affected" in result.stderr
     for part in ("s1", "s7", "no such", "not a NIfTI"):
         assert part in result.stdout
 
