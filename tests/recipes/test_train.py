@@ -215,7 +215,7 @@ def test_an_error_in_a_loader_process_is_one_line(
         recipe.main(["--config", str(file), "data.workers=1"])
     assert ended.value.code == 2
     told = capsys.readouterr().err.replace("\r", "\n").splitlines()
-    assert sum("a damaged file of the cache" in line for line in told) == 1
+    assert sum("damaged cache file" in line for line in told) == 1
     assert not any("Traceback" in line for line in told)
 
 
