@@ -286,7 +286,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_write_refuses_what_does_not_fit(tmp_path):
     volume = from_array(scan(), OBLIQUE)
     for name in ("a.png", "a.mhd"):
-        with pytest.raises(InputError, match=r"written as \.nii\.gz, \.nii, \.nrrd, \.mha$"):
+        with pytest.raises(InputError, match=r"supported output formats are \.nii\.gz, \.nii, \.nrrd, \.mha$"):
             write_mask(tmp_path / name, volume.array > 0, volume)
     with pytest.raises(ValueError, match="does not fit the grid"):
         write_mask(tmp_path / "a.nii", np.zeros((3, 4, 5), bool), volume)

@@ -308,7 +308,7 @@ def test_trainable_state_goes_back(method: str) -> None:
 def test_wrong_choices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="unknown tuning method 'lorra': expected one of decoder, lora, full"):
         tuned("lorra")
-    with pytest.raises(InputError, match="decoder with 2 input channels.*use full or lora"):
+    with pytest.raises(InputError, match="decoder does not support 2 input channels.*use full or lora"):
         tuned("decoder", in_channels=2)
     with pytest.raises(InputError, match="LoRA rank 0"):
         tuned("lora", lora_rank=0)
