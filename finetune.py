@@ -1,4 +1,4 @@
-"""Fine-tunes SAM-Med3D: `accelerate launch finetune.py --config configs/decoder.yaml data.manifest=...`."""
+"""Fine-tune SAM-Med3D: `accelerate launch finetune.py --config configs/decoder.yaml data.manifest=...`."""
 
 from sammed3d_ft.recipes.train import main
 

@@ -1,10 +1,8 @@
-"""Clicks: lesions of a mask, click simulation for training and evaluation, and click files.
+"""Clicks: simulated from lesion masks, from PET proposals, and read from click files.
 
-A click is a point with a label: 1 foreground, 0 background; -1 marks "no click" (padding) in batches. This
-package is a
-leaf: it imports numpy, scipy, torch and cc3d, and nothing of `sammed3d_ft`. Public names are loaded on first
-    use, so that
-importing `prompts` costs nothing.
+A click is a point with a label: 1 foreground, 0 background; in batches, -1 marks a missing click (padding).
+This package imports numpy, scipy, torch and cc3d, and nothing from `sammed3d_ft`. Public names are loaded on
+first use, so `import prompts` is fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the click functions of a batch share: their result, and how masks, PET and spacing are read."""
+"""Shared parts of the batched click functions: the result type, and checks of masks, PET and spacing."""
 
 from __future__ import annotations
 
@@ -27,42 +27,41 @@ class Clicks(NamedTuple):
 
 
 def clicks_at(voxel: torch.Tensor, labels: torch.Tensor) -> Clicks:
-    """Clicks at (B, 3) voxels with (B,) labels; the coordinates of absent clicks (-1) are set to 0."""
+    """Clicks at (B, 3) voxels with (B,) labels; coordinates of missing clicks (label -1) are set to 0."""
     return Clicks(voxel.masked_fill(labels[:, None] < 0, 0).float(), labels)
 
 
 def labelled(voxel: torch.Tensor, found: torch.Tensor, *, label: int) -> Clicks:
-    """Clicks at (B, 3) voxels, all with one label, absent where (B,) `found` is false."""
+    """Clicks at (B, 3) voxels, all with the same label; missing (-1) where (B,) `found` is false."""
     return clicks_at(voxel, torch.where(found, label, -1))
 
 
 def require_strategy(strategy: str, known: tuple[str, ...]) -> None:
-    """Raise InputError unless the strategy is a known one."""
+    """Raise InputError if the strategy is unknown."""
     if strategy not in known:
         raise InputError(f"unknown click strategy {strategy!r}; choose one of {', '.join(known)}")
 
 
 def as_masks(masks: torch.Tensor) -> torch.Tensor:
-    """(B, 1, X, Y, Z) or (B, X, Y, Z) of any type as (B, X, Y, Z) boolean; floating point is read as >
-    0.5."""
+    """Convert (B, 1, X, Y, Z) or (B, X, Y, Z) of any dtype to (B, X, Y, Z) boolean; floats are thresholded at 0.5."""
     if masks.ndim == 5 and masks.shape[1] == 1:
         masks = masks[:, 0]
     if masks.ndim != 4:
-        raise ValueError(f"masks have shape (B, 1, X, Y, Z) or (B, X, Y, Z), got {tuple(masks.shape)}")
+        raise ValueError(f"masks must have shape (B, 1, X, Y, Z) or (B, X, Y, Z), got {tuple(masks.shape)}")
     if masks.dtype == torch.bool:
         return masks
     return masks > 0.5 if masks.is_floating_point() else masks != 0
 
 
 def as_pet(pet: torch.Tensor | None, masks: torch.Tensor, strategy: str) -> torch.Tensor:
-    """PET of the (B, X, Y, Z) masks' shape as (B, X, Y, Z) floating point on their device."""
+    """The PET as (B, X, Y, Z) floating point on the masks' device; it must have the masks' shape."""
     if pet is None:
-        raise InputError(f"click strategy {strategy!r} chooses by uptake: give it the PET")
+        raise InputError(f"click strategy {strategy!r} uses PET uptake: provide the PET")
     if pet.ndim == 5 and pet.shape[1] == 1:
         pet = pet[:, 0]
     if pet.shape != masks.shape:
         raise ValueError(
-            f"PET has shape {tuple(pet.shape)}, the masks {tuple(masks.shape)}; they must be equal"
+            f"the PET has shape {tuple(pet.shape)} and the masks {tuple(masks.shape)}; they must be equal"
         )
     return pet.to(masks.device) if pet.is_floating_point() else pet.to(masks.device).float()
 
@@ -75,19 +74,18 @@ def spacing_per_sample(spacing_mm: Spacing, batch: int) -> np.ndarray:
         spacing_mm = spacing_mm.detach().cpu().numpy()
     spacing = np.asarray(spacing_mm, np.float64)
     if spacing.shape not in ((3,), (batch, 3)) or not (spacing > 0).all():
-        raise ValueError(f"spacing_mm is (3,) or ({batch}, 3) positive numbers, got {spacing.tolist()}")
+        raise ValueError(f"spacing_mm must be (3,) or ({batch}, 3) positive numbers, got {spacing.tolist()}")
     return np.broadcast_to(spacing, (batch, 3))
 
 
 def bounding_box_of(
     mask: torch.Tensor, margin_vox: np.ndarray | tuple[int, int, int] = (0, 0, 0)
 ) -> tuple[slice, slice, slice] | None:
-    """The box around a (X, Y, Z) boolean mask, widened by a margin inside the volume; None when the mask is
-    empty."""
+    """Bounding box of a (X, Y, Z) boolean mask plus a margin, clipped to the volume; None for an empty mask."""
     box = [slice(None)] * 3
     for axis in range(3):
-        # Each axis looks only at what the axes before it left; summing bytes is far quicker than `any` on a
-        # CPU.
+        # Each axis searches only the box found along the previous axes. On a CPU, a reduction over bytes is
+        # much faster than `any`.
         rest = mask[box[0], box[1], box[2]].movedim(axis, 0).flatten(1).view(torch.uint8)
         occupied = rest.amax(dim=1).nonzero()
         if len(occupied) == 0:

@@ -1,21 +1,20 @@
-"""Click files: ours, and those of autoPET IV, Grand Challenge and 3D Slicer.
+"""Read and write click files: this project's format, autoPET IV, Grand Challenge and 3D Slicer.
 
-Forms, by the names that `write_clicks` takes:
+Formats, by the names that `write_clicks` takes:
 
-- `world-ras`, `world-lps`, `voxel`: ours, JSON. `{"version": 1, "coordinate_system": "world", "orientation":
-  "RAS", "units": "mm", "points": [{"position": [x, y, z], "label": 1, "lesion": 3}]}`; `orientation` and
-  `units` only for `world`, `lesion` (whole number or text) only where known. World positions are written
-  unrounded and read back bit for bit. Optional: `"image": {"shape": [X, Y, Z], "affine": [[...], ...]}`, the
-  image that the clicks were made on (as stored; voxel to RAS mm). A file that has it is refused for an image
-  on another grid; it is written wherever the image is known.
-- `autopet`: `{"tumor": [[i, j, k], ...], "background": [...]}`, the challenge's clicks as it publishes them.
-- `grand-challenge`: "Multiple points", each point with the name `tumor` or `background`, as the challenge
-  hands them out.
+- `world-ras`, `world-lps`, `voxel`: this project's JSON. `{"version": 1, "coordinate_system": "world",
+  "orientation": "RAS", "units": "mm", "points": [{"position": [x, y, z], "label": 1, "lesion": 3}]}`.
+  `orientation` and `units` appear only with `world`; `lesion` (whole number or text) only where known. World
+  positions are written unrounded and read back bit for bit. Optional: `"image": {"shape": [X, Y, Z], "affine":
+  [[...], ...]}`, the image on which the clicks were made (as stored; voxel to RAS mm). It is written whenever
+  the image is known, and such a file is rejected for an image on another grid.
+- `autopet`: `{"tumor": [[i, j, k], ...], "background": [...]}`, as published by the challenge.
+- `grand-challenge`: "Multiple points", each point named `tumor` or `background`, as given by the challenge.
 - `slicer-json`, `slicer-fcsv`: point lists of 3D Slicer (`.mrk.json`, `.fcsv`); see `slicer_files`.
 
-The two autoPET forms and `voxel` hold voxel indices in the image file's own axis order (not reoriented;
-checked on the challenge's example), so they need that file's affine. The autoPET forms hold whole voxels and
-no lesions: positions are rounded to the nearest voxel and lesion ids are dropped on writing.
+`voxel`, `autopet` and `grand-challenge` hold voxel indices in the image file's own axis order (not reoriented;
+verified on the challenge's example), so they need that file's affine. The two challenge formats hold whole
+voxels without lesions: on writing, positions are rounded to the nearest voxel and lesion IDs are dropped.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ FORMS = ("world-ras", "world-lps", "voxel", "autopet", "grand-challenge", "slice
 VOXEL_FORMS = ("voxel", "autopet", "grand-challenge")
 
 _VERSION = 1
-_KNOWN = "ours, autoPET IV, Grand Challenge 'Multiple points', or 3D Slicer .mrk.json or .fcsv"
+_KNOWN = "sammed3d-ft JSON, autoPET IV, Grand Challenge 'Multiple points', 3D Slicer .mrk.json or .fcsv"
 
 
 def read_clicks(
@@ -48,34 +47,34 @@ def read_clicks(
     affine: np.ndarray | None = None,
     shape: Sequence[int] | None = None,
 ) -> list[Click]:
-    """Read a click file of any form; the form is recognised by its content.
+    """Read a click file in any supported format; the format is recognised from the content.
 
     Args:
         path: the file.
-        affine: (4, 4), voxel index to RAS mm of the image file as it is stored (`Volume.source.affine`, not
-            the canonical one). Forms in voxels need it, unless the file names its image.
-        shape: (X, Y, Z) of that image as stored. With both, every click is checked to lie inside, and the
-            image to be the one that the file names, if it names one.
+        affine: (4, 4), voxel index to RAS mm of the image file as stored (`Volume.source.affine`, not the
+            canonical one). Voxel formats need it unless the file records its image.
+        shape: (X, Y, Z) of that image as stored. If both are given, every click must lie inside the image, and
+            an image recorded in the file must have the same grid.
 
     Returns:
-        The clicks, at least one, in the file's order (tumour before background for `autopet`).
+        The clicks, at least one, in file order (for `autopet`, tumour before background).
 
     Raises:
-        InputError: a missing, empty, malformed or unknown file, no clicks, wrong units, voxels without an
-            affine, a file made on another image, or a point that is malformed or outside the volume; one line
-            that names the file and the point.
+        InputError: a missing, empty, malformed or unknown file, no clicks, wrong units, voxel indices without an
+            affine, clicks made on another image, or a point that is malformed or outside the volume. The
+            message names the file and the point.
     """
     path = Path(path)
     frame, points, made_on = _parse(path, _text(path))
     if not points:
-        raise InputError(f"{path}: holds no clicks; at least one is needed")
+        raise InputError(f"{path}: contains no clicks; at least one is needed")
     positions = np.array([point.position for point in points], np.float64)
     if made_on is not None and affine is not None and shape is not None:
         difference = made_on.difference(NamedImage.of(shape, affine))
         if difference:
             raise InputError(
-                f"{path}: its clicks were made on another image ({difference}); give the clicks of this image, or, "
-                'where both show one patient in one space, take "image" out of the file'
+                f"{path}: the clicks were made on another image ({difference}); use clicks made on this image, or, "
+                'if both images show the same patient in the same space, remove "image" from the file'
             )
     if frame == "LPS":
         positions = positions * (-1.0, -1.0, 1.0)
@@ -83,8 +82,8 @@ def read_clicks(
         affine_of_clicks = affine if made_on is None else made_on.affine
         if affine_of_clicks is None:
             raise InputError(
-                f"{path}: its clicks are voxel indices, which mean nothing without their image; "
-                "give the image (--image, or the affine and shape of the file as stored)"
+                f"{path}: the clicks are voxel indices, which need their image; "
+                "provide it (--image, or the affine and shape of the file as stored)"
             )
         positions = to_world_mm(positions, affine_of_clicks)
     clicks = [
@@ -97,7 +96,7 @@ def read_clicks(
 
 
 def image_named_in(path: str | PathLike[str]) -> NamedImage | None:
-    """The image that a click file says it was made on, if it says; `InputError` as `read_clicks`."""
+    """The image recorded in a click file, or None if the file records none; raises like `read_clicks`."""
     path = Path(path)
     return _parse(path, _text(path))[2]
 
@@ -110,24 +109,24 @@ def write_clicks(
     affine: np.ndarray | None = None,
     shape: Sequence[int] | None = None,
 ) -> None:
-    """Write a click file; it appears whole or not at all.
+    """Write a click file atomically.
 
     Args:
-        path: where to; an existing file is replaced.
+        path: output file; an existing file is replaced.
         clicks: at least one.
-        form: one of `FORMS`; None goes by the name: `.fcsv`, `.mrk.json`, else `world-ras`.
-        affine: (4, 4), voxel index to RAS mm of the image file as stored; forms in voxels need it.
-        shape: (X, Y, Z) of that image as stored. With both, every click is checked to lie inside, and our own
-            forms name the image.
+        form: one of `FORMS`; None chooses by file name: `.fcsv`, `.mrk.json`, otherwise `world-ras`.
+        affine: (4, 4), voxel index to RAS mm of the image file as stored; voxel formats need it.
+        shape: (X, Y, Z) of that image as stored. If both are given, every click must lie inside the image, and
+            this project's formats record the image.
 
     Raises:
-        InputError: no clicks, an unknown form, a form in voxels without an affine, a click outside the
-            volume, or a file that cannot be written.
+        InputError: no clicks, an unknown format, a voxel format without an affine, a click outside the volume,
+            or a file that cannot be written.
     """
     path = Path(path)
     form = form or _form_by_name(path)
     if form not in FORMS:
-        raise InputError(f"unknown form of click file {form!r}; choose one of {', '.join(FORMS)}")
+        raise InputError(f"unknown click file format {form!r}; choose one of {', '.join(FORMS)}")
     if not clicks:
         raise InputError(f"{path}: there are no clicks to write")
     made_on = None
@@ -141,7 +140,7 @@ def write_clicks(
     elif form in VOXEL_FORMS:
         if affine is None:
             raise InputError(
-                f"{path}: the form {form!r} holds voxel indices; give their image (--image, or its affine)"
+                f"{path}: the format {form!r} holds voxel indices; provide their image (--image, or its affine)"
             )
         text = _dumps(_format_voxels(form, clicks, clicks_to_vox(clicks, affine), made_on))
     else:
@@ -162,7 +161,7 @@ def _text(path: Path) -> str:
     except FileNotFoundError:
         raise InputError(f"{path}: no such click file") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}: is not a text file; a click file is {_KNOWN}") from None
+        raise InputError(f"{path}: not a text file; supported click files: {_KNOWN}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if not text.strip():
@@ -171,7 +170,7 @@ def _text(path: Path) -> str:
 
 
 def _parse(path: Path, text: str) -> tuple[str, list[Point], NamedImage | None]:
-    """The frame ("RAS" or "LPS" in mm, or "voxel"), the points, and the image of a click file."""
+    """Parse a click file: its frame ("RAS" or "LPS" in mm, or "voxel"), its points, and its image if recorded."""
     if path.suffix.lower() == ".fcsv" or text.startswith("# Markups fiducial file"):
         return *slicer_files.parse_fcsv(path, text), None
     try:
@@ -180,7 +179,7 @@ def _parse(path: Path, text: str) -> tuple[str, list[Point], NamedImage | None]:
         raise InputError(
             f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}"
         ) from None
-    except (ValueError, RecursionError) as error:  # endless digits or brackets
+    except (ValueError, RecursionError) as error:  # too many digits or nested brackets
         raise InputError(f"{path}: malformed JSON: {error}") from None
     if isinstance(content, dict):
         if "markups" in content:
@@ -192,7 +191,7 @@ def _parse(path: Path, text: str) -> tuple[str, list[Point], NamedImage | None]:
         if "coordinate_system" in content:
             made_on = NamedImage.from_json(path, content["image"]) if "image" in content else None
             return *_parse_ours(path, content), made_on
-    raise InputError(f"{path}: is no click file of a known form: {_KNOWN}")
+    raise InputError(f"{path}: not a click file in a known format; supported: {_KNOWN}")
 
 
 def _parse_ours(path: Path, content: dict[str, Any]) -> tuple[str, list[Point]]:
@@ -225,7 +224,7 @@ def _parse_ours(path: Path, content: dict[str, Any]) -> tuple[str, list[Point]]:
 def _parse_autopet(path: Path, content: dict[str, Any]) -> list[Point]:
     unknown = sorted(content.keys() - {"tumor", "background"})
     if unknown:
-        raise InputError(f'{path}: unknown key {unknown[0]!r}; the autoPET form has "tumor" and "background"')
+        raise InputError(f'{path}: unknown key {unknown[0]!r}; the autoPET format has "tumor" and "background"')
     points = []
     for kind, label in (("tumor", 1), ("background", 0)):
         for number, position in points_of(path, content, kind):
@@ -240,7 +239,7 @@ def _parse_grand_challenge(path: Path, content: dict[str, Any]) -> list[Point]:
         name = entry.get("name", "")
         if not isinstance(name, str):
             raise InputError(f'{path}: point {number}: name is {name!r}; it must be text such as "tumor"')
-        # Task 2 of the challenge names each point by its lesion's number.
+        # In task 2 of the challenge, a point's name is its lesion number.
         lesion = int(name) if name.isdecimal() else None
         points.append(Point(read_position(path, number, entry.get("point")), label_of_name(name), lesion))
     return points
@@ -293,7 +292,7 @@ def _entry(click: Click, position: list[float]) -> dict[str, Any]:
 
 
 def _dumps(content: dict[str, Any]) -> str:
-    """JSON with one point a line, so that people can read and compare files."""
+    """JSON with one point per line, so that files are easy to read and compare."""
     parts = []
     for key, value in content.items():
         if isinstance(value, list) and value:

@@ -1,4 +1,4 @@
-"""Clicks of one scan in memory, and the step between voxels and world millimetres."""
+"""Clicks of one scan in memory, and their conversion between voxels and world mm."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 
 from prompts.errors import InputError
 
-# A position in mm that came from a voxel centre returns to it within rounding only.
+# A voxel centre converted to mm and back returns only to within rounding error.
 _ROUNDING_VOX = 1e-6
 
 
 @dataclass(frozen=True)
 class Click:
-    """A point with its meaning.
+    """A labelled point.
 
     Attributes:
-        position_mm: world position in mm, RAS: x grows towards the patient's right, y to anterior, z to
-            superior.
+        position_mm: world position in mm, RAS: x grows towards the patient's right, y towards anterior, z
+            towards superior.
         label: 1 foreground (lesion), 0 background.
-        lesion: which lesion the click belongs to; None when it belongs to the scan.
+        lesion: the lesion that the click belongs to; None if it applies to the whole scan.
 
     Raises:
-        InputError: a position that is not three finite numbers, or a label other than 0 and 1.
+        InputError: the position is not three finite numbers, or the label is not 0 or 1.
     """
 
     position_mm: tuple[float, float, float]
@@ -35,20 +35,19 @@ class Click:
 
     def __post_init__(self) -> None:
         if len(self.position_mm) != 3 or not all(math.isfinite(c) for c in self.position_mm):
-            raise InputError(f"a click's position is three finite numbers in mm, got {self.position_mm}")
+            raise InputError(f"a click's position must be three finite numbers in mm, got {self.position_mm}")
         if self.label not in (0, 1):
-            raise InputError(f"a click's label is 1 (foreground) or 0 (background), got {self.label!r}")
+            raise InputError(f"a click's label must be 1 (foreground) or 0 (background), got {self.label!r}")
 
 
 @dataclass(frozen=True)
 class ScanClicks:
-    """Clicks simulated on one scan, in the voxels of the array that they were simulated on, in the order of
-    use.
+    """Clicks simulated on one scan, in the voxels of that array and in order of use.
 
     Attributes:
         coords_vox: (N, 3) int64, array axis order (x, y, z).
         labels: (N,) int64, 1 foreground or 0 background.
-        lesions: per click the lesion's number in `lesions_from_mask`, or None.
+        lesions: for each click, the lesion number from `lesions_from_mask`, or None.
     """
 
     coords_vox: np.ndarray
@@ -56,7 +55,7 @@ class ScanClicks:
     lesions: tuple[int | None, ...]
 
     def to_world(self, affine: np.ndarray) -> list[Click]:
-        """The same clicks in world mm, unrounded; `affine` (4, 4) maps the array's voxels to RAS mm."""
+        """The same clicks in unrounded world mm; `affine` (4, 4) maps the array's voxel index to RAS mm."""
         positions = to_world_mm(self.coords_vox, affine)
         return [
             Click(tuple(position), int(label), lesion)
@@ -65,21 +64,21 @@ class ScanClicks:
 
 
 def to_world_mm(coords_vox: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """(N, 3) voxel coordinates to (N, 3) float64 RAS mm by a (4, 4) affine."""
+    """Convert (N, 3) voxel coordinates to (N, 3) float64 RAS mm with a (4, 4) affine."""
     affine = np.asarray(affine, np.float64)
     return np.asarray(coords_vox, np.float64).reshape(-1, 3) @ affine[:3, :3].T + affine[:3, 3]
 
 
 def clicks_to_vox(clicks: Sequence[Click], affine: np.ndarray) -> np.ndarray:
-    """Clicks in the voxels of a grid.
+    """Convert clicks to the voxel coordinates of a grid.
 
     Args:
         clicks: N clicks.
         affine: (4, 4), the grid's voxel index to RAS mm.
 
     Returns:
-        (N, 3) float64 voxel coordinates; a coordinate within 1e-6 of a whole number is that number. Round
-        them for an index.
+        (N, 3) float64 voxel coordinates; one within 1e-6 of a whole number is set to that number. Round them
+        to obtain voxel indices.
     """
     affine = np.asarray(affine, np.float64)
     positions = np.array([click.position_mm for click in clicks], np.float64).reshape(-1, 3)
@@ -94,10 +93,9 @@ def check_inside(
     shape: Sequence[int],
     source: str | PathLike[str] = "clicks",
 ) -> None:
-    """Raise InputError for the first click outside the volume, naming the point, the file and the allowed
-    range.
+    """Raise InputError for the first click outside the volume; the message names point, file and allowed range.
 
-    A click is inside when its nearest voxel is.
+    A click is inside if its nearest voxel is.
 
     Args:
         clicks: clicks to check.
@@ -112,6 +110,6 @@ def check_inside(
             allowed = ", ".join(f"0..{n - 1}" for n in shape)
             raise InputError(
                 f"{source}: point {number} lies outside the image: voxel ({at}), RAS ({world}) mm; "
-                f"voxels run over ({allowed}); check that the clicks belong to this image and are in the "
-                "units their file states"
+                f"voxel indices range over ({allowed}); check that the clicks belong to this image and are in the "
+                "units stated in their file"
             )

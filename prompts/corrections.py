@@ -1,4 +1,4 @@
-"""The next click: where the prediction is wrong."""
+"""The next click, placed where the prediction is wrong."""
 
 from __future__ import annotations
 
@@ -34,37 +34,37 @@ def next_click(
     keys: Sequence[Key],
     spacing_mm: Spacing = None,
 ) -> Clicks:
-    """One click per sample where the prediction is wrong: 1 where truth was missed, 0 where it was exceeded.
+    """One click per sample where the prediction is wrong: label 1 in a false negative, 0 in a false positive.
 
-    - `error_random`: a voxel drawn uniformly from the error region. Stays on the device; a sample's draw
-      depends on its masks and its key alone, never on the rest of the batch.
-    - `error_deepest`: the deepest voxel of the missed or of the falsely predicted region, whichever is deeper
-      (as the evaluation clicks of RITM, Sofiiuk et al., ICIP 2022); equally deep: the missed one.
-    - `error_largest`: the deepest voxel of the error component with the most voxels (18-connected, missed and
-      falsely predicted parts kept apart); equally large: a missed one, then the first in (x, y, z) order.
-    - `error_mixed`: for each sample `error_random` or `error_deepest`, with equal chance.
+    - `error_random`: a voxel drawn uniformly from the error region. Runs on the device; a sample's draw
+      depends only on its masks and its key, not on the rest of the batch.
+    - `error_deepest`: the deepest voxel of the false-negative or false-positive region, whichever is deeper
+      (as the evaluation clicks of RITM, Sofiiuk et al., ICIP 2022); the false-negative region wins a tie.
+    - `error_largest`: the deepest voxel of the error component with the most voxels (18-connected;
+      false-negative and false-positive voxels form separate components). Ties go to a false-negative component,
+      then to the first in (x, y, z) order.
+    - `error_mixed`: `error_random` or `error_deepest` with equal probability, drawn per sample.
 
-    All but `error_random` copy each sample's error region, cut to its bounding box, to the CPU. Ties of depth as
-    `deepest_point`.
+    All but `error_random` copy each sample's error region, cropped to its bounding box, to the CPU. Ties of
+    depth are resolved as in `deepest_point`.
 
-    A perfect prediction (both empty included) has label -1. An empty prediction misses the whole target, so
-    every click is 1; with an empty target every click is 0; a prediction that fills the volume is wrong
-    outside the target: 0.
+    A perfect prediction (including both masks empty) gets label -1. With an empty prediction every click is 1;
+    with an empty target, or a prediction that fills the volume, every click is 0.
 
     Args:
-        pred: (B, 1, X, Y, Z) or (B, X, Y, Z), boolean or integer. Logits are refused: pass `logits > 0`.
-        target: the same shape; floating point is read as > 0.5.
+        pred: (B, 1, X, Y, Z) or (B, X, Y, Z), boolean or integer. Logits are rejected: pass `logits > 0`.
+        target: the same shape; floats are thresholded at 0.5.
         strategy: one of `CORRECTION_STRATEGIES`.
         keys: one key per sample, e.g. (seed, epoch, sample, round).
         spacing_mm: voxel size along x, y, z, (3,) or (B, 3); None for 1 mm. Only depths use it.
 
     Raises:
         InputError: unknown strategy.
-        ValueError: floating-point `pred`, or shapes that do not fit.
+        ValueError: floating-point `pred`, or mismatched shapes.
     """
     require_strategy(strategy, CORRECTION_STRATEGIES)
     if pred.is_floating_point():
-        raise ValueError(f"pred is a mask, got {pred.dtype}: pass logits > 0 or probabilities > 0.5")
+        raise ValueError(f"pred must be a mask, got {pred.dtype}: pass logits > 0 or probabilities > 0.5")
     truth, predicted = as_masks(target), as_masks(pred)
     if truth.shape != predicted.shape:
         raise ValueError(
@@ -72,7 +72,7 @@ def next_click(
         )
     if strategy == "error_mixed":
         deepest = torch.tensor([uniforms((*key, "mixed"), 1)[0] < 0.5 for key in keys], device=truth.device)
-        # Nothing is left to look for where the random click is taken.
+        # Samples that get the random click are emptied, so that no distance transform is computed for them.
         wanted = deepest[:, None, None, None]
         chosen = next_click(
             predicted & wanted, truth & wanted, strategy="error_deepest", keys=keys, spacing_mm=spacing_mm
@@ -96,7 +96,7 @@ def next_click(
         box = bounding_box_of(error[i])
         if box is None:
             continue
-        # One small array carries both masks to the CPU.
+        # Both masks go to the CPU in one small array.
         kind = torch.where(truth[i][box], _MISSED, _FALSE).to(torch.uint8) * error[i][box]
         in_box, labels[i] = worst(kind.cpu().numpy(), spacings_mm[i])
         voxels[i] = in_box + [side.start for side in box]
@@ -113,7 +113,7 @@ def _deepest_error(kind: np.ndarray, spacing_mm: np.ndarray) -> tuple[np.ndarray
 
 
 def _largest_error(kind: np.ndarray, spacing_mm: np.ndarray) -> tuple[np.ndarray, int]:
-    # Components are numbered by value, so the missed ones come first; argmax takes the first of equals.
+    # Components are numbered by value, so missed ones come first; argmax returns the first maximum.
     parts, n = lesions_from_mask(kind)
     largest = parts == 1 + int(np.argmax(np.bincount(parts.ravel(), minlength=n + 1)[1:]))
     deepest = deepest_point(largest, spacing_mm)

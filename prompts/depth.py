@@ -1,4 +1,4 @@
-"""How deep a voxel lies inside a mask, and the deepest one."""
+"""Depth of voxels inside a mask, and the deepest voxel."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-# Depths that are equal on paper differ in their last bits; two voxels nearer than this (relative) are a tie.
+# Mathematically equal depths differ in their last bits; a relative difference below this counts as a tie.
 _TIE = 1e-9
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
-    """The smallest box of slices that holds all of a (X, Y, Z) boolean mask, or None when it is empty."""
+    """Bounding box of a (X, Y, Z) boolean mask as slices; None for an empty mask."""
     occupied = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     if occupied[0].size == 0:
         return None
@@ -21,10 +21,10 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
 
 
 def depth_mm(mask: np.ndarray, spacing_mm: Sequence[float] | np.ndarray | None = None) -> np.ndarray:
-    """Distance of every mask voxel to the nearest voxel centre outside the mask.
+    """Distance from each mask voxel to the nearest voxel centre outside the mask.
 
     Args:
-        mask: (X, Y, Z) boolean. What lies beyond the array counts as outside.
+        mask: (X, Y, Z) boolean. Space beyond the array counts as outside.
         spacing_mm: voxel size along the three axes; None for 1 mm.
 
     Returns:
@@ -37,13 +37,13 @@ def depth_mm(mask: np.ndarray, spacing_mm: Sequence[float] | np.ndarray | None =
 def deepest_point(
     mask: np.ndarray, spacing_mm: Sequence[float] | np.ndarray | None = None
 ) -> tuple[np.ndarray, float] | None:
-    """The voxel of a mask that lies farthest from its outside, and that depth.
+    """The voxel farthest inside a mask, and its depth.
 
-    Equally deep voxels: the one nearest to the mask's centre of mass, then the first in (x, y, z) order, so
-    that the point of a long lesion lies at its middle rather than at one end.
+    Ties go to the voxel nearest to the mask's centre of mass, then to the first in (x, y, z) order, so that the
+    point of an elongated lesion lies at its middle rather than at one end.
 
     Args:
-        mask: (X, Y, Z) boolean. What lies beyond the array counts as outside.
+        mask: (X, Y, Z) boolean. Space beyond the array counts as outside.
         spacing_mm: voxel size along the three axes; None for 1 mm.
 
     Returns:
@@ -58,7 +58,7 @@ def deepest_point(
     depth = depth_mm(cropped, spacing)
     deepest = float(depth.max())
     tied_vox = np.argwhere(depth >= deepest * (1 - _TIE))
-    # Integer sums keep the centre exact, whatever the order in which the voxels are met.
+    # Integer sums keep the centre exact, independent of voxel order.
     voxels = np.argwhere(cropped)
     centre_vox = voxels.sum(axis=0) / len(voxels)
     distance2 = (((tied_vox - centre_vox) * spacing) ** 2).sum(axis=1)

@@ -1,9 +1,9 @@
-"""The one error for wrong input."""
+"""The exception for invalid user input."""
 
 
 class InputError(ValueError):
-    """Wrong input from the user: one clear line.
+    """Invalid user input, described in one line.
 
-    The message says what was got, what was expected, which case, file or point, and the way out. The command
-    line prints it on stderr and exits with code 2, without a traceback.
+    The message states what was given, what was expected, which case, file or point is affected, and how to fix
+    it. The command line prints it to stderr without a traceback and exits with code 2.
     """

@@ -1,4 +1,4 @@
-"""The first click: a foreground point inside each mask."""
+"""The first click: one foreground point inside each mask."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ def first_click(
 ) -> Clicks:
     """One foreground click inside each mask; label -1 where a mask is empty.
 
-    - `deepest`: the voxel farthest from the outside (`deepest_point`).
-    - `uniform`: any voxel of the mask, with equal chance.
-    - `suvmax`: the voxel of highest PET; equal values: the first in (x, y, z) order.
-    - `boundary`: drawn from the voxels with a face on the outside; what lies beyond the volume counts as
-      outside.
-    - `jittered`: drawn from the mask's voxels within `jitter_mm` of the deepest one.
+    - `deepest`: the voxel farthest inside the mask (`deepest_point`).
+    - `uniform`: drawn uniformly from the mask.
+    - `suvmax`: the voxel with the highest PET value; ties go to the first in (x, y, z) order.
+    - `boundary`: drawn from the mask voxels that share a face with the outside; space beyond the volume counts
+      as outside.
+    - `jittered`: drawn from the mask voxels within `jitter_mm` of the deepest one.
 
-    All stay on the device but for the distance transform of `deepest` and `jittered`, which runs on the CPU
-    on the mask's bounding box. A sample's click depends on its own mask, PET and key alone.
+    Everything runs on the device except the distance transform of `deepest` and `jittered`, which runs on the
+    CPU on the mask's bounding box. A sample's click depends only on its own mask, PET and key.
 
     Args:
-        target: (B, 1, X, Y, Z) or (B, X, Y, Z), one lesion (or whatever is one target) per sample; floating
-            point is read as > 0.5.
+        target: (B, 1, X, Y, Z) or (B, X, Y, Z), one lesion (one target) per sample; floats are thresholded at
+            0.5.
         strategy: one of `FIRST_STRATEGIES`.
         keys: one key per sample, e.g. (seed, epoch, sample, round).
         spacing_mm: voxel size along x, y, z, (3,) or (B, 3); None for 1 mm.
-        pet: the same shape as `target`; only `suvmax` needs it.
+        pet: the same shape as `target`; required by `suvmax` only.
         jitter_mm: radius of `jittered`.
 
     Raises:
         InputError: unknown strategy, or `suvmax` without PET.
-        ValueError: shapes that do not fit.
+        ValueError: mismatched shapes.
     """
     require_strategy(strategy, FIRST_STRATEGIES)
     masks = as_masks(target)
@@ -85,7 +85,7 @@ def first_click(
 
 
 def _interior(masks: torch.Tensor) -> torch.Tensor:
-    """The voxels of (B, X, Y, Z) masks whose six face neighbours all belong to the mask."""
+    """The mask voxels, in (B, X, Y, Z), whose six face neighbours all belong to the mask."""
     interior = masks.clone()
     for axis in (1, 2, 3):
         length = masks.shape[axis]
@@ -99,7 +99,7 @@ def _interior(masks: torch.Tensor) -> torch.Tensor:
 def _within(
     shape: torch.Size, centre: torch.Tensor, spacings_mm: np.ndarray, radius_mm: float
 ) -> torch.Tensor:
-    """The voxels of (B, X, Y, Z) that lie within a radius of each sample's (B, 3) centre voxel."""
+    """The voxels, in (B, X, Y, Z), within a radius of each sample's (B, 3) centre voxel."""
     spacing = torch.from_numpy(spacings_mm.astype(np.float32)).to(centre.device)
     x, y, z = (
         (

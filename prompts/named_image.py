@@ -1,4 +1,4 @@
-"""The image that a click file says it was made on: its grid, written down and compared."""
+"""The image on which clicks were made, as recorded in a click file: its grid, stored and compared."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 
 from prompts.errors import InputError
 
-# Two grids are the same when every corner voxel agrees within this part of a voxel.
+# Two grids are the same if all corner voxels agree within this fraction of a voxel.
 _TOLERANCE_VOX = 0.01
 
 
 @dataclass(frozen=True, eq=False)
 class NamedImage:
-    """Shape (X, Y, Z) and affine (4, 4), voxel index to RAS mm, of an image file as it is stored."""
+    """Shape (X, Y, Z) and affine (4, 4), voxel index to RAS mm, of an image file as stored."""
 
     shape: tuple[int, int, int]
     affine: np.ndarray
@@ -28,13 +28,13 @@ class NamedImage:
 
     @classmethod
     def of(cls, shape: Sequence[int], affine: np.ndarray) -> NamedImage:
-        """That of an image in memory."""
+        """Create from the shape and affine of an image."""
         x, y, z = (int(n) for n in shape)
         return cls((x, y, z), np.asarray(affine, np.float64))
 
     @classmethod
     def from_json(cls, path: Path, content: Any) -> NamedImage:
-        """Reads what `to_json` wrote; InputError, naming the click file, on anything else."""
+        """Read what `to_json` wrote; raises InputError naming the click file if the content is invalid."""
         try:
             shape, affine = content["shape"], np.array(content["affine"], np.float64)
             whole = len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)
@@ -49,11 +49,11 @@ class NamedImage:
         )
 
     def difference(self, other: NamedImage) -> str | None:
-        """How another image's grid differs, in one phrase; None for the same grid, stored in any axis order."""
+        """Describe in one phrase how another image's grid differs; None if it is the same, in any axis order."""
         step_vox = np.linalg.solve(other.affine[:3, :3], self.affine[:3, :3])
-        axes = np.abs(step_vox).argmax(axis=0)  # of the other image, along each of this one
+        axes = np.abs(step_vox).argmax(axis=0)  # for each axis of this image, the matching axis of the other
         if tuple(np.array(other.shape)[axes]) != self.shape or len(set(axes)) < 3:
-            turned = "" if self.shape != other.shape else ", its axes pointing elsewhere"
+            turned = "" if self.shape != other.shape else " with different axis directions"
             return f"{_by(self.shape)} voxels against {_by(other.shape)}{turned}"
         last = np.array(other.shape) - 1
         corners_vox = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"), float).reshape(3, 8).T

@@ -1,4 +1,4 @@
-"""Negative clicks: background points that a model is likely to mistake for lesion."""
+"""Negative clicks: background points that a model is likely to mistake for a lesion."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from prompts.selection import random_voxel
 NEGATIVE_STRATEGIES = ("near_miss", "hot_background")
 
 HOT_PERCENTILE = 99.75
-"""Background above this percentile of the background's PET values is hot: the bar of the autoPET IV click
-protocol."""
+"""Background voxels above this percentile of background PET are hot (threshold of the autoPET IV protocol)."""
 
 
 def negative_click(
@@ -37,26 +36,26 @@ def negative_click(
     pet: torch.Tensor | None = None,
     shell_mm: tuple[float, float] = (2.0, 10.0),
 ) -> Clicks:
-    """One background click per sample, never inside the mask; label -1 where there is no voxel to choose.
+    """One background click per sample, never inside the mask; label -1 where no voxel qualifies.
 
-    - `near_miss`: drawn from the shell whose distance to the nearest mask voxel lies in `shell_mm` (both ends
-      included). Empty mask: no click. The distance transform runs on the CPU on the mask's bounding box plus
-      the shell.
+    - `near_miss`: drawn from the shell of voxels whose distance to the nearest mask voxel lies in `shell_mm`
+      (limits included). An empty mask gets no click. The distance transform runs on the CPU on the mask's
+      bounding box plus the shell.
     - `hot_background`: drawn from the voxels outside the mask whose PET exceeds the 99.75th percentile of the
-      PET outside the mask (linear interpolation, as `numpy.percentile`). Works on empty masks. Stays on the
-      device.
+      PET outside the mask (linear interpolation, as in `numpy.percentile`). Also works on empty masks. Runs on
+      the device.
 
     Args:
-        target: (B, 1, X, Y, Z) or (B, X, Y, Z), everything that is lesion: a click lands in none of it.
+        target: (B, 1, X, Y, Z) or (B, X, Y, Z), all lesions; no click falls inside them.
         strategy: one of `NEGATIVE_STRATEGIES`.
         keys: one key per sample.
         spacing_mm: voxel size along x, y, z, (3,) or (B, 3); None for 1 mm.
-        pet: the same shape as `target`; only `hot_background` needs it.
-        shell_mm: nearest and farthest distance of `near_miss`.
+        pet: the same shape as `target`; required by `hot_background` only.
+        shell_mm: smallest and largest distance of `near_miss`.
 
     Raises:
         InputError: unknown strategy, or `hot_background` without PET.
-        ValueError: shapes that do not fit.
+        ValueError: mismatched shapes.
     """
     require_strategy(strategy, NEGATIVE_STRATEGIES)
     masks = as_masks(target)
@@ -74,21 +73,19 @@ def negative_click(
 
 
 def hot_background(masks: torch.Tensor, pet: torch.Tensor) -> torch.Tensor:
-    """Voxels of (B, X, Y, Z) outside boolean masks whose PET exceeds the 99.75th percentile of the PET
-    outside the mask."""
+    """The voxels, in (B, X, Y, Z), outside boolean masks with PET above its 99.75th percentile there."""
     bars = torch.stack([_hot_bar(uptake[~mask]) for uptake, mask in zip(pet, masks, strict=True)])
     return ~masks & (pet > bars[:, None, None, None])
 
 
 def near_miss_shell(mask: np.ndarray, spacing_mm: np.ndarray, shell_mm: tuple[float, float]) -> np.ndarray:
-    """Voxels of a (X, Y, Z) array whose distance to the nearest mask voxel lies in `shell_mm`, both ends
-    included."""
+    """The voxels of a (X, Y, Z) array whose distance to the nearest mask voxel lies in `shell_mm`, inclusive."""
     distance_mm = ndimage.distance_transform_edt(~mask, sampling=spacing_mm)
     return ~mask & (distance_mm >= shell_mm[0]) & (distance_mm <= shell_mm[1])
 
 
 def _hot_bar(background: torch.Tensor) -> torch.Tensor:
-    """The 99.75th percentile of (N,) values, linearly interpolated; infinity for none."""
+    """The 99.75th percentile of (N,) values, linearly interpolated; infinity if N is 0."""
     n = background.numel()
     if n == 0:
         return background.new_tensor(torch.inf)

@@ -1,4 +1,4 @@
-"""What the readers of all click files share: points and their parts, each wrong one refused in one line."""
+"""Shared by all click-file readers: parse points and their fields, with one-line errors."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Point(NamedTuple):
 
 
 def label_of_name(name: str) -> int:
-    """0 for a name that says background (`background`, `negative`, or `bg` or `neg` on its own), else 1."""
+    """0 if the name contains `background` or `negative`, or `bg` or `neg` as a separate word; otherwise 1."""
     return 0 if _NEGATIVE_NAME.search(name) else 1
 
 
 def points_of(path: Path, content: dict[str, Any], key: str) -> Iterator[tuple[int, Any]]:
-    """The entries of a list in a JSON file, counted from 1; none when the key is absent."""
+    """The entries of a list in a JSON file, numbered from 1; nothing if the key is absent."""
     entries = content.get(key, [])
     if not isinstance(entries, list):
         raise InputError(f"{path}: {key!r} holds a {type(entries).__name__}; it must be a list of points")
@@ -35,28 +35,28 @@ def points_of(path: Path, content: dict[str, Any], key: str) -> Iterator[tuple[i
 
 
 def mapping(path: Path, number: int | str, entry: Any) -> dict[str, Any]:
-    """The entry of a point, which must be a JSON object."""
+    """Check that a point's entry is a JSON object, and return it."""
     if not isinstance(entry, dict):
         raise InputError(f"{path}: point {number} is {entry!r:.60}; it must be an object with a position")
     return entry
 
 
 def read_position(path: Path, number: int | str, value: Any) -> tuple[float, float, float]:
-    """Three finite numbers."""
+    """Check that a position is a list of three finite numbers, and return it as floats."""
     if not isinstance(value, list) or len(value) != 3 or not all(map(_is_finite_number, value)):
-        raise InputError(f"{path}: point {number} is at {value!r:.60}; a position is three finite numbers")
+        raise InputError(f"{path}: point {number} is at {value!r:.60}; a position must be three finite numbers")
     return float(value[0]), float(value[1]), float(value[2])
 
 
 def _is_finite_number(value: Any) -> bool:
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number that no float64 holds
+    except OverflowError:  # a whole number too large for float64
         return False
 
 
 def read_label(path: Path, number: int | str, value: Any) -> int:
-    """1 or 0."""
+    """Check that a label is 1 or 0, and return it."""
     if isinstance(value, bool) or value not in (0, 1):
         raise InputError(
             f"{path}: point {number} has label {value!r:.60}; it must be 1 (foreground) or 0 (background)"
@@ -65,7 +65,7 @@ def read_label(path: Path, number: int | str, value: Any) -> int:
 
 
 def read_lesion(path: Path, number: int | str, value: Any) -> int | str | None:
-    """A whole number, text, or nothing."""
+    """Check that a lesion ID is a whole number, text or None, and return it."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | str)):
         raise InputError(
             f"{path}: point {number} has lesion {value!r:.60}; it must be a whole number or text"

@@ -1,7 +1,7 @@
-"""Clicks where nobody has clicked: proposals by PET uptake or by a coarse grid. They find uptake, not disease.
+"""Proposed clicks, from PET maxima or a coarse grid. They find uptake, not disease.
 
-Nothing here knows anatomy. Kidneys, bladder, glands, brain and heart take tracer up as lesions do; what can be left out
-honestly are regions that are too large. Someone has to look at what is proposed.
+Proposals use no anatomy. Kidneys, bladder, glands, brain and heart take up tracer as lesions do, and only regions that
+are too small or too large are excluded. A person must review the proposals.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from prompts.errors import InputError
 
 @dataclass(frozen=True)
 class Proposal:
-    """A place that may be a lesion."""
+    """A candidate lesion position."""
 
     coords_vox: tuple[int, int, int]
     score: float
-    """SUV there: proposals are ordered by it, the highest first."""
+    """SUV at that voxel; proposals are sorted by it, highest first."""
     region_ml: float
-    """Volume of the connected region above the threshold that holds it."""
+    """Volume of the connected region above the threshold that contains the voxel."""
 
 
 def proposals_from_pet(
@@ -39,26 +39,26 @@ def proposals_from_pet(
 ) -> list[Proposal]:
     """Local maxima of PET at or above a threshold.
 
-    Of two maxima within the separation the higher one stays (of equal ones the first in (x, y, z) order). Regions
-    above the threshold (18-connected) that are smaller or larger than the limits are left out: noise; liver, bladder,
-    brain at common thresholds.
+    Of two maxima closer than `separation_mm`, the higher is kept (ties: the first in (x, y, z) order). 18-connected
+    regions above the threshold are excluded if smaller than `min_ml` (noise) or larger than `max_ml` (at common
+    thresholds: liver, bladder, brain).
 
     Args:
         pet: (X, Y, Z) in SUV.
         spacing_mm: (3,) voxel size.
-        suv: threshold; 3 and 4 are in use for PSMA and FDG.
-        min_ml, max_ml: limits of a region's volume.
-        separation_mm: least distance of two proposals.
+        suv: threshold; 3 and 4 are common for PSMA and FDG.
+        min_ml, max_ml: smallest and largest volume of a region.
+        separation_mm: minimum distance between two proposals.
 
     Raises:
-        InputError: an array that is not three-dimensional, or settings below 0.
+        InputError: an array that is not three-dimensional, or settings out of range.
     """
     if pet.ndim != 3:
-        raise InputError(f"a PET has three axes, got an array of shape {pet.shape}")
+        raise InputError(f"a PET must have three axes, got an array of shape {pet.shape}")
     if min(suv, separation_mm) <= 0 or not 0 <= min_ml < max_ml:
         raise InputError(
-            f"proposals with SUV {suv:g}, {min_ml:g} to {max_ml:g} ml, {separation_mm:g} mm apart: expected positive "
-            "numbers and a rising range"
+            f"invalid proposal settings: SUV {suv:g}, volume {min_ml:g} to {max_ml:g} ml, separation "
+            f"{separation_mm:g} mm; SUV and separation must be positive, and 0 <= smallest volume < largest volume"
         )
     spacing = np.asarray(spacing_mm, np.float64)
     above = pet >= suv
@@ -66,7 +66,7 @@ def proposals_from_pet(
     region_ml = np.bincount(regions.ravel()) * float(spacing.prod()) / 1000
     fits = (region_ml >= min_ml) & (region_ml <= max_ml)
     fits[0] = False
-    # A voxel that equals the highest in the box around it is a candidate; the distance decides among these.
+    # A voxel equal to the maximum of the box around it is a candidate; the distance test below decides.
     box = np.maximum(2 * np.floor(separation_mm / np.sqrt(3) / spacing).astype(int) + 1, 1)
     peak = (pet == ndimage.maximum_filter(pet, size=tuple(box), mode="nearest")) & fits[regions]
     candidates = np.argwhere(peak)
@@ -85,22 +85,22 @@ def proposals_from_pet(
 def proposals_on_grid(
     pet: np.ndarray, spacing_mm: Sequence[float] | np.ndarray, *, every_mm: float = 40.0, least_suv: float = 0.3
 ) -> list[Proposal]:
-    """The highest voxel of each cube of a coarse grid, where it reaches a low SUV (the body): for exhaustive search.
+    """The hottest voxel of each cube of a coarse grid over the body, for exhaustive search.
 
     Args:
         pet: (X, Y, Z) in SUV.
         spacing_mm: (3,) voxel size.
-        every_mm: edge of a cube.
-        least_suv: cubes below it lie in air.
+        every_mm: edge length of a cube.
+        least_suv: cubes whose maximum is below this are treated as air and skipped.
 
     Raises:
-        InputError: an array that is not three-dimensional, or an edge below a voxel.
+        InputError: an array that is not three-dimensional, or a cube smaller than a voxel.
     """
     if pet.ndim != 3:
-        raise InputError(f"a PET has three axes, got an array of shape {pet.shape}")
+        raise InputError(f"a PET must have three axes, got an array of shape {pet.shape}")
     steps = np.round(every_mm / np.asarray(spacing_mm, np.float64)).astype(int)
     if steps.min() < 1:
-        raise InputError(f"a grid every {every_mm:g} mm is finer than the voxels of {np.asarray(spacing_mm)} mm")
+        raise InputError(f"a grid spacing of {every_mm:g} mm is finer than the voxels ({np.asarray(spacing_mm)} mm)")
     voxel_ml = float(np.prod(np.asarray(spacing_mm, np.float64))) / 1000
     found = []
     for corner in np.ndindex(*(-(-n // int(s)) for n, s in zip(pet.shape, steps, strict=True))):
@@ -113,10 +113,10 @@ def proposals_on_grid(
 
 
 def clicks_of(proposals: Sequence[Proposal], affine: np.ndarray) -> list[Click]:
-    """A foreground click for each proposal, numbered as lesions from 1 in their order.
+    """One foreground click per proposal, with lesion numbers from 1 in the given order.
 
     Args:
-        affine: (4, 4), voxels of the array that was searched to world mm, RAS.
+        affine: (4, 4), voxel index of the searched array to RAS mm.
     """
     clicks = []
     for number, proposal in enumerate(proposals, start=1):

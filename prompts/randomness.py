@@ -1,4 +1,4 @@
-"""Random numbers that depend on a key alone, never on what was drawn before."""
+"""Random numbers that depend only on a key, not on earlier draws."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 Key = Sequence[int | str]
-"""What a draw depends on, e.g. (seed, epoch, sample, round). Append a name to keep apart draws that share the
-rest."""
+"""The key of a draw, e.g. (seed, epoch, sample, round). Append a name to separate draws with an otherwise equal key."""
 
 
 def _words(part: int | str) -> tuple[int, int]:
@@ -21,13 +20,13 @@ def _words(part: int | str) -> tuple[int, int]:
 
 
 def uniforms(key: Key, n: int) -> np.ndarray:
-    """`n` float64 numbers, uniform on [0, 1), that depend on `key` alone.
+    """`n` float64 numbers, uniform on [0, 1), that depend only on `key`.
 
-    The same key always gives the same numbers, on every machine and in every process; a longer draw begins
-    with the shorter one. Counter-based Philox seeded through `SeedSequence`.
+    The same key gives the same numbers on every machine and in every process; a longer draw starts with the
+    numbers of a shorter one. Uses counter-based Philox seeded through `SeedSequence`.
     """
     if isinstance(key, str) or len(key) == 0:
-        raise ValueError(f"a key is a non-empty sequence of integers and names, got {key!r}")
-    # SeedSequence ignores trailing zeros: the length and two words per part keep (1,) and (1, 0) apart.
+        raise ValueError(f"a key must be a non-empty sequence of integers and names, got {key!r}")
+    # SeedSequence ignores trailing zeros; the length and two words per part distinguish (1,) from (1, 0).
     entropy = [len(key)] + [word for part in key for word in _words(part)]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy))).random(n)

@@ -1,4 +1,4 @@
-"""Clicks for all lesions of one scan, as a person would place them before looking at any prediction."""
+"""Clicks for all lesions of one scan, as placed before any prediction exists."""
 
 from __future__ import annotations
 
@@ -34,25 +34,24 @@ def clicks_from_mask(
     jitter_mm: float = 6.0,
     shell_mm: tuple[float, float] = (2.0, 10.0),
 ) -> ScanClicks:
-    """Foreground clicks in every lesion of a mask, and background clicks.
+    """Simulate foreground clicks in every lesion of a mask, and optionally background clicks.
 
-    Each lesion gets `clicks_per_lesion` clicks by one of the strategies of `first_click`; the second and
-    later ones repeat the strategy on the lesion without the voxels already clicked (for depth, a clicked
-    voxel counts as outside, so clicks spread). A lesion with fewer voxels gets as many clicks as it has
-    voxels. No lesion is left out for its size.
+    Each lesion gets `clicks_per_lesion` clicks by one of the strategies of `first_click`. Further clicks repeat
+    the strategy on the lesion minus the voxels already clicked (for depth, a clicked voxel counts as outside, so
+    clicks spread). A lesion with fewer voxels than clicks gets one click per voxel. No lesion is skipped because
+    of its size.
 
-    Background clicks never lie in any lesion and are all different:
-    - `near_miss`: `negatives` per lesion, from the shell around it, carrying its number; fewer if the shell
-      is smaller.
-    - `hot_background`: `negatives` for the scan, from PET above its 99.75th percentile outside the lesions.
+    Background clicks never lie in a lesion and never repeat:
+    - `near_miss`: up to `negatives` per lesion, from the shell around it, with the lesion's number.
+    - `hot_background`: up to `negatives` per scan, from PET above its 99.75th percentile outside the lesions.
 
-    `strategy="autopet"` is the autoPET IV protocol (`autopet_clicks`): 10 + 10 clicks; the key is then one
-    whole number, its seed, and connectivity, numbers and kinds of click are the protocol's.
+    `strategy="autopet"` follows the autoPET IV protocol (`autopet_clicks`): 10 + 10 clicks. The key is then one
+    whole number, the seed; the protocol fixes connectivity, click counts and click types.
 
     Args:
-        mask: (X, Y, Z), boolean or whole numbers as `lesions_from_mask` takes them.
+        mask: (X, Y, Z), boolean or whole numbers, as for `lesions_from_mask`.
         strategy: one of `FIRST_STRATEGIES`, or `autopet`.
-        key: what random draws depend on.
+        key: key of the random draws.
         spacing_mm: voxel size along the three axes; None for 1 mm.
         pet: (X, Y, Z), for `suvmax`, `hot_background` and `autopet`.
         connectivity: 6, 18 or 26; None for 18.
@@ -60,39 +59,39 @@ def clicks_from_mask(
         negatives: background clicks, see above.
         negative_strategy: one of `NEGATIVE_STRATEGIES`.
         jitter_mm: radius of `jittered`.
-        shell_mm: nearest and farthest distance of `near_miss`.
+        shell_mm: smallest and largest distance of `near_miss`.
 
     Returns:
-        Foreground clicks in order of lesion, then background clicks. An empty mask has no foreground clicks.
+        Foreground clicks in lesion order, then background clicks. An empty mask has no foreground clicks.
 
     Raises:
-        InputError: unknown names, missing PET, shapes that differ, or settings that `autopet` fixes.
+        InputError: unknown names, missing PET, mismatched shapes, or settings that `autopet` fixes.
     """
     require_strategy(strategy, SCAN_STRATEGIES)
     require_strategy(negative_strategy, NEGATIVE_STRATEGIES)
     mask = np.asarray(mask)
     if pet is not None and pet.shape != mask.shape:
         raise InputError(
-            f"the PET has shape {pet.shape} and the mask {mask.shape}; they must lie on one grid"
+            f"the PET has shape {pet.shape} and the mask {mask.shape}; they must be on the same grid"
         )
     if strategy == "autopet":
         if connectivity not in (None, 26) or clicks_per_lesion != 1 or negatives:
             raise InputError(
-                "the autopet protocol fixes connectivity (26) and clicks (10 + 10): leave their numbers unset"
+                "the autopet protocol fixes the connectivity (26) and the clicks (10 + 10): leave these options unset"
             )
         if len(key) != 1 or not isinstance(key[0], int):
             raise InputError(
-                f"the autopet protocol takes one whole number as its seed, got the key {tuple(key)}"
+                f"the autopet protocol needs one whole number as its seed, got the key {tuple(key)}"
             )
         return autopet_clicks(mask, pet, seed=key[0])
     if clicks_per_lesion < 1 or negatives < 0:
         raise InputError(
-            f"a lesion gets at least 1 click and 0 negatives, got {clicks_per_lesion} and {negatives}"
+            f"clicks per lesion must be at least 1 and negatives at least 0, got {clicks_per_lesion} and {negatives}"
         )
     if pet is None and strategy == "suvmax":
-        raise InputError("click strategy 'suvmax' chooses by uptake: give it the PET")
+        raise InputError("click strategy 'suvmax' uses PET uptake: provide the PET")
     if pet is None and negatives and negative_strategy == "hot_background":
-        raise InputError("click strategy 'hot_background' chooses by uptake: give it the PET")
+        raise InputError("click strategy 'hot_background' uses PET uptake: provide the PET")
 
     spacing = np.ones(3) if spacing_mm is None else np.asarray(spacing_mm, float)
     lesions, _ = lesions_from_mask(mask, 18 if connectivity is None else connectivity)
@@ -144,7 +143,7 @@ def _start(box: tuple[slice, ...]) -> np.ndarray:
 
 
 def _draw(voxels: np.ndarray, n: int, key: Key) -> np.ndarray:
-    """`n` different rows of (M, 3) voxels, or all M in random order if there are fewer."""
+    """Draw `n` different rows of (M, 3) voxels; if M < n, all M in random order."""
     order = np.arange(len(voxels))
     n = min(n, len(voxels))
     for i, uniform in enumerate(uniforms(key, n)):

@@ -1,10 +1,10 @@
 """Point lists of 3D Slicer: `.mrk.json` and the older `.fcsv`.
 
-Positions are world mm in the system that the file states (RAS or LPS; old `.fcsv` files code them 0 and 1).
-We write LPS, as Slicer does. A point's name says its label, since the name is what a person sees and edits in
-Slicer: one that says background or negative (`label_of_name`) is 0, every other one, Slicer's own `F-1`
-    included, is 1. The lesion, if any, is in
-the point's description as `lesion=3` or `lesion="left femur"`; other descriptions are left alone.
+Positions are world mm in the coordinate system stated in the file (RAS or LPS; 0 and 1 in old `.fcsv` files). Files are
+written in LPS, as by Slicer. A point's name determines its label, because users see and edit the name in Slicer: names
+containing background or negative (`label_of_name`) give label 0, all others, including Slicer's own `F-1`, label 1. The
+lesion, if any, is stored in the point's description as `lesion=3` or `lesion="left femur"`; other descriptions are
+ignored.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ _FCSV_FRAMES = {"RAS": "RAS", "LPS": "LPS", "0": "RAS", "1": "LPS"}
 
 
 def parse_json(path: Path, content: dict[str, Any]) -> tuple[str, list[Point]]:
-    """The frame and points of a `.mrk.json` file; points that were never placed are passed over.
+    """Parse the frame and points of a `.mrk.json` file; points that were never placed are skipped.
 
-    Lists in different frames come back in the first list's frame.
+    Lists in different frames are converted to the frame of the first list.
 
     Raises:
-        InputError: a markup that is no point list, units other than mm, an unknown coordinate system, or a
+        InputError: a markup other than a point list, units other than mm, an unknown coordinate system, or a
             malformed point.
     """
     frames: list[str] = []
@@ -59,9 +59,9 @@ def parse_json(path: Path, content: dict[str, Any]) -> tuple[str, list[Point]]:
         markup = mapping(path, "list", markup)
         if markup.get("type") != "Fiducial":
             raise InputError(
-                f"{path}: holds a markup of type {markup.get('type')!r}; clicks are a point list ('Fiducial')"
+                f"{path}: contains a markup of type {markup.get('type')!r}; clicks must be a point list ('Fiducial')"
             )
-        # The schema of these files makes LPS and mm the defaults.
+        # LPS and mm are the defaults of the file schema.
         frame = markup.get("coordinateSystem", "LPS")
         if frame not in ("RAS", "LPS"):
             raise InputError(f'{path}: coordinateSystem is {frame!r}; it must be "RAS" or "LPS"')
@@ -104,10 +104,10 @@ def format_json(clicks: Sequence[Click]) -> dict[str, Any]:
 
 
 def parse_fcsv(path: Path, text: str) -> tuple[str, list[Point]]:
-    """The frame and points of a `.fcsv` file.
+    """Parse the frame and points of a `.fcsv` file.
 
     Raises:
-        InputError: no coordinate system in the header or an unknown one, or a malformed point.
+        InputError: a missing or unknown coordinate system in the header, or a malformed point.
     """
     stated, columns = None, _COLUMNS
     points: list[Point] = []
@@ -133,10 +133,10 @@ def parse_fcsv(path: Path, text: str) -> tuple[str, list[Point]]:
             _point(read_position(path, number, position), fields.get("label", ""), fields.get("desc", ""))
         )
     if stated not in _FCSV_FRAMES:
-        got = "is absent" if stated is None else f"is {stated!r}"
+        got = "is missing" if stated is None else f"is {stated!r}"
         raise InputError(
             f"{path}: CoordinateSystem in the header {got}; it must be RAS or LPS (0 or 1 in old files): add "
-            "the line '# CoordinateSystem = LPS' or RAS, whichever holds"
+            "the line '# CoordinateSystem = LPS' or '# CoordinateSystem = RAS', whichever applies"
         )
     return _FCSV_FRAMES[stated], points
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever kills the process that writes them."""
+"""Atomic file writes: an interrupted process never leaves a partial file under the final name."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ INCOMPLETE = ".incomplete"
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; once the block ends, that file is on the disk and takes `path`'s name.
+    """Yield a temporary path beside `path`; when the block ends, sync that file to disk and rename it to `path`.
 
-    Until then a reader sees the old file, or none. A block that fails leaves nothing behind; a process that is
-    killed leaves a hidden file that ends in ``.incomplete``.
+    Until then readers see the old file, or none. If the block fails, the temporary file is deleted; a killed
+    process leaves a hidden file ending in ``.incomplete``.
 
     Raises:
         InputError: the file cannot be written (disk full, no permission, ...).
@@ -42,13 +42,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a text (UTF-8, its line ends as they are) or bytes by `whole_file`."""
+    """Write text (UTF-8, line endings unchanged) or bytes atomically."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a table by `whole_file`: the keys of a row are among the columns; an empty cell for none, None and NaN."""
+    """Write a table atomically. Row keys must be columns; missing values, None and NaN become empty cells."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [*columns], lineterminator="\n")
     writer.writeheader()
@@ -58,7 +58,7 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, An
 
 
 def without_nan(value: Any) -> Any:
-    """The value with None for what is not finite, which JSON does not know; dictionaries are gone through."""
+    """Replace NaN and infinity, which JSON lacks, by None, also inside nested dictionaries."""
     if isinstance(value, Mapping):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):

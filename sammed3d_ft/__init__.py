@@ -1,4 +1,4 @@
-"""Fine-tuning SAM-Med3D to lesions in PET/CT. Public names load on first use: importing costs nothing."""
+"""Fine-tune SAM-Med3D for lesions in PET/CT. Public names load on first use, so the import is fast."""
 
 from __future__ import annotations
 

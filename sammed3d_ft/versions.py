@@ -9,6 +9,6 @@ from sammed3d_ft import __version__
 
 
 def package_versions(*packages: str) -> dict[str, str]:
-    """Of this software, of Python, and of the packages that the result depends on."""
+    """Versions of this software, Python, and the given packages."""
     ours = {"sammed3d-ft": __version__, "python": platform.python_version()}
     return ours | {package: version(package) for package in packages}

@@ -1,4 +1,4 @@
-"""Times the image encoder against medim's, equal weights, in turn; peak memory in a process for each.
+"""Compare speed and peak memory of our image encoder with medim's, with equal weights, alternating runs.
 
 python scripts/bench_encoder.py [--threads 2] [--repeats 5]
 """
@@ -25,7 +25,7 @@ FORWARD, BOTH = "forward", "forward + backward"
 
 
 def encoder_of(whose: str) -> nn.Module:
-    """The image encoder of `vit_b_ori`, random weights, float32, built alone so that no other takes memory."""
+    """The image encoder of `vit_b_ori` with random float32 weights; only the requested one is built, to save memory."""
     if whose == OURS:
         return seeded_model("vit_b_ori", seed=0).image_encoder
     from medim.models.sam_med3d import build_sam3D_vit_b_ori
@@ -38,7 +38,7 @@ def crop() -> Tensor:
 
 
 def run(encoder: nn.Module, image: Tensor, what: str) -> Tensor:
-    """One forward pass without gradient, or one with its backward pass to all weights; the embedding."""
+    """One forward pass without gradient, or a forward and backward pass to all weights; returns the embedding."""
     if what == FORWARD:
         with torch.no_grad():
             return encoder(image)
@@ -54,7 +54,7 @@ def peak_bytes() -> int:
 
 
 def print_peak(whose: str, what: str) -> None:
-    """In a process of its own: bytes at the peak of one run above those with model and input in place."""
+    """Run in a separate process: print the peak memory of one run in bytes, above model and input."""
     encoder, image = encoder_of(whose), crop()
     before = peak_bytes()
     run(encoder, image, what)
@@ -62,7 +62,7 @@ def print_peak(whose: str, what: str) -> None:
 
 
 def peak_in_a_process(whose: str, what: str, threads: int) -> int:
-    """`print_peak` of a fresh process, since a process's peak never falls."""
+    """Call `print_peak` in a new process, because the recorded peak of a process never decreases."""
     command = [sys.executable, __file__, "--threads", str(threads), "--peak", whose, what]
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
@@ -84,7 +84,7 @@ def main() -> None:
         print_peak(*args.peak)
         return
 
-    # First, while this process is small: on Linux a child's peak starts at that of its parent.
+    # Done first, while this process is small: on Linux, a child's peak starts at its parent's.
     peaks = {
         (whose, what): peak_in_a_process(whose, what, args.threads)
         for what in (FORWARD, BOTH)
@@ -93,7 +93,7 @@ def main() -> None:
     encoders = {OURS: encoder_of(OURS), THEIRS: encoder_of(THEIRS)}
     encoders[THEIRS].load_state_dict(encoders[OURS].state_dict(), strict=True)
     image = crop()
-    ours, theirs = (run(encoders[whose], image, FORWARD) for whose in (OURS, THEIRS))  # and warms up
+    ours, theirs = (run(encoders[whose], image, FORWARD) for whose in (OURS, THEIRS))  # also serves as warm-up
     error = float((ours - theirs).abs().max() / theirs.abs().max())
 
     times: dict[tuple[str, str], list[float]] = {key: [] for key in peaks}

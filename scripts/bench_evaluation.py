@@ -1,13 +1,13 @@
-"""Times the evaluation of one whole-body case against MONAI, surface-distance and panoptica, in turn; peak memory too.
+"""Compare speed and peak memory of evaluating one whole-body case with MONAI, surface-distance and panoptica.
 
 python scripts/bench_evaluation.py [--lesions 5 50 200] [--repeats 3] [--threads 1] [--panoptica-python PYTHON]
-python scripts/bench_evaluation.py --shape 60 60 80 --lesions 5 --repeats 1      # only shows that it runs
+python scripts/bench_evaluation.py --shape 60 60 80 --lesions 5 --repeats 1      # quick check that it runs
 
-A synthetic case of 16 million voxels (200 x 200 x 400 of 2 mm): ellipsoid lesions of 0.1 to 50 ml, and a prediction
-with shifted, missed, split and merged ones and spurious blobs. Ours computes everything of `evaluate_case`, with PET;
-MONAI Dice, HD95 and NSD; surface-distance NSD and HD95; panoptica, under the interpreter that has it, DSC, IoU, NSD and
-HD95 of matched lesions. Each measurement is a process of its own with the arrays loaded and the tool warm (Linux only):
-seconds are of the call alone, memory is the peak of resident memory during the call above that before it.
+The synthetic case has 16 million voxels (200 x 200 x 400 of 2 mm), ellipsoid lesions of 0.1 to 50 ml, and a prediction
+with shifted, missed, split, merged and spurious lesions. Ours computes all of `evaluate_case`, with PET; MONAI
+computes Dice, HD95 and NSD; surface-distance NSD and HD95; panoptica, in the interpreter that has it, DSC, IoU, NSD and
+HD95 of matched lesions. Tools alternate; each measurement runs in its own process, with the arrays loaded and the tool
+warmed up (Linux only). Times are of the call only; memory is its peak resident memory above the value before.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NSD_MM = 2.0
 
 
 def synthetic(shape: tuple[int, int, int], lesions: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Truth and prediction (bool) and PET (float32) of a case with that many true lesions."""
+    """Ground truth and prediction (bool) and PET (float32) of a case with the given number of lesions."""
     rng = np.random.default_rng(seed)
     truth, pred = np.zeros(shape, bool), np.zeros(shape, bool)
     taken = np.zeros(shape, bool)
@@ -59,7 +59,7 @@ def synthetic(shape: tuple[int, int, int], lesions: int, seed: int = 0) -> dict[
         if fate < 0.25 and guess.shape[2] > 3:  # split in two
             guess[:, :, guess.shape[2] // 2] = False
         pred[box] |= guess
-        if fate > 0.93:  # merged with what lies beside it
+        if fate > 0.93:  # merged with its neighbourhood
             box, bridge = ellipsoid(shape, centre + np.array([0, 0, radii[2] + 3]), np.array([1.5, 1.5, 6.0]))
             pred[box] |= bridge
         if rng.random() < 0.2:  # spurious
@@ -77,7 +77,7 @@ def around(shape: tuple[int, int, int], centre: np.ndarray, radii: np.ndarray) -
 def ellipsoid(
     shape: tuple[int, int, int], centre: np.ndarray, radii: np.ndarray
 ) -> tuple[tuple[slice, slice, slice], np.ndarray]:
-    """The part of the volume that holds an ellipsoid, and which of its voxels are inside."""
+    """The bounding box of an ellipsoid in the volume, and a mask of its voxels."""
     box = around(shape, centre, radii)
     distance: Any = sum(((axis - c) / r) ** 2 for axis, c, r in zip(np.ogrid[box], centre, radii, strict=True))
     return box, distance <= 1
@@ -139,18 +139,18 @@ TOOLS = {"ours": ours, "MONAI": monai, "surface-distance": surface_distance, "pa
 
 
 def resident_mb(field: str) -> float:
-    """VmRSS, resident memory now, or VmHWM, its peak; in 10^6 bytes."""
+    """Current resident memory (VmRSS) or its peak (VmHWM), in 10^6 bytes."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024 / 1e6
 
 
 def measure(tool: str, folder: Path) -> dict[str, float]:
-    """In a process of its own: seconds of one call, and the peak of resident memory above that before it."""
+    """Run in a separate process: seconds of one call, and its peak resident memory above the value before."""
     small = synthetic((48, 48, 48), 2)
     TOOLS[tool](**small)()
     arrays = {name: np.load(folder / f"{name}.npy") for name in ("truth", "pred", "pet")}
     call = TOOLS[tool](**arrays)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak reached during imports
     before = resident_mb("VmRSS")
     start = time.perf_counter()
     call()
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=3, default=[200, 200, 400])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--panoptica-python", help="interpreter of an environment that has panoptica")
+    parser.add_argument("--panoptica-python", help="Python interpreter of an environment with panoptica")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:

@@ -1,13 +1,13 @@
-"""Figures of one GPU: bf16 parity, speed and memory of encoder and training steps against medim, and a profile.
+"""Benchmarks on one GPU: bf16 parity, speed and memory of encoder and training steps compared with medim, a profile.
 
 python scripts/bench_gpu.py [--batches 1 8] [--rounds 5] [--repeats 10]
-python scripts/bench_gpu.py --device cpu --variant mini --batches 1 --repeats 1     # only shows that it runs
+python scripts/bench_gpu.py --device cpu --variant mini --batches 1 --repeats 1     # quick check that it runs
 
-One synthetic batch of crops with a ball each; ours and medim's with equal weights, in turn. A training step is
-encoder (unless cached), all rounds with L1DFL and clicks, backward pass and AdamW. medim's mode `decoder` encodes at
-every step without gradient, as it has no cache; it has no LoRA. Ours in mode `decoder` reads cached embeddings: one
-encoder pass per view, 4 views over 50 epochs, is added to its time. Both run under the same autocast.
-Exit code 1 if bf16 differs from float32 by 2e-2 or more.
+Uses one synthetic batch of crops, each with a ball; ours and medim's have equal weights and alternate. A training step
+consists of encoder (unless cached), all rounds with L1DFL and clicks, backward pass and AdamW. In mode `decoder`, medim
+encodes at every step without gradient, because it has no cache; it has no LoRA. Ours reads cached embeddings in mode
+`decoder`; the cost of building the cache (one encoder pass per view, 4 views over 50 epochs) is added to its time. Both
+run under the same autocast. Exit code 1 if bf16 differs from float32 by 2e-2 or more.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from sammed3d_ft.model.build import seeded_model
 
 CONSOLE = Console(width=120)
 LOSS = L1DFL()
-_VIEWS, _EPOCHS = 4, 50  # of configs/decoder.yaml
+_VIEWS, _EPOCHS = 4, 50  # as in configs/decoder.yaml
 
 
 def synthetic(batch: int, size: int, device: torch.device) -> dict[str, Tensor]:
-    """Noise with a bright ball in the middle, its mask and a click at its centre."""
+    """Noise with a bright ball in the middle, the ball's mask and a click at its centre."""
     axis = torch.arange(size, device=device) - size // 2
     ball = (axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None] ** 2) < (size / 8) ** 2
     target = ball.expand(batch, 1, size, size, size).contiguous()
@@ -69,7 +69,7 @@ def their_loss(model: Any, batch: dict[str, Tensor], rounds: int, frozen_encoder
 
 
 class Bench:
-    """Times functions on a device, in turn, with their peak memory."""
+    """Measure time and peak memory of functions on a device, alternating between them."""
 
     def __init__(self, device: torch.device, repeats: int) -> None:
         self.device, self.repeats = device, repeats
@@ -79,10 +79,10 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
     def measure(self, runs: dict[str, Callable[[], None]]) -> dict[str, tuple[float, float]]:
-        """Median seconds, and peak GB above what was there before, by name."""
+        """Median seconds, and peak GB above the memory in use before, by name."""
         times: dict[str, list[float]] = {name: [] for name in runs}
         peaks = dict.fromkeys(runs, float("nan"))
-        for _ in range(self.repeats + 1):  # the first warms up
+        for _ in range(self.repeats + 1):  # the first is a warm-up
             for name, run in runs.items():
                 if self.device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(self.device)
@@ -124,7 +124,7 @@ def parity(variant: str, device: torch.device) -> bool:
         error = float((got - wanted).norm() / wanted.norm())
         errors.append(error)
         against = whose if name == "encoder" else "our own"
-        CONSOLE.print(f"bf16 {name} against {against} float32: relative error {error:.1e}")
+        CONSOLE.print(f"bf16 {name} compared with {against} float32: relative error {error:.1e}")
     return max(errors) < 2e-2
 
 
@@ -212,7 +212,7 @@ def largest_items(variant: str, batch: dict[str, Tensor], rounds: int, device: t
             loss = our_loss(model, batch, rounds, None)
         loss.backward()
 
-    step()  # warms up
+    step()  # warm-up
     with profile(activities=activities) as profiled:
         step()
     key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     given = parser.parse_args()
     if given.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error("no CUDA device here; --device cpu --variant mini only shows that the script runs")
+        parser.error("no CUDA device found; use --device cpu --variant mini for a quick check that the script runs")
     device = torch.device(given.device)
     bench = Bench(device, given.repeats)
     size = seeded_model(given.variant, seed=0).image_size

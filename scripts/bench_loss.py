@@ -1,4 +1,4 @@
-"""Times L1DFL, MONAI's DiceFocalLoss and the plain two-channel form, forward and backward, in turn.
+"""Compare the speed of L1DFL, MONAI's DiceFocalLoss and a plain two-channel L1DFL, forward and backward.
 
 python scripts/bench_loss.py [--size 128] [--threads 2] [--repeats 15] [--device cpu]
 """
@@ -24,7 +24,7 @@ PLAIN = Path(__file__).resolve().parents[1] / "tests" / "losses" / "plain_l1dfl.
 
 
 def lesion_case(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """One logit (1, 1, size, size, size) that half knows a ball of radius size/8, and the ball's mask."""
+    """One logit (1, 1, size, size, size) that roughly predicts a ball of radius size/8, and the ball's mask."""
     generator = torch.Generator().manual_seed(0)
     axis = torch.arange(size) - size / 2
     radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
@@ -66,7 +66,7 @@ def main() -> None:
     for turn in range(args.repeats + 2):
         for name, loss in losses.items():
             took = seconds(loss, logits, target)
-            if turn >= 2:  # two rounds to warm up
+            if turn >= 2:  # the first two rounds are warm-up
                 times[name].append(took)
 
     base = times["MONAI DiceFocalLoss"]
@@ -83,7 +83,7 @@ def main() -> None:
     console = Console(width=110)
     console.print(table)
     device = torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.machine()
-    console.print(f"{args.repeats} rounds in turn; torch {torch.__version__}; {device}")
+    console.print(f"{args.repeats} alternating rounds; torch {torch.__version__}; {device}")
 
 
 if __name__ == "__main__":

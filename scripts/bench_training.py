@@ -1,12 +1,12 @@
-"""Times decoder tuning against the reference's procedure, and shows where a run's time goes.
+"""Compare the speed of decoder tuning with the published procedure, and profile a training run.
 
 python scripts/bench_training.py [--rounds 11] [--batch 2] [--repeats 3] [--threads 2]
 
-1. Samples per second, in turn in one process, on the same crops, clicks and loss, vit_b_ori at 128^3: ours (cached
-   embeddings; building the cache is spread over the configured epochs and views) against medim's model, which encodes
-   at every step, its encoder frozen and without gradient.
-2. Forward and backward pass of decoder, upsampling and loss, each alone.
-3. The share of each stage in a whole run of the recipe: cache, loading, steps, validation, checkpoints, export.
+1. Samples per second of vit_b_ori at 128^3, alternating in one process, with the same crops, clicks and loss: ours
+   (cached embeddings; the cost of the cache is spread over the configured epochs and views) compared with medim's
+   model, which encodes at every step with the encoder frozen and without gradient.
+2. Forward and backward pass of decoder, upsampling and loss separately.
+3. The share of each stage in a complete run of the recipe: cache, loading, steps, validation, checkpoints, export.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CONSOLE = Console(width=110)
 
 
 def config_of(work: Path, manifest: Path, rounds: int, batch: int, **sections: Any) -> TrainConfig:
-    """configs/decoder.yaml as it ships, but for weights, batch size, and rounds as the published training had them."""
+    """configs/decoder.yaml, except for weights, batch size, and rounds as in the published training."""
     shipped = recipe.load_config(
         Path("configs/decoder.yaml"),
         ["model.weights=random", f"run.dir={work / 'run'}", f"data.manifest={manifest}", "track.trackers=[]"],
@@ -63,7 +63,7 @@ def config_of(work: Path, manifest: Path, rounds: int, batch: int, **sections: A
 
 
 class Ours:
-    """Steps of our recipe on cached embeddings."""
+    """Training steps of our recipe on cached embeddings."""
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
         self.config = config
@@ -96,7 +96,7 @@ class Ours:
 
 
 class Reference:
-    """The published procedure with medim's model: encode, then rounds of click, decode, upsample, loss."""
+    """Training steps of the published procedure with medim's model: encode, then click, decode, upsample, loss."""
 
     def __init__(self, ours: Ours) -> None:
         self.config, self.criterion = ours.config, ours.task.criterion.chosen
@@ -125,13 +125,13 @@ class Reference:
 
 
 def compare(config: TrainConfig, shipped: TrainConfig, repeats: int) -> Ours:
-    """Builds one view of the cache; its cost is spread over the views and epochs of the shipped config."""
+    """Build one view of the cache (its cost is spread over the shipped config's views and epochs) and compare steps."""
     ours = Ours(config, Accelerator(cpu=True))
     reference = Reference(ours)
     batch = config.optim.batch_size
     count = len(ours.samples)
     mine, theirs = [], []
-    for repeat in range(repeats + 1):  # the first warms up
+    for repeat in range(repeats + 1):  # the first is a warm-up
         indices = [(repeat * batch + i) % count for i in range(batch)]
         mine.append(ours.step(indices))
         theirs.append(reference.step(indices))
@@ -151,7 +151,7 @@ def compare(config: TrainConfig, shipped: TrainConfig, repeats: int) -> Ours:
 
 
 def parts_alone(ours: Ours, repeats: int) -> None:
-    """Forward and backward pass of each part of a round, one sample."""
+    """Time the forward and backward pass of each part of a round, for one sample."""
     model, size = ours.task.model, ours.task.model.image_size
     batch: Any = collate([ours.samples[0]])  # type: ignore[misc]
     target, coords, labels = batch["target"], batch["coords_vox"][:, None], batch["label"][:, None]
@@ -168,7 +168,7 @@ def parts_alone(ours: Ours, repeats: int) -> None:
             start = time.perf_counter()
             part().backward()
             times[name].append(time.perf_counter() - start)
-    table = Table(title="one round of one sample: forward and backward, each alone")
+    table = Table(title="one round of one sample: forward and backward, each part alone")
     table.add_column("part")
     table.add_column("s", justify="right")
     for name, values in times.items():
@@ -177,7 +177,7 @@ def parts_alone(ours: Ours, repeats: int) -> None:
 
 
 class Stages:
-    """Adds up the time spent in functions, each without what is spent in others that are timed too."""
+    """Sum the time spent in functions, excluding time in nested functions that are also timed."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -208,10 +208,10 @@ class Stages:
 
 
 def shares(config: TrainConfig) -> None:
-    """Runs the recipe itself with its functions watched."""
+    """Run the recipe with timed functions."""
     stages = Stages()
     stages.watch(recipe, "check_manifest", "check of the data")
-    stages.watch(prompted_task, "prepare_case", "cutting out lesions")
+    stages.watch(prompted_task, "prepare_case", "extracting lesions")
     stages.watch(LesionSamples, "__getitem__", "cache: crops")
     stages.watch(ImageEncoder, "forward", "encoder")
     stages.watch(CachedSamples, "__getitem__", "loading")
@@ -224,9 +224,9 @@ def shares(config: TrainConfig) -> None:
     stages.watch(torch.optim.AdamW, "step", "optimiser")
     stages.watch(recipe, "save_checkpoint", "checkpoints")
     stages.watch(recipe, "draw_training_curves", "curves")
-    stages.watch(PromptedTask, "score", "validation, but for encoder and decoder")
+    stages.watch(PromptedTask, "score", "validation, without encoder and decoder")
     stages.watch(PromptedTask, "export", "export")
-    with stages.stage("all else"):
+    with stages.stage("everything else"):
         recipe.train(config)
     total = sum(stages.seconds.values())
     table = Table(title=f"a run of {config.optim.epochs} epochs, {total:.0f} s")

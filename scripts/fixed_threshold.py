@@ -1,14 +1,14 @@
-"""Scores the classical one-click rule on a manifest: a fixed share of the lesion's maximum, as a baseline.
+"""Score the classical one-click threshold rule on a manifest: a fixed fraction of the lesion's maximum.
 
     python scripts/fixed_threshold.py MANIFEST [--split test]
 
-The rule is `sammed3d_ft.baselines.threshold.FractionOfMaximum`: from a click inside the lesion the PET's maximum
-within 20 mm, and of all voxels at or above 41 % of it the connected component that holds it.
+The rule is `sammed3d_ft.baselines.threshold.FractionOfMaximum`: starting from a click inside the lesion, it finds the
+PET maximum within 20 mm and returns the connected component of voxels at or above 41 % of it that contains the maximum.
 
-The click is the deepest point of the true mask, by two definitions that differ where lesions are long or cut
-by the field of view. `array`: the first voxel, in the file's order, of largest distance to a background voxel
-of the image. `model`: the click that the model is given in this project (`prompts.depth.deepest_point`), for
-which what lies beyond the image is background, and the lesion's centre decides between equally deep voxels.
+The click is the deepest point of the reference mask, by two definitions, which differ for lesions that are elongated or
+cut by the field of view. `array`: the first voxel, in file order, with the largest distance to a background voxel of
+the image. `model`: the model's click in this project (`prompts.depth.deepest_point`), which treats space beyond the
+image as background and resolves ties by the distance to the lesion's centre.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ RULE = FractionOfMaximum(0.41)
 
 
 def dice_of_case(case: Case) -> tuple[float, float]:
-    """Dice of the rule's mask with the whole true mask, from the click `array` and from the click `model`.
+    """Dice of the rule's mask with the whole reference mask, for the click `array` and for the click `model`.
 
     Raises:
-        InputError: no PET, no label, an empty label, or another grid than the PET's.
+        InputError: no PET, no label, an empty label, or different grids.
     """
     if "PT" not in case.images or case.label is None:
-        raise InputError(f"case {case.id}: the rule needs a PT image and a label; leave the case out")
+        raise InputError(f"case {case.id}: the rule needs a PT image and a label; exclude the case")
     pet, label = read_image(case.images["PT"], case=case.id), read_label(case.label, case=case.id)
     if difference := grid_difference(pet, label):
         raise InputError(f"case {case.id}: {difference}; resample the label onto the PET")
-    # On the file's own axes, since the first voxel depends on their order.
+    # In the file's own axis order, because the first voxel depends on it.
     truth = label.source.from_canonical(label.array) > 0
     uptake = label.source.from_canonical(pet.array)
     spacing_mm = np.linalg.norm(label.source.affine[:3, :3], axis=0)
@@ -66,7 +66,7 @@ def main() -> None:
         manifest = read_manifest(options.manifest)
         cases = manifest.cases if options.split is None else manifest.split(options.split)
         if not cases:
-            raise InputError(f"{options.manifest}: no case in it, or none in the split asked for")
+            raise InputError(f"{options.manifest}: no cases, or none in the requested split")
         values = []
         print(f"{'case':<24} {'array':>6} {'model':>6}")
         for case in cases:

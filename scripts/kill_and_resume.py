@@ -1,10 +1,10 @@
-"""Kills a training run again and again, restarts it by the same command, and compares its end with an undisturbed run.
+"""Kill a training run repeatedly, resume it with the same command, and compare the result with an uninterrupted run.
 
 python scripts/kill_and_resume.py [--kills 20] [--seed 0] [--work FOLDER]
 
-The moments are random within the phase asked for: while the embedding cache is built, in a step, while a checkpoint
-is written (its hidden folder is there), in validation. Exit code 1 if the exported model or the metrics differ by a
-byte, or if anything unreadable is left.
+Kills happen at random times within a chosen phase: building the embedding cache, a training step, writing a checkpoint
+(its hidden folder exists), or validation. Exit code 1 if the exported model or the metrics differ by a single byte, or
+if unreadable files remain.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from sammed3d_ft.data.phantom.cohort import write_cohort
 from sammed3d_ft.model.weights import sha256_of
 from sammed3d_ft.training.checkpoints import list_checkpoints
 
-# Phase: what tells that it has begun (a progress bar's name, or a file), and for how many seconds to wait at most
-# from then on.
+# For each phase: how its start is recognised (name of a progress bar, or "" for a file), and the maximum delay of the
+# kill after that, in seconds.
 PHASES = {
     "cache": ("embeddings:", 0.4),
     "step": ("training:", 2.0),
@@ -56,7 +56,7 @@ track: {{log_every_steps: 1}}
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill: the phase asked for, seconds since the start, the newest checkpoint then."""
+    """One kill: the chosen phase, seconds since the start, and the newest checkpoint at that time."""
 
     phase: str
     seconds: float
@@ -64,14 +64,14 @@ class Kill:
 
 
 class Run:
-    """A training process whose progress is watched."""
+    """A training process with monitored progress."""
 
     def __init__(self, run: Path, manifest: Path) -> None:
         self.folder = run
         config = run.with_suffix(".yaml")
         config.write_text(CONFIG.format(run=run, manifest=manifest))
         command = [sys.executable, "-m", "sammed3d_ft.recipes.train", "--config", str(config)]
-        # One thread: the last bits of a sum depend on how many there are.
+        # One thread, because the last bits of a sum depend on the number of threads.
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.started, self.started_ns = time.monotonic(), time.time_ns()
         self.process = subprocess.Popen(
@@ -98,7 +98,7 @@ class Run:
             raise SystemExit(f"the run ended with code {code}:\n{self.said.decode()[-2000:]}")
 
     def kill_in(self, phase: str, generator: random.Random) -> Kill | None:
-        """Kills once the phase has begun and a random time has passed; None if the run ended before."""
+        """Kill the run at a random time after the phase has started; None if the run ended before."""
         marker, longest = PHASES[phase]
         while not self._has_begun(phase, marker):
             if self.process.poll() is not None:
@@ -115,8 +115,8 @@ class Run:
         return Kill(phase, time.monotonic() - self.started, kept[-1].name if kept else "none")
 
     def _has_begun(self, phase: str, marker: str) -> bool:
-        if phase == "checkpoint":  # one of this process, not what a killed one has left
-            with contextlib.suppress(FileNotFoundError):  # renamed just now
+        if phase == "checkpoint":  # written by this process, not left over from a killed one
+            with contextlib.suppress(FileNotFoundError):  # it may have been renamed in the meantime
                 hidden = self.folder.glob("*/.step_*.incomplete/*")
                 return any(path.stat().st_mtime_ns > self.started_ns for path in hidden)
             return False
@@ -124,7 +124,7 @@ class Run:
 
 
 def unreadable(run: Path) -> list[str]:
-    """Files of a run that are unfinished or cannot be read."""
+    """Unfinished or unreadable files of a run."""
     wrong = []
     for path in sorted(run.rglob("*")):
         try:
@@ -132,7 +132,7 @@ def unreadable(run: Path) -> list[str]:
                 raise ValueError("unfinished")
             if path.suffix == ".safetensors":
                 with safe_open(path, "pt") as file:
-                    for name in file.keys():  # noqa: SIM118 (it is no dict)
+                    for name in file.keys():  # noqa: SIM118 (not a dict)
                         file.get_tensor(name)
             elif path.suffix == ".json":
                 json.loads(path.read_text())
@@ -142,13 +142,13 @@ def unreadable(run: Path) -> list[str]:
 
 
 def kill_and_resume(work: Path, kills: int, seed: int) -> tuple[list[Kill], list[str]]:
-    """Both runs; the kills that were done, and what is wrong at the end (empty if all is well)."""
+    """Do both runs; returns the kills, and a list of problems (empty if the runs agree)."""
     manifest = write_cohort(work / "data", cases=5, val=1, test=0, seed=3, tracer="psma", field="pelvis")
     undisturbed = Run(work / "undisturbed", manifest)
     undisturbed.finish()
 
     generator = random.Random(seed)
-    # The cache is built once: its kills come first, and leave enough of it for the next.
+    # The cache is built only once, so its kills come first, with short delays that leave work for the next kill.
     phases = ["cache"] * min(4, kills // 4)
     phases += [("step", "checkpoint", "validation")[number % 3] for number in range(kills - len(phases))]
     rest = phases[kills // 4 :]
@@ -175,7 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, help="an empty folder to keep both runs in; default: a temporary one")
+    parser.add_argument("--work", type=Path, help="empty folder for both runs; default: a temporary folder")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         kills, wrong = kill_and_resume(given.work or Path(temporary), given.kills, given.seed)
@@ -186,7 +186,7 @@ def main() -> None:
         members = [kill for kill in kills if kill.phase == phase]
         table.add_row(phase, str(len(members)), ", ".join(kill.checkpoint for kill in members))
     Console().print(table)
-    print("\n".join(wrong) or "equal to the undisturbed run to the byte; nothing unreadable is left")
+    print("\n".join(wrong) or "identical to the undisturbed run, byte for byte; no unreadable files")
     sys.exit(bool(wrong))
 
 

@@ -1,11 +1,11 @@
-"""Makes the golden files of panoptica and picai_eval that tests/evaluation compares with; run it where those are.
+"""Create the golden files of panoptica and picai_eval for tests/evaluation, in an environment with both packages.
 
 python scripts/make_panoptica_golden.py tests/evaluation/golden [--psma FOLDER]
 
-Both pin versions that the project cannot share (numpy, pandas, cc3d), so their numbers are recorded instead of computed
-in the tests: pip install panoptica==2.1.7 picai_eval==1.4.13 in an environment of its own. Cases are unions of
-ellipsoids, stored as numbers from which the tests build the masks again. --psma adds the two predictions of the real
-PSMA case, a folder with label_expert.nii.gz, pred_nnUNet.nii.gz and pred_datacentric.nii.gz.
+Both pin versions of numpy, pandas and cc3d that conflict with this project, so their results are recorded instead of
+computed in the tests: pip install panoptica==2.1.7 picai_eval==1.4.13 in a separate environment. Cases are unions of
+ellipsoids, stored as parameters from which the tests rebuild the masks. --psma adds the two predictions of the real
+PSMA case: a folder with label_expert.nii.gz, pred_nnUNet.nii.gz and pred_datacentric.nii.gz.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ SPACING_MM = (2.0, 2.0, 3.0)
 
 
 def ellipsoids(rng: np.random.Generator, lesions: int, spread: float) -> tuple[list[list[float]], list[list[float]]]:
-    """Centres, radii (voxels) and confidence of true and predicted ellipsoids; confidences are multiples of 1/64.
+    """Centres, radii (voxels) and confidence of reference and predicted ellipsoids; confidences are multiples of 1/64.
 
-    ``spread`` is how far a prediction strays from its lesion, in radii.
+    ``spread`` is the SD of a prediction's displacement from its lesion, in radii.
     """
     truth, pred = [], []
     for _ in range(lesions):
@@ -42,7 +42,7 @@ def ellipsoids(rng: np.random.Generator, lesions: int, spread: float) -> tuple[l
 
 
 def painted(shape: tuple[int, int, int], parts: list[list[float]]) -> np.ndarray:
-    """(x, y, z) float32: the highest confidence among the ellipsoids that hold a voxel, borders included, else 0."""
+    """(x, y, z) float32: the highest confidence of the ellipsoids that contain a voxel (border included), or 0."""
     x, y, z = np.indices(shape).astype(float)
     out = np.zeros(shape, np.float32)
     for cx, cy, cz, rx, ry, rz, confidence in parts:
@@ -101,7 +101,7 @@ def panoptica_golden(psma: Path | None) -> dict[str, Any]:
 
 
 def detection_map(confidence: np.ndarray) -> np.ndarray:
-    """The form that picai_eval takes: every 26-connected component holds one value, here its highest."""
+    """A detection map as expected by picai_eval: each 26-connected component has one value, here its maximum."""
     labels, count = ndimage.label(confidence, np.ones((3, 3, 3)))
     highest = np.concatenate(([0.0], ndimage.maximum(confidence, labels, np.arange(1, count + 1)))) if count else [0.0]
     return np.asarray(highest, np.float32)[labels]

@@ -1,10 +1,10 @@
-"""Writes a PET in SUV as a classic DICOM series in Bq/ml, so that the way from a hospital's folder can be practised.
+"""Write a PET in SUV as a classic DICOM series in Bq/ml, to practise importing a hospital's DICOM folder.
 
 sammed3d-ft phantom --out phantoms --cases 1 --val 0 --test 0 --seed 5
 python scripts/phantom_dicom.py phantoms/imagesTr/phantom_psma_5_0000_0001.nii.gz dicom
 
-One file per slice with a rescale slope of its own, as scanners write them; an invented patient of 70 kg, 250 MBq of
-fluorine-18 given one hour before the scan, decay-corrected to its start.
+Each slice is one file with its own rescale slope, as written by scanners. The fictitious patient weighs 70 kg and
+received 250 MBq of fluorine-18 one hour before the scan; the PET is decay-corrected to the start of the scan.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _WEIGHT_KG, _DOSE_BQ, _HALF_LIFE_S, _WAIT_S = 70.0, 2.5e8, 6586.2, 3600.0
 
 
 def pet_series(pet: Volume) -> list[Dataset]:
-    """A dataset per axial slice. Rows run to the back, columns to the left of the patient, as DICOM has them."""
+    """One dataset per axial slice. In DICOM order, rows run to posterior and columns to the patient's left."""
     decayed_bq = _DOSE_BQ * math.exp(-math.log(2) * _WAIT_S / _HALF_LIFE_S)
-    # Canonical axes point to right, anterior, superior; LPS rows and columns want the first two turned round.
+    # Canonical axes point to right, anterior and superior; LPS needs the first two reversed.
     activity = pet.array[::-1, ::-1].astype(np.float64) * decayed_bq / (_WEIGHT_KG * 1000)
     step_mm = pet.spacing_mm
     if not np.allclose(pet.affine[:3, :3], np.diag(step_mm)):
         raise SystemExit("error: the image is oblique; phantoms are not")
-    first = pet.to_mm(np.array(activity.shape) - 1) * [-1, -1, 1]  # of column 0, row 0, in LPS
+    first = pet.to_mm(np.array(activity.shape) - 1) * [-1, -1, 1]  # position of column 0, row 0, in LPS
     bottom = float(pet.affine[2, 3])
     study, series, frame = generate_uid(), generate_uid(), generate_uid()
     slices = []
@@ -76,7 +76,7 @@ def _header(study: str, series: str, frame: str) -> Dataset:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pet", type=Path, help="NIfTI in SUV")
-    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("out", type=Path, help="output folder")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     slices = pet_series(read_image(given.pet))

@@ -1,4 +1,4 @@
-"""Draws the phantom as docs show it: projections of both tracers, and slices of CT, PET and truth.
+"""Draw the phantom figures of the docs: projections of both tracers, and slices of CT, PET and ground truth.
 
 python scripts/phantom_figures.py [--out docs/figures] [--seed 7] [--case 0]
 """
@@ -19,10 +19,9 @@ from sammed3d_ft.figures import draw_mip
 
 
 def draw_slices(phantom: Phantom, out: Path) -> None:
-    """Coronal and axial slices through the brightest lesion: CT, PET, PET with the truth outlined."""
+    """Coronal and axial slices through the largest lesion: CT, PET, PET with the ground truth outlined."""
     pet = from_array(phantom.pet, phantom.pet_affine)
     ct = resample_like(from_array(phantom.ct, phantom.ct_affine), pet).array
-    # Through the largest lesion, where shapes can be seen.
     sizes = np.bincount(phantom.instances.ravel())
     centre = np.argwhere(phantom.instances == sizes[1:].argmax() + 1).mean(0).round().astype(int)
     sx, sy, sz = pet.spacing_mm
@@ -30,12 +29,12 @@ def draw_slices(phantom: Phantom, out: Path) -> None:
     FigureCanvasAgg(figure)
     for row, (axis, aspect) in zip(figure.subplots(2, 3), ((1, sz / sx), (2, sy / sx)), strict=True):
         planes = [np.take(volume, centre[axis], axis)[::-1].T for volume in (ct, phantom.pet, phantom.label)]
-        for axes, title in zip(row, ("CT, HU -200 to 300", "PET, SUV 0 to 10", "truth"), strict=True):
+        for axes, title in zip(row, ("CT, HU -200 to 300", "PET, SUV 0 to 10", "ground truth"), strict=True):
             if title.startswith("CT"):
                 axes.imshow(planes[0], cmap="gray", vmin=-200, vmax=300, origin="lower", aspect=aspect)
             else:
                 axes.imshow(planes[1], cmap="gray_r", vmin=0, vmax=10, origin="lower", aspect=aspect)
-            if title == "truth" and planes[2].any():
+            if title == "ground truth" and planes[2].any():
                 axes.contour(planes[2], [0.5], colors="#d55e00", linewidths=0.8)
             axes.set(title=f"{'coronal' if axis == 1 else 'axial'}: {title}", xticks=[], yticks=[])
     figure.suptitle(f"{phantom.id}: slices through its largest lesion")

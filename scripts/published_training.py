@@ -1,4 +1,4 @@
-"""The published training step with medim's model, against which ours is timed: not a script, the benches share it."""
+"""The published training step with medim's model, for comparison of speed. Imported by the benchmark scripts."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def published_loss(
     next_clicks: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]],
     frozen_encoder: bool,
 ) -> Tensor:
-    """Mean loss over rounds of click, decode, upsample; the encoder runs at every step.
+    """Mean loss over rounds of click, decode and upsample; the encoder runs at every step.
 
     Args:
         model: medim's SAM-Med3D.
         batch: ``image`` and ``target`` (B, 1, S, S, S), ``coords`` (B, 3) in voxels, ``labels`` (B,).
         rounds: clicks per sample.
-        criterion: of logits and target.
-        next_clicks: from the present mask, the target and the round's number.
-        frozen_encoder: no gradient for the encoder.
+        criterion: loss of logits and target.
+        next_clicks: returns the next clicks, given the current mask, the target and the round's number.
+        frozen_encoder: compute no gradient for the encoder.
     """
     target = batch["target"]
     with torch.set_grad_enabled(not frozen_encoder):

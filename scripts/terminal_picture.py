@@ -1,8 +1,9 @@
-"""Runs a command in a terminal of its own and draws what it shows as an SVG, for the pages under docs/.
+"""Run a command in a pseudo-terminal and draw its output as an SVG, for the pages in docs/.
 
 python scripts/terminal_picture.py docs/figures/guide_import.svg -- sammed3d-ft import DICOM --out patient1
 
-The command is shown as typed after ``--``; ``--last N`` keeps the last N lines. Progress bars show their end.
+The command is shown as given after ``--``; ``--last N`` keeps the last N lines. Progress bars are shown in their final
+state.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _COLUMNS = 110
 
 
 def terminal_output(command: list[str]) -> tuple[str, int]:
-    """What a terminal would have shown at the end, ANSI colours kept, and the exit code."""
+    """The final terminal output, with ANSI colours, and the exit code."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(_COLUMNS), "LINES": "60", "TERM": "xterm-256color"}
     process = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, env=environment)
@@ -32,14 +33,13 @@ def terminal_output(command: list[str]) -> tuple[str, int]:
     while True:
         try:
             chunk = os.read(ours, 65536)
-        except OSError:  # the other end is closed
+        except OSError:  # the process has closed its end
             break
         if not chunk:
             break
         chunks.append(chunk)
     text = b"".join(chunks).decode(errors="replace").replace("\r\n", "\n")
-    # A line that is drawn over again and again, as a progress bar is, stands as it was drawn last; bars that
-    # were taken away leave an empty line.
+    # Of a line that is redrawn, such as a progress bar, keep the last state; removed bars leave an empty line.
     lines = [re.sub(r"\x1b\[[0-9]*[AK]", "", line.rsplit("\r", 1)[-1]) for line in text.split("\n")]
     return "\n".join(line for line in lines if line.strip()), process.wait()
 
@@ -51,13 +51,13 @@ def draw(command: list[str], output: str, path: Path) -> None:
         console.print(Text.from_ansi(output))
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = console.export_svg(title="", unique_id=path.stem)
-    path.write_text(re.sub(r"@font-face \{.*?\}\n", "", picture, flags=re.DOTALL))  # fetches nothing when looked at
+    path.write_text(re.sub(r"@font-face \{.*?\}\n", "", picture, flags=re.DOTALL))  # avoids loading fonts from the web
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("svg", type=Path)
-    parser.add_argument("--last", type=int, help="only so many lines from the end")
+    parser.add_argument("--last", type=int, help="show only the last N lines")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     given = parser.parse_args()
     command = given.command[1:] if given.command[:1] == ["--"] else given.command

@@ -1,10 +1,10 @@
-"""Dice after k simulated clicks per lesion, on the scans' own grids: per case, per lesion, per size class.
+"""Dice after k simulated clicks per lesion, without training, on the scans' own grids.
 
 python scripts/zero_shot.py MANIFEST [--checkpoint mini] [--spacing-mm 1.5] [--split test] [--clicks 1 3 5 10]
                             [--out FILE.csv]
 
-The simulated user of validation: first the lesion's deepest point, then the deepest point of the error. Nothing is
-trained. Size classes: small < 1.5 ml, medium < 4 ml, large.
+Reports means over cases, over lesions and by size class (small < 1.5 ml, medium < 4 ml, large). Clicks are simulated as
+in validation: first the lesion's deepest point, then the deepest point of the error.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--checkpoint", default="mini")
-    parser.add_argument("--spacing-mm", type=float, help="of the crops; default: what the checkpoint was made for")
-    parser.add_argument("--split", choices=SPLITS, help="only these cases; default: all")
+    parser.add_argument("--spacing-mm", type=float, help="spacing of the crops; default: the checkpoint's own")
+    parser.add_argument("--split", choices=SPLITS, help="use only this split; default: all cases")
     parser.add_argument("--clicks", type=int, nargs="+", default=[1, 3, 5, 10])
-    parser.add_argument("--out", type=Path, help="CSV with a row per lesion")
+    parser.add_argument("--out", type=Path, help="CSV to write, with one row per lesion")
     given = parser.parse_args()
     scores = click_scores(given.checkpoint, given.manifest, given.split, given.clicks, given.spacing_mm)
     at = "" if given.spacing_mm is None else f" at {given.spacing_mm:g} mm"

@@ -1,4 +1,4 @@
-"""Commands on data sets: `manifest build` makes a manifest, `check` looks at every file of one."""
+"""Commands for data sets: `manifest build` creates a manifest, `check` checks every file in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sammed3d_ft.data.manifest import Case
 
 manifest_app = typer.Typer(
-    help="Make manifests: which files belong to which case and split.", no_args_is_help=True
+    help="Create manifests, which list the files and split of each case.", no_args_is_help=True
 )
 
 
@@ -22,39 +22,43 @@ def build(
         Path, typer.Argument(help="nnU-Net raw folder, MONAI datalist, CSV table, or any folder.")
     ],
     out: Annotated[Path, typer.Option(help="Manifest to write (.json).")],
-    form: Annotated[str, typer.Option(help="auto, nnunet, monai, csv or folders.")] = "auto",
+    form: Annotated[str, typer.Option(help="Format: auto, nnunet, monai, csv or folders.")] = "auto",
     pattern: Annotated[
         str | None,
-        typer.Option(help="folders: the PET's path, such as '{id}/PET.nii.gz' or '{group}/{id}/SUV.nii.gz'."),
+        typer.Option(help="folders: path of the PET, such as '{id}/PET.nii.gz' or '{group}/{id}/SUV.nii.gz'."),
     ] = None,
-    label: Annotated[str | None, typer.Option(help="folders: the label's path in the same terms.")] = None,
-    ct: Annotated[str | None, typer.Option(help="folders: the CT's path; a case may have none.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="folders: path of the label, with the same placeholders.")
+    ] = None,
+    ct: Annotated[
+        str | None, typer.Option(help="folders: path of the CT, with the same placeholders; optional per case.")
+    ] = None,
     channels: Annotated[
         str | None,
-        typer.Option(help="nnunet, monai: modality of each channel, such as CT,PT; - leaves one out."),
+        typer.Option(help="nnunet, monai: modality of each channel, such as CT,PT; - skips a channel."),
     ] = None,
     group_pattern: Annotated[
         str | None,
-        typer.Option(help="Regular expression on the id; its first bracket is the patient: '(.+)_.+'."),
+        typer.Option(help="Regular expression for the case ID; its first group is the patient: '(.+)_.+'."),
     ] = None,
     splits: Annotated[
-        Path | None, typer.Option(help="JSON of splits (nnU-Net's splits_final.json too).")
+        Path | None, typer.Option(help="JSON file with splits, such as nnU-Net's splits_final.json.")
     ] = None,
-    split_key: Annotated[str | None, typer.Option(help="Entry of the splits file to take.")] = None,
+    split_key: Annotated[str | None, typer.Option(help="Entry of the splits file to use.")] = None,
     fold: Annotated[
-        int | None, typer.Option(help="Fold that becomes val, of the splits file or datalist.")
+        int | None, typer.Option(help="Fold of the splits file or datalist to use as val.")
     ] = None,
-    val_fraction: Annotated[float, typer.Option(help="Without splits: share of the cases for val.")] = 0.15,
+    val_fraction: Annotated[float, typer.Option(help="Without splits: fraction of cases for val.")] = 0.15,
     test_fraction: Annotated[
         float | None,
-        typer.Option(help="Without splits: share for test. [default: 0.15, or 0 if there is a test set]"),
+        typer.Option(help="Without splits: fraction for test. [default: 0.15, or 0 if there is a test set]"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Without splits: seed of the random ones.")] = 0,
+    seed: Annotated[int, typer.Option(help="Without splits: seed of the random splits.")] = 0,
 ) -> None:
-    """Make a manifest from a data set.
+    """Create a manifest from a data set.
 
-    Splits come from --splits, else from the data set. Where neither says, they are drawn at random, whole
-    patients at a time. Patients are read from ids of autoPET's form, or by --group-pattern.
+    Splits come from --splits, otherwise from the data set. If neither has splits, they are drawn at random, keeping
+    each patient's cases together. Patients are read from autoPET's case IDs or with --group-pattern.
     """
     from sammed3d_ft.data.manifest import write_manifest
     from sammed3d_ft.data.splits import assign_splits, random_splits, read_splits
@@ -82,7 +86,7 @@ def _cases(
     fold: int | None,
     group_pattern: str | None,
 ) -> list[Case]:
-    """The data set's cases; options that its form has no use for are refused."""
+    """The data set's cases; InputError for options that do not apply to its format."""
     from prompts.errors import InputError
     from sammed3d_ft.data import manifest_build
 
@@ -98,7 +102,7 @@ def _cases(
     }
     if any(unused.values()):
         names = ", ".join(name for name, given in unused.items() if given)
-        raise InputError(f"{source}: {names} has no meaning for the form {form}")
+        raise InputError(f"{source}: {names} does not apply to the format {form}")
     modalities = channels.split(",") if channels is not None else None
     if form == "nnunet":
         cases = manifest_build.from_nnunet(source, modalities)
@@ -108,7 +112,7 @@ def _cases(
         cases = manifest_build.from_csv(source)
     else:
         if pattern is None:
-            raise InputError(f"{source}: the form folders needs --pattern, such as '{{id}}/PET.nii.gz'")
+            raise InputError(f"{source}: the format folders needs --pattern, such as '{{id}}/PET.nii.gz'")
         cases = manifest_build.from_folders(source, pattern, label, ct)
     return manifest_build.with_groups(cases, group_pattern)
 
@@ -127,7 +131,7 @@ def _print_cases(out: Path, cases: list[Case]) -> None:
         patients = len({case.group or f"case {case.id}" for case in chosen})
         counts = [len(chosen), patients, *(sum(m in case.images for case in chosen) for m in ("PT", "CT"))]
         table.add_row(
-            split or "left out", *map(str, counts), str(sum(case.label is not None for case in chosen))
+            split or "not used", *map(str, counts), str(sum(case.label is not None for case in chosen))
         )
     Console().print(table)
 
@@ -135,11 +139,11 @@ def _print_cases(out: Path, cases: list[Case]) -> None:
 def check(
     manifest: Annotated[Path, typer.Argument(help="Manifest to check.")],
     modality: Annotated[
-        str, typer.Option(help="What each case must have, label's grid first: PT, CT or PT,CT.")
+        str, typer.Option(help="Required modalities, the one with the label's grid first: PT, CT or PT,CT.")
     ] = "PT",
-    connectivity: Annotated[int, typer.Option(help="Lesions are components by 6, 18 or 26 neighbours.")] = 18,
+    connectivity: Annotated[int, typer.Option(help="Connectivity of lesions: 6, 18 or 26.")] = 18,
 ) -> None:
-    """Read every file of a manifest and list all that is wrong. Exit code 2 if anything is."""
+    """Read every file of a manifest and list all problems. Exit code 2 if there are errors."""
     from sammed3d_ft.data.check import check_manifest
     from sammed3d_ft.data.manifest import read_manifest
 
@@ -148,7 +152,7 @@ def check(
     if report.errors:
         cases = len({error.case for error in report.errors if error.case})
         typer.echo(
-            f"{manifest}: {len(report.errors)} errors, {cases} cases concerned; correct or remove them",
+            f"{manifest}: {len(report.errors)} errors, {cases} cases affected; correct or remove them",
             err=True,
         )
         raise typer.Exit(2)
@@ -171,14 +175,14 @@ def _print_report(report: CheckReport) -> None:
                 escape(problem.case or "-"), f"[{colour}]{problem.severity}[/]", escape(problem.text)
             )
         console.print(table)
-    table = Table(title="Cases that could be read")
+    table = Table(title="Readable cases")
     for column in (
         "split",
         "cases",
-        "without lesion",
+        "without lesions",
         "lesions",
         "per case",
-        "ml, median",
+        "median ml",
         "voxel mm",
     ):
         table.add_column(column, justify="left" if column in ("split", "voxel mm") else "right")

@@ -1,7 +1,7 @@
-"""The `sammed3d-ft` command: its sub-commands, and how it ends when something is wrong.
+"""The `sammed3d-ft` command: its sub-commands and exit codes.
 
-Exit codes: 0 success, 2 wrong input (one line on stderr), 3 a cohort finished with some cases failed,
-130 interrupted. What a command needs is imported when it runs, so that --help answers at once.
+Exit codes: 0 success, 2 invalid input (one line on stderr), 3 a cohort finished with some cases failed,
+130 interrupted. Commands import their dependencies when they run, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from sammed3d_ft.cli import (
 
 app = typer.Typer(
     name="sammed3d-ft",
-    help="Fine-tune SAM-Med3D to lesions in PET/CT: data, clicks, masks, scores. Not for clinical use.",
+    help="Fine-tune SAM-Med3D for lesions in PET/CT: data, clicks, masks, scores. Not for clinical use.",
     epilog="Training: accelerate launch finetune.py --config FILE key.path=value ...",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,  # a fault of ours shows its plain traceback
+    pretty_exceptions_enable=False,  # bugs show a plain traceback
 )
 app.add_typer(data.manifest_app, name="manifest")
 app.command("check")(data.check)
@@ -63,11 +63,11 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Options that stand before the sub-command."""
+    """Options before the sub-command."""
 
 
 def main() -> None:
-    """Entry point of the console script: runs the command and ends the process with its exit code."""
+    """Entry point of the console script: run the command and exit with its exit code."""
     try:
         app()
     except InputError as error:

@@ -1,4 +1,4 @@
-"""`sammed3d-ft prompts`: make clicks from a mask, propose them from a PET, convert click files between forms."""
+"""`sammed3d-ft prompts`: simulate clicks on a mask, propose them from a PET, convert click files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 app = typer.Typer(
-    help="Clicks: simulate them on a mask, propose them from a PET, convert files of them.", no_args_is_help=True
+    help="Clicks: simulate them on a mask, propose them from a PET, convert click files.", no_args_is_help=True
 )
 
 _FORMS = "world-ras, world-lps, voxel, autopet, grand-challenge, slicer-json or slicer-fcsv"
@@ -31,7 +31,7 @@ def make(
     ] = None,
     connectivity: Annotated[
         int | None,
-        typer.Option(help="6, 18 or 26: which touching voxels are one lesion; left out: 18, for autopet 26."),
+        typer.Option(help="Connectivity of lesions: 6, 18 or 26. [default: 18; autopet: 26]"),
     ] = None,
     clicks_per_lesion: Annotated[int, typer.Option(help="Foreground clicks in each lesion.")] = 1,
     negatives: Annotated[
@@ -39,14 +39,14 @@ def make(
     ] = 0,
     negative_strategy: Annotated[str, typer.Option(help="near_miss or hot_background.")] = "near_miss",
     seed: Annotated[
-        int, typer.Option(help="Seed of random strategies; 42 is that of the autoPET IV challenge.")
+        int, typer.Option(help="Seed of random strategies; 42 is the seed of the autoPET IV challenge.")
     ] = 42,
     to: Annotated[
         str | None,
-        typer.Option(help=f"Form: {_FORMS}; left out: by the name of --out, else world-ras."),
+        typer.Option(help=f"Format: {_FORMS}. [default: by the name of --out, else world-ras]"),
     ] = None,
 ) -> None:
-    """Simulate clicks on the lesions of a mask, as a person would place them."""
+    """Simulate clicks on the lesions of a mask."""
     from prompts.click_files import write_clicks
     from prompts.errors import InputError
     from prompts.scan import clicks_from_mask
@@ -59,7 +59,7 @@ def make(
         difference = grid_difference(image, label)
         if difference:
             raise InputError(
-                f"{pet} does not lie on the grid of {mask}: {difference}; resample one to the other"
+                f"{pet} is not on the grid of {mask}: {difference}; resample one to the other"
             )
         uptake = image.array
     array, affine, spacing_mm = label.array, label.affine, label.spacing_mm
@@ -79,7 +79,7 @@ def make(
         negative_strategy=negative_strategy,
     )
     if not len(clicks.labels):
-        raise InputError(f"{mask} holds no lesion, so there is nothing to click on")
+        raise InputError(f"{mask} contains no lesions, so there is nothing to click on")
     write_clicks(out, clicks.to_world(affine), form=to, affine=label.source.affine, shape=label.source.shape)
     foreground = int(clicks.labels.sum())
     typer.echo(f"{out}: {foreground} foreground and {len(clicks.labels) - foreground} background clicks")
@@ -88,22 +88,23 @@ def make(
 @app.command()
 def propose(
     pet: Annotated[Path, typer.Argument(help="PET in SUV (.nii, .nii.gz, .nrrd, .mha, .mhd).")],
-    out: Annotated[Path, typer.Option(help="Click file to write, a lesion per proposal.")],
-    suv: Annotated[float, typer.Option(help="Maxima at or above this SUV.")] = 4.0,
-    min_ml: Annotated[float, typer.Option(help="Leave out smaller regions above that SUV: noise.")] = 0.1,
-    max_ml: Annotated[float, typer.Option(help="Leave out larger ones: liver, bladder, brain.")] = 150.0,
-    separation_mm: Annotated[float, typer.Option(help="Least distance of two proposals.")] = 20.0,
+    out: Annotated[Path, typer.Option(help="Click file to write, one lesion per proposal.")],
+    suv: Annotated[float, typer.Option(help="Propose maxima at or above this SUV.")] = 4.0,
+    min_ml: Annotated[float, typer.Option(help="Exclude smaller regions above that SUV: noise.")] = 0.1,
+    max_ml: Annotated[float, typer.Option(help="Exclude larger regions: liver, bladder, brain.")] = 150.0,
+    separation_mm: Annotated[float, typer.Option(help="Minimum distance between two proposals.")] = 20.0,
     grid_mm: Annotated[
-        float | None, typer.Option(help="Instead: the highest voxel of each cube of this edge, in the body.")
+        float | None,
+        typer.Option(help="Instead, propose the hottest voxel of each cube with this edge length over the body."),
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="PNG of the PET's projections with the proposals' numbers.")
+        Path | None, typer.Option(help="PNG of the PET's projections with the proposal numbers.")
     ] = None,
 ) -> None:
-    """Propose clicks where PET uptake is high, for scans that nobody has clicked on.
+    """Propose clicks where PET uptake is high, for scans without clicks.
 
-    They find uptake, not disease: kidneys, bladder and glands are proposed like lesions. Look at them (--figure), and
-    keep what is a lesion by `prompts select`. A mask (of another model, say) gives clicks by `prompts make`.
+    Proposals find uptake, not disease: kidneys, bladder and glands are proposed like lesions. Review them with --figure
+    and keep the lesions with `prompts select`. To get clicks from an existing mask, use `prompts make`.
     """
     from prompts.click_files import write_clicks
     from prompts.errors import InputError
@@ -119,33 +120,33 @@ def propose(
         limits = {"suv": suv, "min_ml": min_ml, "max_ml": max_ml, "separation_mm": separation_mm}
         found = proposals_from_pet(image.array, image.spacing_mm, **limits)
     if not found:
-        raise InputError(f"{pet}: nothing to propose; its highest SUV is {image.array.max():.2f}")
+        raise InputError(f"{pet}: nothing to propose; the highest SUV is {image.array.max():.2f}")
     write_clicks(out, clicks_of(found, image.affine), affine=image.source.affine, shape=image.source.shape)
     scores = f"SUV {found[0].score:.1f} to {found[-1].score:.1f}"
-    typer.echo(f"{out}: {len(found)} proposals, {scores}. They find uptake, not disease: look at each.")
+    typer.echo(f"{out}: {len(found)} proposals, {scores}. They show uptake, not disease: review each one.")
     if figure is not None:
         from sammed3d_ft.figures import draw_mip
 
         places = {str(number): proposal.coords_vox for number, proposal in enumerate(found, start=1)}
         draw_mip(image.array, image.spacing_mm, figure, title=f"{len(found)} proposals", places_vox=places)
-        typer.echo(f"{figure}: their numbers, to choose from by `prompts select`")
+        typer.echo(f"{figure}: the proposal numbers, for `prompts select`")
 
 
 @app.command()
 def select(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Click file with lesion numbers, of any known form.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Click file with lesion numbers, in any known format.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Click file to write.")],
-    lesions: Annotated[str, typer.Option(help="Those to keep, such as 3,7,12.")],
+    lesions: Annotated[str, typer.Option(help="Lesions to keep, such as 3,7,12.")],
     background: Annotated[
-        str, typer.Option(help="Those that are none, such as 15: their clicks become background clicks for all.")
+        str, typer.Option(help="Proposals that are not lesions, such as 15: used as background clicks for all lesions.")
     ] = "",
     image: Annotated[
-        Path | None, typer.Option(help="Image the clicks were made on; forms in voxels need it.")
+        Path | None, typer.Option(help="Image on which the clicks were made; needed for voxel formats.")
     ] = None,
 ) -> None:
-    """Keep the clicks of some lesions, after looking at `prompts propose --figure`; they keep their numbers.
+    """Keep the clicks of chosen lesions, for example after reviewing `prompts propose --figure`.
 
-    Background clicks that belong to no lesion stay.
+    Lesion numbers are unchanged. Background clicks without a lesion are kept.
     """
     from prompts import Click
     from prompts.click_files import read_clicks, write_clicks
@@ -161,9 +162,10 @@ def select(
         if unknown:
             what = f"no lesion {', '.join(unknown)}"
         else:
-            what = f"{', '.join(both)} cannot be both kept and background" if both else "no lesion is to be kept"
-        there = ", ".join(sorted(known, key=_natural)) or "clicks without lesion numbers alone"
-        raise InputError(f"{source}: {what}; it holds {there}")
+            what = f"{', '.join(both)} cannot be both kept and background" if both else "no lesion to keep"
+        numbers = ", ".join(sorted(known, key=_natural))
+        there = f"lesions {numbers}" if numbers else "only clicks without lesion numbers"
+        raise InputError(f"{source}: {what}; the file has {there}")
     kept = [click for click in clicks if str(click.lesion) in keep or (click.lesion is None and click.label == 0)]
     kept += [Click(click.position_mm, 0) for click in clicks if str(click.lesion) in turn and click.label == 1]
     write_clicks(out, kept, affine=affine, shape=shape)
@@ -172,7 +174,7 @@ def select(
 
 
 def _grid_of(clicks: Path, image: Path | None) -> tuple[np.ndarray | None, tuple[int, int, int] | None]:
-    """Affine and shape, as stored, of the image given, or else of the one that the click file names."""
+    """Affine and shape, as stored, of the given image, or else of the image recorded in the click file."""
     from prompts.click_files import image_named_in
     from sammed3d_ft.data.images import read_grid
 
@@ -186,19 +188,19 @@ def _natural(name: str) -> tuple[int, str]:
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Click file of any known form.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Click file in any known format.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Click file to write.")],
     image: Annotated[
         Path | None,
         typer.Option(
-            help="Image the clicks were made on; forms in voxels need it, others are checked with it."
+            help="Image on which the clicks were made; needed for voxel formats, used as a check for others."
         ),
     ] = None,
     to: Annotated[
-        str | None, typer.Option(help=f"Form: {_FORMS}; left out: by the name of OUT, else world-ras.")
+        str | None, typer.Option(help=f"Format: {_FORMS}. [default: by the name of OUT, else world-ras]")
     ] = None,
 ) -> None:
-    """Convert a click file; the form of IN is recognised by its content."""
+    """Convert a click file; the format of IN is recognised from its content."""
     from prompts.click_files import read_clicks, write_clicks
 
     affine, shape = _grid_of(source, image)
@@ -206,4 +208,4 @@ def convert(
     write_clicks(out, clicks, form=to, affine=affine, shape=shape)
     typer.echo(f"{out}: {len(clicks)} clicks")
     if to in ("autopet", "grand-challenge") and any(click.lesion is not None for click in clicks):
-        typer.echo(f"note: the form {to} has no place for lesions; theirs were left out", err=True)
+        typer.echo(f"note: the format {to} cannot store lesions; lesion IDs were dropped", err=True)

@@ -1,4 +1,4 @@
-"""`sammed3d-ft weights`: fetch the published weights, look into a checkpoint, convert one to safetensors."""
+"""`sammed3d-ft weights`: fetch the published weights, inspect a checkpoint, convert one to safetensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Weights: download the published ones, look into a file, convert one.", no_args_is_help=True
+    help="Weights: download the published ones, inspect or convert a file.", no_args_is_help=True
 )
 
 
@@ -16,20 +16,20 @@ app = typer.Typer(
 def fetch(
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("weights/sam_med3d_turbo.pth"),
     repo: Annotated[str, typer.Option(help="Repository on the Hugging Face hub.")] = "blueyo0/SAM-Med3D",
-    file: Annotated[str, typer.Option(help="File of the repository.")] = "sam_med3d_turbo.pth",
+    file: Annotated[str, typer.Option(help="File in the repository.")] = "sam_med3d_turbo.pth",
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
-    sha256: Annotated[str | None, typer.Option(help="Expected SHA-256; another one is an error.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Expected SHA-256; a mismatch is an error.")] = None,
 ) -> None:
     """Download weights from the Hugging Face hub (about 400 MB) and print their SHA-256.
 
-    An interrupted download continues when the command is given again. A file that is already there is only
-    compared. HF_ENDPOINT and HF_TOKEN are heeded.
+    Run the command again to resume an interrupted download. An existing file is only verified. HF_ENDPOINT and
+    HF_TOKEN are respected.
     """
     from sammed3d_ft.model.download import fetch as download
 
     present = out.is_file()
     digest = download(out, repo, file, revision, sha256)
-    typer.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB){' was there already' if present else ''}")
+    typer.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB){' already exists' if present else ''}")
     typer.echo(f"SHA-256 {digest}{' as expected' if sha256 else ''}")
 
 
@@ -37,7 +37,7 @@ def fetch(
 def inspect(
     file: Annotated[Path, typer.Argument(help="Checkpoint, state dict, safetensors file, export folder, or `mini`.")],
 ) -> None:
-    """Show what a weights file holds: kind, variant, tensors, parameters by part. Nothing in it is run."""
+    """Show the contents of a weights file: kind, variant, tensors, parameters by part. No code in it is run."""
     from collections import Counter
 
     from rich.console import Console
@@ -57,20 +57,20 @@ def inspect(
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     table.add_row("kind", found.kind)
-    table.add_row("variant", variant or "none known here")
+    table.add_row("variant", variant or "unknown")
     if variant is not None:
         table.add_row("input channels", str(found.state[PATCH_WEIGHT].shape[1]))
     table.add_row("tensors", f"{len(found.state)} ({', '.join(f'{n} {t}' for t, n in types.most_common())})")
     table.add_row("parameters", f"{parameters.total():,}")
-    # A foreign file may have a part for every layer: name the largest.
+    # A foreign file may have one part per layer: list only the largest.
     for part, count in parameters.most_common(8):
         table.add_row(f"  {part}", f"{count:,}")
     for key, value in found.metadata.items():
         table.add_row(f"metadata {key}", value)
     if found.extra_keys:
-        table.add_row("beside them", ", ".join(found.extra_keys))
+        table.add_row("other keys", ", ".join(found.extra_keys))
     Console().print(table)
-    # Outside the table, so that no narrow terminal folds them.
+    # Printed outside the table, so that a narrow terminal does not wrap them.
     typer.echo(f"hash of tensors {state_hash(found.state)}")
     if file.is_file():
         typer.echo(f"SHA-256 of file {sha256_of(file)}")
@@ -82,14 +82,14 @@ def convert(
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="File to write.")],
     half: Annotated[bool, typer.Option(help="Store as float16: half the size, rounded to 3 digits.")] = False,
 ) -> None:
-    """Write the tensors of SAM-Med3D weights, and nothing else of the file, as safetensors."""
+    """Write only the tensors of SAM-Med3D weights as safetensors."""
     from prompts.errors import InputError
     from sammed3d_ft.model.weights import read_whole_model, save_safetensors, sha256_of
 
     if out.suffix != ".safetensors":
-        raise InputError(f"{out}: the file to write must end in .safetensors")
+        raise InputError(f"{out}: the output file must end in .safetensors")
     if out.exists():
-        raise InputError(f"{out} is there already: remove it or name another file")
+        raise InputError(f"{out} already exists: remove it or choose another file")
     variant, found = read_whole_model(source)
     metadata = {"variant": variant, **found.metadata}
     if source.is_file():

@@ -1,6 +1,6 @@
 """Data: manifests and their check, images with their geometry, crops, augmentation, and the phantom.
 
-Public names are loaded on first use, so that importing the package costs nothing.
+Public names are loaded on first use, so importing the package is fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Targets that the image alone does not decide: they teach a model to listen to clicks and to a previous mask."""
+"""Targets not determined by the image alone, which train a model to use clicks and a previous mask."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
-# Below this radius an object has too few voxels for another outline.
+# Objects with a smaller radius have too few voxels for an alternative outline.
 _LEAST_RADIUS_VOX = 1.5
-# What the decoder is given of a mask that it did not make itself: logits of the size of its own, which it was trained
-# to read (`mini` on real scans: medians 2 to 8 inside, -8 to -24 outside).
+# Logits that represent an external mask as decoder input, similar in magnitude to the decoder's own logits (`mini` on
+# real scans: medians 2 to 8 inside, -8 to -24 outside).
 START_INSIDE, START_OUTSIDE = 4.0, -10.0
 
 
 def draw_outline(target: np.ndarray, click_vox: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Another outline about the click: the target cut by a plane, made wider or tighter, or warped.
+    """Draw an alternative outline around the click: the target cut by a plane, dilated or eroded, or warped.
 
     Args:
-        target: (X, Y, Z) bool, the click's voxel included.
+        target: (X, Y, Z) bool, true at the click.
         click_vox: (3,) whole numbers.
 
     Returns:
-        (X, Y, Z) bool, one component (26-connected) that holds the click; the target itself where it is too small,
-        or where the drawn outline would not hold the click.
+        (X, Y, Z) bool, one 26-connected component that contains the click; the target itself if it is too small, or
+        if the drawn outline would not contain the click.
     """
     radius = (float(target.sum()) * 3 / (4 * math.pi)) ** (1 / 3)
     if radius < _LEAST_RADIUS_VOX:
@@ -56,16 +56,16 @@ def draw_outline(target: np.ndarray, click_vox: np.ndarray, rng: np.random.Gener
 
 
 def component_at(mask: np.ndarray, voxel: np.ndarray) -> np.ndarray:
-    """The 26-connected component of a (X, Y, Z) bool mask that holds a voxel of it."""
+    """The 26-connected component of a (X, Y, Z) bool mask that contains the given mask voxel."""
     parts = cc3d.connected_components(mask, connectivity=26)
     return parts == parts[tuple(voxel)]
 
 
 def draw_start(target: np.ndarray, click_vox: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A mask as somebody else may have drawn it: right, empty, or another outline with or without a stray ball.
+    """Draw an initial mask: the target, an empty mask, or an alternative outline with or without an extra ball.
 
     Args:
-        target: (X, Y, Z) bool, the click's voxel included.
+        target: (X, Y, Z) bool, true at the click.
         click_vox: (3,) whole numbers.
 
     Returns:
@@ -89,26 +89,26 @@ def draw_start(target: np.ndarray, click_vox: np.ndarray, rng: np.random.Generat
 
 
 def mask_logits(mask: Tensor, size: int) -> Tensor:
-    """Low-resolution logits of a mask in a crop, for the decoder's mask input.
+    """Convert a mask in a crop to low-resolution logits for the decoder's mask input.
 
-    They cross zero where a low-resolution voxel is covered half as much as the fullest one, which is full but for
-    lesions smaller than such a voxel; those would be invisible otherwise.
+    Logits are zero where a low-resolution voxel is covered half as much as the most covered one. For lesions larger
+    than a low-resolution voxel, that means half covered; smaller lesions would otherwise disappear.
 
     Args:
-        mask: (1, S, S, S) float32, the share of each crop voxel that is covered.
+        mask: (1, S, S, S) float32, the covered fraction of each crop voxel.
         size: L, voxels per axis of the logits; divides S.
 
     Returns:
         (1, L, L, L) float32.
     """
     covered = F.avg_pool3d(mask[None], mask.shape[-1] // size)[0]
-    most = float(covered.max())  # 0 where the crop holds nothing of the lesion
+    most = float(covered.max())  # 0 if the crop contains no part of the lesion
     sign = 2 * covered / (most or 1.0) - 1
     return torch.where(sign > 0, START_INSIDE * sign, -START_OUTSIDE * sign)
 
 
 def smooth_noise(shape: tuple[int, ...], length_vox: float, rng: np.random.Generator) -> np.ndarray:
-    """(X, Y, Z) float32 of zero mean and unit SD that varies over about this many voxels."""
+    """(X, Y, Z) float32 noise with zero mean, unit SD and a correlation length of about `length_vox`."""
     coarse = [max(round(n / length_vox), 2) for n in shape]
     grid = torch.from_numpy(rng.standard_normal((1, 1, *coarse), dtype=np.float32))
     noise = F.interpolate(grid, size=shape, mode="trilinear", align_corners=True)[0, 0].numpy()
@@ -116,7 +116,7 @@ def smooth_noise(shape: tuple[int, ...], length_vox: float, rng: np.random.Gener
 
 
 def _half_space(target: np.ndarray, click_vox: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The click's side of a plane that passes between it and another voxel of the target."""
+    """The half-space on the click's side of a plane between the click and another voxel of the target."""
     voxels = np.argwhere(target)
     other = voxels[rng.integers(len(voxels))]
     normal = rng.standard_normal(3)

@@ -1,4 +1,4 @@
-"""Augmentation of lesion crops: flips, small rotations and zooms, jitter of the crop, contrast and noise."""
+"""Augmentation of lesion crops: flips, small rotations and zooms, crop jitter, contrast and noise."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AugmentationRanges:
-    """How far augmentation goes; all zero switches it off.
+    """Ranges of the augmentation; all zero switches it off.
 
     Args:
         flip: probability of mirroring, per axis.
-        rotate_deg: largest rotation about each axis.
-        zoom: largest change of scale, as a fraction: 0.15 draws from 1/1.15 to 1.15.
-        gamma: largest exponent of contrast, as a fraction: SUV ** g with g from 1/(1+gamma) to 1+gamma.
-        noise: largest SD of Gaussian noise, in SDs of the crop.
-        jitter_vox: largest shift of the crop against the click, in crop voxels per axis.
+        rotate_deg: maximum rotation about each axis.
+        zoom: maximum change of scale, as a fraction: 0.15 draws from 1/1.15 to 1.15.
+        gamma: maximum change of the contrast exponent, as a fraction: SUV ** g with g from 1/(1+gamma) to 1+gamma.
+        noise: maximum SD of Gaussian noise, in SDs of the crop.
+        jitter_vox: maximum shift of the crop relative to the click, in crop voxels per axis.
     """
 
     flip: float = 0.5
@@ -32,7 +32,7 @@ class AugmentationRanges:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One drawn augmentation."""
+    """The parameters of one augmentation."""
 
     flips: tuple[bool, bool, bool]
     rotation: np.ndarray | None  # (3, 3), None without rotation
@@ -43,14 +43,14 @@ class Augmentation:
     jitter_vox: tuple[int, int, int]
 
     def contrast(self, image: Tensor) -> Tensor:
-        """Gamma on the positive intensities of (C, S, S, S), per channel, keeping each channel's maximum."""
+        """Apply gamma to the positive intensities of (C, S, S, S), preserving each channel's maximum."""
         if self.gamma == 1.0:
             return image
         peak = image.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
         return torch.where(image > 0, (image.clamp(min=0) / peak) ** self.gamma * peak, image)
 
     def add_noise(self, image: Tensor) -> Tensor:
-        """Gaussian noise on a z-scored (C, S, S, S)."""
+        """Add Gaussian noise to a z-scored (C, S, S, S)."""
         if self.noise == 0.0:
             return image
         generator = torch.Generator().manual_seed(self.noise_seed)
@@ -61,7 +61,7 @@ NO_AUGMENTATION = Augmentation((False, False, False), None, 1.0, 1.0, 0.0, 0, (0
 
 
 def draw_augmentation(ranges: AugmentationRanges, generator: np.random.Generator) -> Augmentation:
-    """Draws one augmentation; the generator's state alone decides it."""
+    """Draw one augmentation; it depends only on the generator's state."""
     flips = generator.random(3) < ranges.flip
     angles = np.deg2rad(generator.uniform(-ranges.rotate_deg, ranges.rotate_deg, 3))
     zoom = (1 + ranges.zoom) ** generator.uniform(-1, 1)
@@ -81,7 +81,7 @@ def draw_augmentation(ranges: AugmentationRanges, generator: np.random.Generator
 
 
 def rotation_matrix(angles_rad: np.ndarray) -> np.ndarray:
-    """(3, 3): rotations about x, then y, then z."""
+    """(3, 3) rotation matrix: rotation about x, then y, then z."""
     matrix = np.eye(3)
     for axis, angle in enumerate(angles_rad):
         turn = np.eye(3)

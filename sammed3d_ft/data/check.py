@@ -1,4 +1,4 @@
-"""Pre-flight check of a manifest: reads every file and lists all that would spoil training or evaluation."""
+"""Pre-flight check of a manifest: read every file and list everything that would break training or evaluation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _COVERED_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding; `case` is empty when it concerns the manifest as a whole."""
+    """One finding; `case` is empty if it concerns the whole manifest."""
 
     case: str
     severity: Literal["error", "warning"]
@@ -41,7 +41,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class CaseSummary:
-    """What a readable case holds; `lesions` and `volume_ml` are None without a readable label."""
+    """Summary of a readable case; `lesions` and `volume_ml` are None without a readable label."""
 
     id: str
     split: str | None
@@ -53,7 +53,7 @@ class CaseSummary:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All findings, and a summary of each case whose reference image could be read."""
+    """All findings, and a summary of each case whose first image was readable."""
 
     path: Path
     problems: tuple[Problem, ...]
@@ -68,7 +68,7 @@ class CheckReport:
         return tuple(problem for problem in self.problems if problem.severity == "warning")
 
     def raise_if_bad(self) -> None:
-        """Raise one InputError that lists every error; warnings do not stop anything."""
+        """Raise one InputError that lists every error; warnings are ignored."""
         if self.errors:
             lines = [f"case {e.case}: {e.text}" if e.case else e.text for e in self.errors]
             raise InputError(f"{self.path}: {listing(lines, 'error', 'errors', shown=len(lines))}")
@@ -82,25 +82,25 @@ def check_manifest(
     threads: int | None = None,
     progress: bool = True,
 ) -> CheckReport:
-    """Read every file of a manifest and report all that is wrong with it at once.
+    """Read every file of a manifest and report all problems at once.
 
     Args:
         manifest: as read by `read_manifest`.
-        modalities: what a case must have. The label lies on the first one's grid; others must overlap it.
-        connectivity: 6, 18 or 26, by which lesions are counted.
-        threads: cases read at a time; None takes up to four.
-        progress: show a progress bar when standard error is a terminal.
+        modalities: required modalities. The label must be on the grid of the first one; the others must overlap it.
+        connectivity: 6, 18 or 26, used to count lesions.
+        threads: number of cases read in parallel; None means up to four.
+        progress: show a progress bar if standard error is a terminal.
 
     Returns:
-        CheckReport. Errors: missing, unreadable or truncated files, a label that is not on the image's grid,
-        images that do not overlap, NaN or infinite values, labels that are negative or no integers, a missing
-        modality or label, repeated ids, a file used twice, unknown splits, a patient in two splits. Warnings:
-        values that are no SUV or HU, ambiguous geometry, a label without lesions, a split without cases.
+        CheckReport. Errors: missing, unreadable or truncated files, a label on another grid than its image, images
+        that do not overlap, NaN or infinite values, labels that are negative or not integers, a missing modality or
+        label, repeated IDs, a file used twice, unknown splits, patient leakage (one patient in two splits).
+        Warnings: values that do not look like SUV or HU, ambiguous geometry, a label without lesions, an empty split.
     """
     unknown = [name for name in modalities if name not in MODALITIES]
     if unknown or not modalities or len(set(modalities)) < len(modalities):
         raise InputError(
-            f"modalities {list(modalities)}; expected one or more of {list(MODALITIES)}, each once"
+            f"modalities {list(modalities)}: expected one or more of {list(MODALITIES)}, each once"
         )
     threads = threads or min(4, os.cpu_count() or 1)
     summaries: list[CaseSummary] = []
@@ -119,7 +119,7 @@ def check_manifest(
 
 @contextlib.contextmanager
 def _listed_not_logged() -> Iterator[None]:
-    """Keep the reader from logging the geometry warnings that the report lists."""
+    """Silence the reader's log of geometry warnings, because the report lists them."""
     log = logging.getLogger("sammed3d_ft.data.images")
 
     def silent(_record: logging.LogRecord) -> bool:
@@ -133,7 +133,7 @@ def _listed_not_logged() -> Iterator[None]:
 
 
 def _manifest_problems(manifest: Manifest) -> list[Problem]:
-    """What shows without opening a file."""
+    """Problems visible without opening any file."""
     problems = []
     seen: dict[str, int] = defaultdict(int)
     uses: dict[Path, list[str]] = defaultdict(list)
@@ -152,24 +152,24 @@ def _manifest_problems(manifest: Manifest) -> list[Problem]:
                 )
             )
         if Path(case.id).name != case.id or case.id == ".." or "\\" in case.id:
-            problems.append(Problem(case.id, "error", "the id names output files and may not hold / or \\"))
-    problems += [Problem(name, "error", f"the id stands {n} times") for name, n in seen.items() if n > 1]
+            problems.append(Problem(case.id, "error", "the ID is used in file names and must not contain / or \\"))
+    problems += [Problem(name, "error", f"the ID is used {n} times") for name, n in seen.items() if n > 1]
     problems += [
         Problem("", "error", f"{file} is used {len(roles)} times: {', '.join(roles)}")
         for file, roles in uses.items()
         if len(roles) > 1
     ]
     problems += [
-        Problem("", "error", f"patient {group} is in the splits {' and '.join(sorted(splits))}")
+        Problem("", "error", f"patient leakage: patient {group} is in the splits {' and '.join(sorted(splits))}")
         for group, splits in splits_of.items()
         if len(splits) > 1
     ]
     problems += [
-        Problem("", "warning", f"no case in {split}") for split in SPLITS if not manifest.split(split)
+        Problem("", "warning", f"no cases in {split}") for split in SPLITS if not manifest.split(split)
     ]
     left_out = sum(case.split is None for case in manifest.cases)
     if left_out:
-        problems.append(Problem("", "warning", f"{left_out} cases have no split and are left out"))
+        problems.append(Problem("", "warning", f"{left_out} cases have no split and will not be used"))
     return problems
 
 
@@ -199,7 +199,7 @@ def _check_case(
             warn(f"{modality}: {image.source.warning}")
         for text in doubts(modality, image.array):
             warn(f"{modality}: {text}")
-        empty = without_voxels(image.source)  # of the images only the grids are needed from here on
+        empty = without_voxels(image.source)  # from here on, only the grid is needed
         if modality == modalities[0]:
             reference = empty
         else:
@@ -214,9 +214,9 @@ def _check_case(
     lesions = volume_ml = None
     if case.label is None:
         if case.split in ("train", "val"):
-            error(f"has no label, which {case.split} needs")
+            error(f"has no label, which is required in {case.split}")
         elif case.split == "test":
-            warn("has no label: it can be predicted, not scored")
+            warn("has no label: it can be predicted but not scored")
     else:
         try:
             label = read_label(case.label)
@@ -227,16 +227,16 @@ def _check_case(
                 warn(f"label: {label.source.warning}")
             if reference is not None and (difference := grid_difference(label, reference)):
                 on = [modality for modality, image in others.items() if same_grid(label, image)]
-                hint = f" (it lies on the grid of the {on[0]})" if on else ""
+                hint = f" (it is on the grid of the {on[0]})" if on else ""
                 error(f"label: not on the grid of the {modalities[0]}: {difference}{hint}; {case.label}")
             lesions, volume_ml = _count_lesions(label, connectivity)
             if lesions == 0:
                 use = (
-                    "it gives training no target"
+                    "it provides no training target"
                     if case.split == "train"
-                    else "kept: any prediction is false positive"
+                    else "kept: any predicted lesion counts as false positive"
                 )
-                warn(f"label: no lesion; {use}")
+                warn(f"label: no lesions; {use}")
     if reference is None:
         return problems, None
     spacing = tuple(float(mm) for mm in reference.spacing_mm)
@@ -244,7 +244,7 @@ def _check_case(
 
 
 def _covered_share(reference: Volume, image: Volume) -> float:
-    """Which share of the reference's voxels lies inside the image, from up to 33 voxels along each axis."""
+    """Fraction of the reference's voxels inside the image, sampled at up to 33 positions along each axis."""
     axes = [np.unique(np.linspace(0, n - 1, min(n, 33)).round()) for n in reference.array.shape]
     points_vox = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
     points = image.to_vox(reference.to_mm(points_vox))

@@ -1,7 +1,7 @@
-"""Crops: the cube of voxels around a click that the model sees, and the way back to the scan's grid.
+"""Crops: the cube of voxels around a click that is the model's input, and the mapping back to the scan's grid.
 
-A crop is aligned with the axes of the canonical (RAS+) volume, so the map between crop and scan is a scale
-and a shift per axis. Linear interpolation along it is separable: three small matrix products.
+A crop is aligned with the axes of the canonical (RAS+) volume, so crop and scan are related by a scale and a shift per
+axis. Linear interpolation is therefore separable: three small matrix products.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from prompts.errors import InputError
 
 @dataclass(frozen=True)
 class CropGrid:
-    """A cube of ``size`` voxels, laid over a canonical volume.
+    """A cube of ``size`` voxels per axis, placed in a canonical volume.
 
-    Crop voxel ``size // 2`` lies exactly on ``centre_vox``, so a click on a voxel's centre stays on a
-    voxel's centre and the lesion voxel under it is never lost to resampling, however small.
+    Crop voxel ``size // 2`` lies exactly on ``centre_vox``. A click on a voxel centre therefore stays on a voxel
+    centre, and the clicked lesion voxel is never lost in resampling, however small the lesion.
 
     Args:
-        centre_vox: position in the volume's voxel coordinates, axes x, y, z.
-        step_vox: volume voxels per crop voxel and axis; negative where the axis is flipped.
+        centre_vox: the crop's centre in the volume's voxel coordinates, axes x, y, z.
+        step_vox: volume voxels per crop voxel for each axis; negative if the axis is flipped.
         size: voxels per axis.
     """
 
@@ -45,7 +45,7 @@ class CropGrid:
         return offset / np.asarray(self.step_vox) + self.size // 2
 
     def shifted(self, offset_vox: np.ndarray, rotation: np.ndarray | None = None) -> CropGrid:
-        """The crop moved by whole crop voxels (3,) along its own (rotated) axes."""
+        """The crop shifted by whole crop voxels (3,) along its own (rotated) axes."""
         offset = np.asarray(offset_vox, np.float64)
         if rotation is not None:
             offset = rotation @ offset
@@ -64,15 +64,15 @@ def crop_grid(
 ) -> CropGrid:
     """The crop at ``crop_spacing_mm`` centred on a click.
 
-    Centre and step are rounded (to 0.001 voxel and 1e-6): a scan's affine is stored in float32, so the
-    same scan stored in two axis orders differs in its last bits, and the crops must not.
+    Centre and step are rounded (to 0.001 voxel and 1e-6): affines are stored in float32, so one scan stored in two axis
+    orders differs in the last bits, but its crops must not.
 
     Args:
         centre_vox: (3,) in the volume's voxel coordinates.
-        volume_spacing_mm: (3,) of the canonical volume.
+        volume_spacing_mm: (3,) spacing of the canonical volume.
         crop_spacing_mm: isotropic spacing of the crop.
         size: voxels per axis.
-        zoom: > 1 makes the lesion larger in the crop (augmentation).
+        zoom: > 1 magnifies the lesion in the crop (augmentation).
         flips: axes to mirror about the centre (augmentation).
     """
     step = np.round(crop_spacing_mm / np.asarray(volume_spacing_mm, np.float64), 6) / zoom
@@ -82,22 +82,22 @@ def crop_grid(
 
 
 def closer_spacing(extent_mm: float, edge_mm: float) -> float:
-    """How much closer to look at a lesion: 1/4, 1/2 or 1 times the spacing of a crop.
+    """Crop spacing for a small lesion (auto-zoom): 1/4, 1/2 or 1 times the model's own.
 
-    The closest at which the lesion still fills at most half of the crop's edge, so that its surroundings stay in view.
+    Returns the finest at which the lesion spans at most half of the crop's edge, so that its surroundings stay visible.
 
     Args:
         extent_mm: longest side of the lesion's bounding box.
-        edge_mm: edge of the crop that the model was trained with.
+        edge_mm: edge length of the model's own crop.
     """
     return next((share for share in (0.25, 0.5) if extent_mm <= share * edge_mm / 2), 1.0)
 
 
 def spacings_shown(extent_mm: float, edge_mm: float) -> list[float]:
-    """The spacings at which prediction looks at a lesion, as multiples of the model's own, which comes first.
+    """The crop spacings used in prediction for a lesion, as multiples of the model's own, which comes first.
 
-    A lesion that fills more than 0.7 of a crop's edge is likely to reach its border, from where it is followed into
-    coarser crops.
+    A lesion that spans more than 0.7 of a crop's edge is likely to reach its border, which makes prediction add coarser
+    crops (auto-zoom).
     """
     closer = closer_spacing(extent_mm, edge_mm)
     coarser = [multiple for multiple in (2.0, 4.0) if extent_mm > 0.35 * multiple * edge_mm]
@@ -105,12 +105,13 @@ def spacings_shown(extent_mm: float, edge_mm: float) -> list[float]:
 
 
 def read_crop(volume: Tensor, grid: CropGrid, rotation: np.ndarray | None = None) -> Tensor:
-    """Linear interpolation of a volume on the crop's voxels; 0 outside the volume.
+    """Read a crop from a volume by linear interpolation; 0 outside the volume.
 
     Args:
         volume: (C, X, Y, Z) float32, canonical axes, any device.
         grid: the crop.
-        rotation: (3, 3) orthogonal matrix in mm space, about the crop's centre (augmentation); None is fastest.
+        rotation: (3, 3) orthogonal matrix in mm space, about the crop's centre (augmentation); without it the crop
+            is read faster.
 
     Returns:
         (C, S, S, S) float32.
@@ -127,7 +128,7 @@ def read_crop(volume: Tensor, grid: CropGrid, rotation: np.ndarray | None = None
 
 
 def read_target(mask: Tensor, grid: CropGrid, rotation: np.ndarray | None = None) -> Tensor:
-    """A binary mask on the crop's voxels: at least half covered, by linear interpolation.
+    """Read a binary mask on the crop's voxels: linear interpolation, thresholded at 0.5.
 
     Args:
         mask: (X, Y, Z), bool.
@@ -135,12 +136,12 @@ def read_target(mask: Tensor, grid: CropGrid, rotation: np.ndarray | None = None
     Returns:
         (1, S, S, S) bool.
     """
-    # 0.5 less the rounding of float32, so that a voxel half covered counts whatever the order of summation.
+    # 0.5 minus the rounding error of float32, so that a half-covered voxel counts, whatever the order of summation.
     return read_crop(mask[None].float(), grid, rotation) >= 0.5 - 1e-6
 
 
 def _linear_weights(position: Tensor, extent: int) -> tuple[Tensor, slice]:
-    """(n, window) float32 weights onto the window of voxels that are touched; voxels outside weigh nothing."""
+    """(n, window) float32 interpolation weights, and the window of voxels used; voxels outside have weight 0."""
     lower = position.floor()
     fraction = position - lower
     start = int(lower.min().clamp(0, extent - 1))
@@ -155,7 +156,7 @@ def _linear_weights(position: Tensor, extent: int) -> tuple[Tensor, slice]:
 
 
 def _along(volume: Tensor, matrix: Tensor, axis: int) -> Tensor:
-    """Applies (n, m) to one spatial axis of (C, X, Y, Z)."""
+    """Apply a matrix (n, m) along one spatial axis of (C, X, Y, Z)."""
     matrix = matrix.to(volume.device)
     return torch.movedim(torch.tensordot(volume, matrix, dims=([1 + axis], [1])), -1, 1 + axis)
 
@@ -165,7 +166,7 @@ def _read_rotated(volume: Tensor, grid: CropGrid, rotation: np.ndarray) -> Tenso
     # A rotation in mm: index offset -> mm (by |step|, up to the common crop spacing) -> rotate -> voxels.
     linear = np.diag(step) @ rotation
     extent = np.asarray(volume.shape[1:], np.float64)
-    # grid_sample wants positions in [-1, 1] between the first and last voxel's centres, axes in z, y, x order.
+    # grid_sample expects positions in [-1, 1] between the first and last voxel centre, in z, y, x order.
     scale = 2.0 / np.maximum(extent - 1, 1)
     offset = np.asarray(grid.centre_vox) * scale - 1
     matrix = torch.tensor(scale[:, None] * linear, dtype=torch.float32, device=volume.device)
@@ -175,7 +176,7 @@ def _read_rotated(volume: Tensor, grid: CropGrid, rotation: np.ndarray) -> Tenso
     positions = positions + torch.tensor(offset, dtype=torch.float32, device=volume.device)
     if (extent < 2).any():
         raise InputError(
-            f"volume of {tuple(volume.shape[1:])} voxels: expected at least 2 per axis to rotate it"
+            f"volume of {tuple(volume.shape[1:])} voxels: rotation needs at least 2 per axis"
         )
     return F.grid_sample(
         volume[None], positions.flip(-1)[None], mode="bilinear", padding_mode="zeros", align_corners=True
@@ -200,16 +201,16 @@ class Region:
         return x, y, z
 
     def encloses(self, inner: Region) -> bool:
-        """Whether all of another region lies in this one."""
+        """Whether this region contains all of another region."""
         sides = zip(self.start, inner.start, inner.stop, self.stop, strict=True)
         return all(start <= a and b <= stop for start, a, b, stop in sides)
 
     def holds(self, voxel: np.ndarray) -> bool:
-        """Whether a voxel of the volume (3,) lies in the region."""
+        """Whether a voxel (3,) of the volume lies in the region."""
         return all(start <= v < stop for start, v, stop in zip(self.start, voxel, self.stop, strict=True))
 
     def within(self, outer: Region) -> tuple[slice, slice, slice]:
-        """Where this region lies in an array of another one that holds it."""
+        """Slices of this region in an array of the enclosing region `outer`."""
         x, y, z = (slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True))
         return x, y, z
 
@@ -217,26 +218,26 @@ class Region:
 def touched_region(
     grid: CropGrid, volume_shape: tuple[int, int, int], rotation: np.ndarray | None = None
 ) -> Region:
-    """The volume's voxels that a crop's values depend on, or one voxel where the crop lies outside the volume."""
+    """The voxels of the volume that a crop depends on; a single voxel if the crop lies outside the volume."""
     corners = np.stack(np.meshgrid(*[[0.0, grid.size - 1.0]] * 3, indexing="ij"), -1).reshape(-1, 3)
     if rotation is not None:
         corners = (corners - grid.size // 2) @ rotation.T + grid.size // 2
     places = grid.to_source(corners)
-    # One voxel to spare, for the rounding of positions to float32.
+    # One voxel of margin, for the rounding of positions to float32.
     start = np.clip(np.floor(places.min(0)) - 1, 0, np.subtract(volume_shape, 1)).astype(int)
     stop = np.clip(np.ceil(places.max(0)) + 2, start + 1, volume_shape).astype(int)
     return Region((int(start[0]), int(start[1]), int(start[2])), (int(stop[0]), int(stop[1]), int(stop[2])))
 
 
 def bounding_region(regions: Sequence[Region]) -> Region:
-    """The smallest region that holds all of some."""
+    """The smallest region that contains all the given ones."""
     x0, y0, z0 = (min(region.start[axis] for region in regions) for axis in range(3))
     x1, y1, z1 = (max(region.stop[axis] for region in regions) for axis in range(3))
     return Region((x0, y0, z0), (x1, y1, z1))
 
 
 def covered_region(grid: CropGrid, volume_shape: tuple[int, int, int]) -> Region:
-    """The volume's voxels whose centres lie within the crop (its outer voxels' outer faces included)."""
+    """The voxels of the volume whose centres lie in the crop (up to the outer faces of its outermost voxels)."""
     faces = np.sort(
         np.stack([grid.to_source(np.full(3, -0.5)), grid.to_source(np.full(3, grid.size - 0.5))]), axis=0
     )
@@ -246,11 +247,10 @@ def covered_region(grid: CropGrid, volume_shape: tuple[int, int, int]) -> Region
 
 
 def logits_on_region(low: Tensor, grid: CropGrid, region: Region) -> Tensor:
-    """Low-resolution logits of a crop, interpolated at the centres of a region's voxels.
+    """Interpolate a crop's low-resolution logits at the voxel centres of a region.
 
-    Two linear interpolations follow one another: low resolution to crop (edges repeated, as in training),
-    crop to volume. Both are separable, so their matrices are multiplied and the crop-sized volume is
-    never made.
+    Combines two linear interpolations: from low resolution to crop (edge values repeated, as in training) and from crop
+    to volume. Both are separable, so their matrices are multiplied, and no crop-sized volume is created.
 
     Args:
         low: (L, L, L) logits of the crop.
@@ -272,7 +272,7 @@ def logits_on_region(low: Tensor, grid: CropGrid, region: Region) -> Tensor:
 
 
 def _clamped_weights(position: Tensor, extent: int) -> Tensor:
-    """(n, extent) float64 weights of linear interpolation, positions outside held at the edge."""
+    """(n, extent) float64 weights of linear interpolation, with positions clamped to the edges."""
     position = position.clamp(0, extent - 1)
     lower = position.floor().clamp(max=max(extent - 2, 0))
     fraction = position - lower

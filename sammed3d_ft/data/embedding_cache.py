@@ -1,7 +1,7 @@
-"""Embeddings of a frozen encoder, computed once per lesion and view and kept on disk.
+"""On-disk cache of a frozen encoder's embeddings, computed once per lesion and view.
 
-Each file holds one view of one lesion: embedding, target (bits packed) and first click. Files are written whole
-or not at all, so a cache that was interrupted is simply continued.
+Each file holds one view of one lesion: embedding, target (packed bits), initial mask and first click. Files are written
+atomically, so building the cache can resume after an interruption.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from sammed3d_ft.data.samples import LesionSamples, SampleSettings, collate
 
 
 class EmbeddingCache:
-    """Views of every lesion of a store, as embeddings.
+    """Embeddings of several augmented views of every lesion in a store.
 
     Args:
-        folder: its name should depend on the weights, the preprocessing and the sample settings.
+        folder: the cache folder; its name should depend on weights, preprocessing and sample settings.
         store: the lesions.
-        settings: how views are drawn: view v of lesion i is sample i of epoch v.
-        views: per lesion.
+        settings: settings for drawing views: view v of lesion i is sample i of epoch v.
+        views: views per lesion.
     """
 
     def __init__(self, folder: Path, store: LesionStore, settings: SampleSettings, views: int) -> None:
@@ -37,7 +37,7 @@ class EmbeddingCache:
         return self.folder / f"{self.store.entries[index].id.replace('/', '__')}__view{view:03d}.safetensors"
 
     def missing(self, process: int = 0, processes: int = 1) -> list[tuple[int, int]]:
-        """(view, lesion) pairs not yet on disk, of this process's share."""
+        """(view, lesion) pairs that are not on disk yet, from this process's share."""
         pairs = [(view, index) for view in range(self.views) for index in range(len(self.store))]
         return [pair for pair in pairs[process::processes] if not self.file(pair[1], pair[0]).exists()]
 
@@ -49,12 +49,12 @@ class EmbeddingCache:
         processes: int = 1,
         workers: int = 0,
     ) -> Iterator[int]:
-        """Computes what is missing; yields the number of views written after each batch.
+        """Compute the missing views; after each batch, yield the number of views written.
 
         Args:
             encode: (batch, C, S, S, S) float32 on the CPU -> (batch, D, g, g, g). Always called with
-                ``batch_size`` samples (the last batch is filled up): the last bits of an embedding depend
-                on the batch it was computed in.
+                ``batch_size`` samples (the last batch is padded), because the last bits of an embedding depend on
+                the batch size.
         """
         missing = self.missing(process, processes)
         for view in sorted({view for view, _ in missing}):
@@ -77,10 +77,10 @@ class EmbeddingCache:
 
 
 class CachedSamples(Dataset[dict[str, object]]):
-    """The lesions of a cache as seen in one epoch: epochs, and repetitions within one, take the views in turn.
+    """The cached samples of one epoch; epochs, and repetitions within an epoch, cycle through the views.
 
     Args:
-        repeats: how often the epoch shows each lesion; sample i shows lesion ``i % len(store)``.
+        repeats: samples per lesion in an epoch; sample i shows lesion ``i % len(store)``.
     """
 
     def __init__(self, cache: EmbeddingCache, epoch: int, repeats: int = 1) -> None:

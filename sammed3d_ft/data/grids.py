@@ -1,4 +1,4 @@
-"""Volumes in closest-canonical (RAS+) axis order, each with what leads back to its file's own grid."""
+"""Volumes in closest-canonical (RAS+) axis order, with the information needed to return to the file's own grid."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _AXES = np.arange(3)
 
 @dataclass(frozen=True, eq=False)
 class SourceGrid:
-    """The voxel grid of a file as it is stored: what is needed to write something back exactly onto it.
+    """The voxel grid of a file as stored, so that results can be written back onto exactly this grid.
 
     Attributes:
-        shape: the file's own shape (three axes; a single fourth frame is dropped).
+        shape: the file's own shape (three axes; a fourth axis of length 1 is dropped).
         affine: (4, 4) float64, the file's own voxel index -> world mm (RAS+).
         header: the file's own header, with its sform and qform codes and units.
-        ornt: (3, 2) float, as nibabel's: row i holds the canonical axis of source axis i, and 1 or -1 (flip).
-        path: the file, or None for an image made in memory.
-        warning: what lets two programs place the file differently, in one phrase; None if nothing.
+        ornt: (3, 2) float, nibabel's convention: row i holds the canonical axis of source axis i, and 1 or -1 (flip).
+        path: the file, or None for an image in memory.
+        warning: why programs may place the file differently, in one phrase; None if the geometry is unambiguous.
     """
 
     shape: tuple[int, int, int]
@@ -41,7 +41,7 @@ class SourceGrid:
         return self.affine @ nib.orientations.inv_ornt_aff(self.ornt, self.shape) + 0.0  # no negative zero
 
     def from_canonical(self, array: np.ndarray) -> np.ndarray:
-        """A view of a canonical (x, y, z) array on the source's own axis order."""
+        """A view of a canonical (x, y, z) array in the source's own axis order."""
         axes = self.ornt[:, 0].astype(int)
         stored = array.transpose(axes)
         return np.flip(stored, tuple(np.flatnonzero(self.ornt[:, 1] < 0)))
@@ -55,7 +55,7 @@ class Volume:
         array: (x, y, z), C-contiguous, axes pointing closest to Right, Anterior and Superior;
             float32 for images, integer for labels.
         affine: (4, 4) float64, canonical voxel index -> world mm (RAS+).
-        source: the grid of the file that the image came from.
+        source: the grid of the file from which the image was read.
     """
 
     array: np.ndarray
@@ -68,16 +68,16 @@ class Volume:
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
     def to_mm(self, coords_vox: Any) -> np.ndarray:
-        """World mm (RAS+), (..., 3) float64, of canonical voxel coordinates; an integer is a centre."""
+        """Convert canonical voxel coordinates (..., 3) to world mm (RAS+), float64; integers are voxel centres."""
         return np.asarray(coords_vox, np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
 
     def to_vox(self, coords_mm: Any) -> np.ndarray:
-        """Canonical voxel coordinates, (..., 3) float64, of world mm (RAS+) points (..., 3)."""
+        """Convert world mm (RAS+) points (..., 3) to canonical voxel coordinates, float64."""
         inverse = np.linalg.inv(self.affine[:3, :3])
         return (np.asarray(coords_mm, np.float64) - self.affine[:3, 3]) @ inverse.T
 
     def from_source_vox(self, coords_vox: Any) -> np.ndarray:
-        """Canonical voxel coordinates of those (..., 3) counted as the file stores its voxels. Exact."""
+        """Convert voxel coordinates (..., 3) in the file's own axis order to canonical ones. Exact."""
         coords = np.asarray(coords_vox, np.float64)
         last = np.array(self.source.shape) - 1
         turned = np.where(self.source.ornt[:, 1] < 0, last - coords, coords)
@@ -86,19 +86,19 @@ class Volume:
         return canonical
 
     def to_source_vox(self, coords_vox: Any) -> np.ndarray:
-        """Voxel coordinates as the file stores its voxels, of canonical ones (..., 3). Exact."""
+        """Convert canonical voxel coordinates (..., 3) to the file's own axis order. Exact."""
         coords = np.asarray(coords_vox, np.float64)[..., self.source.ornt[:, 0].astype(int)]
         last = np.array(self.source.shape) - 1
         return np.where(self.source.ornt[:, 1] < 0, last - coords, coords)
 
 
 def canonical_orientation(affine: np.ndarray) -> np.ndarray:
-    """Which source axis becomes which canonical axis, and which are flipped: (3, 2), in nibabel's convention.
+    """The canonical axis and flip of each source axis: (3, 2), in nibabel's convention.
 
-    The assignment is the one with the largest sum of direction cosines. It does not depend on the order in
-    which the axes are stored, unlike nibabel's greedy `io_orientation`, which can differ between two storage
-    orders of one strongly oblique scan. For the same reason ties (45 degrees) go to the assignment whose
-    canonical direction matrix is lexicographically largest.
+    Chooses the assignment with the largest sum of direction cosines. The result does not depend on the storage order of
+    the axes, whereas nibabel's greedy `io_orientation` can differ between two storage orders of one strongly oblique
+    scan. For the same reason, ties (45 degrees) go to the assignment with the lexicographically largest canonical
+    direction matrix.
     """
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     candidates = []
@@ -116,15 +116,15 @@ def canonical_orientation(affine: np.ndarray) -> np.ndarray:
 
 
 def to_canonical(array: np.ndarray, source: SourceGrid) -> Volume:
-    """The volume of an array in the source's own axis order; copied only where the order differs."""
+    """Convert an array in the source's own axis order to a canonical Volume; copied only if the order differs."""
     axes = np.argsort(source.ornt[:, 0])
     turned = np.flip(array, tuple(np.flatnonzero(source.ornt[:, 1] < 0))).transpose(axes)
-    # One memory layout for all orientations: numpy sums in memory order, and the last bits depend on it.
+    # The same memory layout for all orientations: numpy sums in memory order, which affects the last bits.
     return Volume(np.ascontiguousarray(turned), source.canonical_affine, source)
 
 
 def without_voxels(source: SourceGrid) -> Volume:
-    """The volume of a grid alone: zeros that take up no memory, to compare grids by."""
+    """A Volume of zeros that uses no memory, for comparing grids."""
     axes = np.argsort(source.ornt[:, 0])
     return Volume(np.broadcast_to(np.uint8(0), np.array(source.shape)[axes]), source.canonical_affine, source)
 
@@ -132,23 +132,23 @@ def without_voxels(source: SourceGrid) -> Volume:
 def source_grid(
     shape: tuple[int, int, int], affine: np.ndarray, path: Path | None = None, warning: str | None = None
 ) -> SourceGrid:
-    """The grid of an image that is no NIfTI file, with the header that it gets when written as one.
+    """The grid of an image that is not a NIfTI file, with the header used when it is written as NIfTI.
 
     Args:
-        affine: (4, 4), checked by `check_affine`.
+        affine: (4, 4), validated by `check_affine`.
     """
     header = nib.Nifti1Header()
     header.set_data_shape(shape)
     header.set_xyzt_units("mm")
     header.set_sform(affine, code=1)
     header.set_qform(affine, code=1, strip_shears=True)
-    if corner_shift_vox(affine, header.get_qform(), shape) > 0.01:  # sheared: a qform cannot say it
+    if corner_shift_vox(affine, header.get_qform(), shape) > 0.01:  # sheared: a qform cannot represent it
         header.set_qform(None, code=0)
     return SourceGrid(shape, affine, header, canonical_orientation(affine), path, warning)
 
 
 def check_affine(affine: Any, where: str) -> np.ndarray:
-    """The affine as (4, 4) float64; InputError unless it is finite and invertible."""
+    """Return the affine as (4, 4) float64; raise InputError unless it is finite and invertible."""
     matrix = np.array(affine, np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         raise InputError(f"{where}: the affine must be a finite 4x4 matrix, got {matrix.tolist()}")
@@ -156,20 +156,20 @@ def check_affine(affine: Any, where: str) -> np.ndarray:
     if (lengths < 1e-6).any() or abs(np.linalg.det(matrix[:3, :3] / lengths)) < 1e-3:
         raise InputError(
             f"{where}: the affine maps the volume onto a plane, line or point "
-            f"(columns {lengths.round(6).tolist()} mm long); correct the file's header"
+            f"(column lengths {lengths.round(6).tolist()} mm); correct the file's header"
         )
     return matrix
 
 
 def from_array(array: Any, affine: Any) -> Volume:
-    """An image made in memory, of any axis order, as a Volume.
+    """Create a Volume from an array in memory, in any axis order.
 
     Args:
         array: (i, j, k) numbers; floating point becomes float32, bool becomes uint8, integers are kept.
         affine: (4, 4) voxel index -> world mm (RAS+), in the array's own axis order.
 
     Raises:
-        InputError: not three axes, NaN or infinite values, or an affine that cannot be inverted.
+        InputError: not three axes, NaN or infinite values, or a singular affine.
     """
     values = np.asarray(array)
     if values.ndim != 3 or values.size == 0:
@@ -186,35 +186,35 @@ def from_array(array: Any, affine: Any) -> Volume:
 
 
 def check_finite(values: np.ndarray, where: str) -> None:
-    """InputError with their number when floating-point values hold NaN or infinities."""
-    # One pass without a temporary array; the values are counted only when something is wrong.
+    """Raise InputError if floating-point values contain NaN or infinities, with their counts."""
+    # One pass without a temporary array; values are counted only if the sum is not finite.
     if np.isfinite(values.sum(dtype=np.float64)):
         return
     nan, inf = int(np.isnan(values).sum()), int(np.isinf(values).sum())
     if nan or inf:
         raise InputError(
             f"{where}: {nan} NaN and {inf} infinite values among {values.size} voxels; "
-            "replace them (for a PET usually by 0) and save the file again"
+            "replace them (in PET usually by 0) and save the file again"
         )
 
 
 def corners_vox(shape: tuple[int, ...]) -> np.ndarray:
-    """(8, 3) float64: the voxel indices of a grid's corner voxels."""
+    """(8, 3) float64: voxel indices of a grid's corner voxels."""
     return np.array(np.meshgrid(*[(0, n - 1) for n in shape[:3]], indexing="ij"), np.float64).reshape(3, 8).T
 
 
 def corner_shift_vox(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
-    """How far, in voxels of `affine`, the corner voxel that moves most lies elsewhere under `other`."""
+    """Largest displacement of a corner voxel between `affine` and `other`, per axis, in voxels of `affine`."""
     corners = np.c_[corners_vox(shape), np.ones(8)]
     moved = corners @ (np.linalg.inv(affine) @ other).T
     return float(np.abs(moved - corners)[:, :3].max())
 
 
 def grid_difference(a: Volume, b: Volume, tolerance_vox: float = 0.01) -> str | None:
-    """How the grid of `a` differs from that of `b`, in one phrase; None when they are the same.
+    """Describe in one phrase how the grid of `a` differs from that of `b`; None if they are the same.
 
-    Two grids are the same when their canonical shapes are equal and every corner agrees within the tolerance,
-    in voxels. A file stored in another axis order can lie on the same grid.
+    Two grids are the same if their canonical shapes are equal and every corner agrees within the tolerance in voxels.
+    Files with different axis orders can have the same grid.
     """
     if a.array.shape != b.array.shape:
         return f"shape {_by(a.array.shape)} against {_by(b.array.shape)} (axes in RAS+ order)"
@@ -227,12 +227,12 @@ def grid_difference(a: Volume, b: Volume, tolerance_vox: float = 0.01) -> str | 
     moved = b.affine.copy()
     moved[:3, 3] += offset_mm
     if corner_shift_vox(moved, a.affine, b.array.shape) > tolerance_vox:
-        return f"axes in other directions, corners up to {shift:.2f} voxels apart"
+        return f"axes point in other directions, corners up to {shift:.2f} voxels apart"
     return f"shifted by ({', '.join(f'{v:.2f}' for v in offset_mm)}) mm, {shift:.2f} voxels"
 
 
 def same_grid(a: Volume, b: Volume, tolerance_vox: float = 0.01) -> bool:
-    """Whether two volumes lie on one grid; see `grid_difference`."""
+    """Whether two volumes have the same grid; see `grid_difference`."""
     return grid_difference(a, b, tolerance_vox) is None
 
 

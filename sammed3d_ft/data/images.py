@@ -1,7 +1,7 @@
-"""Reads and writes images (NIfTI, NRRD, MetaImage) without losing where they lie.
+"""Read and write images (NIfTI, NRRD, MetaImage) with their geometry.
 
-The geometry of a NIfTI file is its sform if that has a code, else its qform, else its voxel sizes (nibabel's rule).
-Where that choice matters, because sform and qform disagree or none is there, `geometry_warning` says so.
+The geometry of a NIfTI file is its sform if it has a code, else its qform, else its voxel sizes (nibabel's rule).
+If this choice matters, because sform and qform disagree or both are missing, `geometry_warning` says so.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _log = logging.getLogger(__name__)
 
 
 def image_stem(path: Path) -> str | None:
-    """The name of an image file without its suffix, as cases are named; None for other and for hidden files."""
+    """An image file's name without suffix, used as case ID; None for hidden files and other formats."""
     for suffix in IMAGE_SUFFIXES:
         if path.name.lower().endswith(suffix) and not path.name.startswith("."):
             return path.name[: -len(suffix)]
@@ -72,30 +72,30 @@ def image_stem(path: Path) -> str | None:
 
 
 class _StoredImage(Protocol):
-    """An image whose header was read and checked, and whose voxels are still on the disk."""
+    """An image whose header has been read and checked, but whose voxels are not loaded yet."""
 
     @property
     def source(self) -> SourceGrid: ...
     @property
     def where(self) -> str: ...
     def floats(self) -> np.ndarray:
-        """float32, in the file's own axis order, scale factors applied."""
+        """float32 voxels in the file's own axis order, with scale factors applied."""
     def numbers(self) -> np.ndarray:
-        """The same, as integers where they are stored so."""
+        """The same, but as integers if stored as integers."""
 
 
 def read_image(path: str | os.PathLike[str], *, case: str = "") -> Volume:
-    """Read a 3D image (or 4D with one frame), scale factors applied.
+    """Read a 3D image (or 4D with one frame), with scale factors applied.
 
     Args:
         path: a file with one of `IMAGE_SUFFIXES`.
-        case: named in error messages.
+        case: case ID for error messages.
 
     Returns:
-        Volume with a float32 array; the same for one scan whichever of the formats holds it.
+        Volume with a float32 array, independent of the file format.
 
     Raises:
-        InputError: missing file, another format, truncated, not one 3D frame, or NaN or infinite values.
+        InputError: missing or truncated file, unsupported format, not a single 3D frame, or NaN or infinite values.
     """
     stored = _open(path, case)
     volume = to_canonical(stored.floats(), stored.source)
@@ -107,10 +107,10 @@ def read_label(path: str | os.PathLike[str], *, case: str = "") -> Volume:
     """Read a label image: 0 is background.
 
     Returns:
-        Volume with a uint8 array where the values fit, else int32 or int64.
+        Volume with a uint8 array if the values fit, otherwise int32 or int64.
 
     Raises:
-        InputError: as `read_image`; also when values are not integers, or negative.
+        InputError: as `read_image`, and for values that are negative or not integers.
     """
     stored = _open(path, case)
     values = to_canonical(stored.numbers(), stored.source)
@@ -118,16 +118,16 @@ def read_label(path: str | os.PathLike[str], *, case: str = "") -> Volume:
 
 
 def read_grid(path: str | os.PathLike[str], *, case: str = "") -> Volume:
-    """Where an image lies, from its header alone: a volume of zeros that take up no memory.
+    """Read an image's grid from its header only: a volume of zeros that uses no memory.
 
     Raises:
-        InputError: as `read_image`, as far as the header shows it.
+        InputError: as `read_image`, for problems visible in the header.
     """
     return without_voxels(_open(path, case).source)
 
 
 def _as_labels(values: np.ndarray, where: str) -> np.ndarray:
-    """The values as the first of uint8, int32, int64 that holds them; InputError when they are no labels."""
+    """Convert to the smallest of uint8, int32, int64 that fits; InputError if the values are not labels."""
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind == "f":
@@ -135,7 +135,7 @@ def _as_labels(values: np.ndarray, where: str) -> np.ndarray:
         fractional = values != np.rint(values)
         if fractional.any():
             raise InputError(
-                f"{where}: {int(fractional.sum())} voxels hold fractions (as {values[fractional][0]:g}); "
+                f"{where}: {int(fractional.sum())} voxels hold fractions (such as {values[fractional][0]:g}); "
                 "a label must be 0 for background and whole numbers for lesions; was it resampled linearly?"
             )
     low, high = values.min(), values.max()
@@ -151,22 +151,22 @@ def _as_labels(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def geometry_warning(header: nib.Nifti1Header) -> str | None:
-    """What lets two programs place a file with this header differently, in one phrase; None if nothing."""
+    """Why programs may place a file with this header differently, in one phrase; None if it is unambiguous."""
     if header["sform_code"] == 0 and header["qform_code"] == 0:
         return (
-            "neither sform nor qform has a code, so the axes are taken to point left, anterior and superior; "
-            "left and right may be swapped"
+            "neither sform nor qform has a code; the axes are assumed to point left, anterior and superior, so left "
+            "and right may be swapped"
         )
     if header["sform_code"] > 0 and header["qform_code"] > 0:
         shift = corner_shift_vox(header.get_sform(), header.get_qform(), header.get_data_shape())
         if shift > 0.01:
             return (
-                f"sform and qform place the corners {shift:.2f} voxels apart; the sform is used here, "
-                "other programs may use the qform"
+                f"sform and qform place the corners {shift:.2f} voxels apart; this program uses the sform, "
+                "others may use the qform"
             )
     unit = header.get_xyzt_units()[0]
     if unit not in ("mm", "unknown"):
-        return f"the header gives lengths in '{unit}'; they are taken as mm"
+        return f"the header states lengths in '{unit}'; they are interpreted as mm"
     return None
 
 
@@ -181,7 +181,7 @@ def _place(path: Path, case: str) -> str:
 
 @contextlib.contextmanager
 def _reading(where: str) -> Iterator[None]:
-    """Turn what nibabel, gzip and the file system raise on a bad file into one InputError."""
+    """Convert exceptions of nibabel, gzip and the file system for a bad file to InputError."""
     try:
         yield
     except InputError:
@@ -202,7 +202,7 @@ class _Nifti:
     where: str
 
     def _unpacked(self) -> nib.Nifti1Image:
-        """A compressed file unpacked to its end, where the checksum is: nibabel alone stops at the last voxel."""
+        """Decompress to the end of the file, where the checksum is; nibabel itself stops at the last voxel."""
         path = self.source.path
         if path is None or not path.name.lower().endswith(".gz"):
             return self.image
@@ -217,7 +217,7 @@ class _Nifti:
         with _reading(self.where):
             image = self._unpacked()
             proxy = image.dataobj
-            assert isinstance(proxy, nib.arrayproxy.ArrayProxy)  # as for every image loaded from a file
+            assert isinstance(proxy, nib.arrayproxy.ArrayProxy)  # true for every image loaded from a file
             unscaled = proxy.slope == 1 and proxy.inter == 0
             if unscaled and image.get_data_dtype().kind in "iu":
                 values = np.asanyarray(proxy.get_unscaled())
@@ -227,7 +227,7 @@ class _Nifti:
 
 
 def _open(path: str | os.PathLike[str], case: str) -> _StoredImage:
-    """The image with its voxels still on the disk; what is odd about its geometry goes to the log."""
+    """Open an image without loading its voxels; a geometry warning is logged."""
     file = Path(path)
     where = _place(file, case)
     if file.is_dir():
@@ -239,7 +239,7 @@ def _open(path: str | os.PathLike[str], case: str) -> _StoredImage:
         raise InputError(f"{where}: {_EXPECTED}; convert it first")
     stored = _open_nifti(file, where) if suffix in _NIFTI else itk_images.open_itk(file, where)
     if 0 in stored.source.shape:
-        raise InputError(f"{where}: holds no voxels (shape {stored.source.shape})")
+        raise InputError(f"{where}: contains no voxels (shape {stored.source.shape})")
     if stored.source.warning:
         _warn_once(f"{where}: {stored.source.warning}")
     return stored
@@ -271,34 +271,34 @@ def write_mask(path: str | os.PathLike[str], array: np.ndarray, like: Volume) ->
     """Write a mask or instance map onto the grid of the file that `like` was read from.
 
     Args:
-        path: with one of `WRITTEN_SUFFIXES`; an existing file is replaced in one step, never left half written.
-            Whatever the format of the source, the file lies where the source does.
-        array: (x, y, z) in canonical axis order, bool or integers; stored as uint8, else int16, else int32.
-        like: a volume on the grid to write to.
+        path: a file with one of `WRITTEN_SUFFIXES`; an existing file is replaced atomically. The geometry equals the
+            source's, whatever the formats.
+        array: (x, y, z) in canonical axis order, bool or integers; stored as the smallest of uint8, int16, int32.
+        like: a volume on the target grid.
 
     Raises:
-        InputError: another suffix, a folder that cannot be written to, or labels beyond int32.
+        InputError: unsupported suffix, a file that cannot be written, or labels beyond int32.
     """
     if array.dtype == bool:
         array = array.view(np.uint8)
     if array.dtype.kind not in "iu":
-        raise TypeError(f"a mask is bool or integer, got {array.dtype}; write_float writes probabilities")
+        raise TypeError(f"a mask must be bool or integer, got {array.dtype}; use write_float for probabilities")
     low, high = int(array.min()), int(array.max())
     for dtype in (np.uint8, np.int16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
             _write(Path(path), array, like, dtype)
             return
-    raise InputError(f"{path}: labels from {low} to {high} do not fit 32 bits")
+    raise InputError(f"{path}: labels from {low} to {high} do not fit in 32 bits")
 
 
 def write_float(path: str | os.PathLike[str], array: np.ndarray, like: Volume) -> None:
-    """Write a map of numbers, such as probabilities, as float32; otherwise as `write_mask`."""
+    """Write a map of numbers, such as probabilities, as float32; otherwise like `write_mask`."""
     _write(Path(path), array, like, np.float32)
 
 
 def _write(path: Path, array: np.ndarray, like: Volume, dtype: Any) -> None:
     if not path.name.lower().endswith(WRITTEN_SUFFIXES):
-        raise InputError(f"{path}: images are written as {', '.join(WRITTEN_SUFFIXES)}")
+        raise InputError(f"{path}: supported output formats are {', '.join(WRITTEN_SUFFIXES)}")
     source = like.source
     stored = source.from_canonical(array)
     if stored.shape != source.shape:
@@ -311,19 +311,19 @@ def _write(path: Path, array: np.ndarray, like: Volume, dtype: Any) -> None:
     header.set_data_dtype(dtype)
     header.set_slope_inter(1, 0)
     header.set_data_offset(0)
-    # The rest describes the scan, not what is written now: display window, and texts that may name a patient.
+    # Other fields describe the scan, not the new content: display window, and texts that may identify a patient.
     header.extensions.clear()
     for field in ("cal_min", "cal_max", "intent_code"):
         header[field] = 0
     for field in ("descrip", "aux_file", "intent_name", "db_name"):
         if field in header:
             header[field] = b""
-    # Without an affine nibabel leaves the header's sform, qform and codes untouched.
+    # If the affine is None, nibabel keeps the header's sform, qform and codes.
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     image = image_class(stored.astype(dtype, copy=False), None, header)
     with whole_file(path) as temporary, temporary.open("xb") as file:
         if path.name.lower().endswith(".gz"):
-            # No name and no time inside, so that equal masks are equal files.
+            # Without name and time stamp, equal masks give equal files.
             with gzip.GzipFile("", "wb", 4, file, mtime=0) as compressed:
                 image.to_stream(compressed)
         else:

@@ -1,4 +1,4 @@
-"""Whole scans at one isotropic spacing: from a case's images to what a network of the U-Net family sees, and back."""
+"""Whole scans at isotropic spacing: from a case's images to the input of the U-Net family, and back."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from sammed3d_ft.data.grids import Volume
 from sammed3d_ft.data.preprocessing import require_modalities
 from sammed3d_ft.data.resampling import resample_like
 
-# Where there is no CT: PET above it is body. Air around a patient is far below, muscle and fat above.
+# Without CT, PET above this value is body: air around a patient is far below it, muscle and fat are above.
 _BODY_SUV = 0.1
-# Outside the body the network is not asked; its answer there is a probability of 2e-9.
+# Outside the body the network is not evaluated; its output there is set to a probability of 2e-9.
 _OUTSIDE_LOGIT = -20.0
-# Offsets are rounded as in `resampling`, so that a scan stored in two axis orders gets the same grid.
+# Offsets are rounded as in `resampling`, so that the grid does not depend on a scan's stored axis order.
 _OFFSET_STEP_VOX = 1 / 1024
 
 
 @dataclass(frozen=True)
 class ScanPreparation:
-    """How scans are prepared; written into every export.
+    """Settings of scan preparation, stored in every export.
 
-    The paper's (arXiv 2502.02756): 2 mm RAS, PET as SUV, CT scaled to [0, 1] between its least and its greatest
-    value, cropped to the foreground of the CT.
+    Defaults follow the paper (arXiv 2502.02756): 2 mm RAS, PET in SUV, CT scaled to [0, 1] between its minimum and
+    maximum, cropped to the foreground of the CT.
 
     Attributes:
-        modalities: the input channels in order. The first one's grid is the grid of the case.
-        spacing_mm: isotropic.
+        modalities: the input channels in order. The grid of the first one is the grid of the case.
+        spacing_mm: isotropic spacing.
     """
 
     modalities: tuple[str, ...] = ("PT", "CT")
@@ -49,12 +49,12 @@ class ScanPreparation:
             raise InputError(f"spacing {self.spacing_mm} mm: expected a positive number")
 
     def to_json(self) -> str:
-        """One line of JSON, equal for equal settings."""
+        """One line of JSON, identical for equal settings."""
         return json.dumps({"modalities": self.modalities, "spacing_mm": self.spacing_mm}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ScanPreparation:
-        """Reads what `to_json` wrote; `InputError` on anything else."""
+        """Read what `to_json` wrote; raises InputError for anything else."""
         try:
             content: dict[str, Any] = json.loads(text)
             if content.keys() != {"modalities", "spacing_mm"}:
@@ -68,11 +68,11 @@ class ScanPreparation:
 
 @dataclass(frozen=True, eq=False)
 class PreparedScan:
-    """The body of a scan at the network's spacing.
+    """The body region of a scan at the network's spacing.
 
     Attributes:
-        channels: (C, x, y, z) float32, axes parallel to the scan's canonical ones.
-        to_scan: (4, 4), voxel of the channels -> canonical voxel of the first modality; no axes are mixed.
+        channels: (C, x, y, z) float32, axes parallel to the scan's canonical axes.
+        to_scan: (4, 4), voxel of the channels -> canonical voxel of the first modality; scaling and shift only.
         scan: the first modality.
     """
 
@@ -86,16 +86,16 @@ class PreparedScan:
         return self.scan.affine @ self.to_scan
 
     def onto_scan(self, logits: np.ndarray) -> np.ndarray:
-        """Logits (x, y, z) of the channels' voxels, interpolated linearly at the voxels of the scan.
+        """Resample logits (x, y, z) from the channels' grid to the scan's grid by linear interpolation.
 
         Returns:
-            ``scan.array.shape`` float32; -20 outside the body's box.
+            ``scan.array.shape`` float32; -20 outside the body's bounding box.
         """
         prepared = Volume(np.ascontiguousarray(logits, np.float32), self.affine, self.scan.source)
         return resample_like(prepared, self.scan, outside=_OUTSIDE_LOGIT).array
 
     def target(self, label: Volume) -> np.ndarray:
-        """(x, y, z) bool: a label's lesions on the channels' voxels, by the nearest voxel.
+        """Resample a label's lesions to the channels' grid by nearest neighbour: (x, y, z) bool.
 
         Args:
             label: on the grid of the first modality.
@@ -103,19 +103,19 @@ class PreparedScan:
         indices = []
         for axis, size in enumerate(label.array.shape):
             place = self.to_scan[axis, axis] * np.arange(self.channels.shape[1 + axis]) + self.to_scan[axis, 3]
-            # Halfway between two voxels the lower one is taken, whatever rounding did.
+            # Halfway between two voxels, always choose the lower one, independent of rounding errors.
             indices.append(np.clip(np.floor(place + 0.5 - 1e-3).astype(np.intp), 0, size - 1))
         return np.ascontiguousarray(label.array[np.ix_(*indices)] > 0)
 
 
 def prepare_scan(images: Mapping[str, Volume], preparation: ScanPreparation, case: str = "") -> PreparedScan:
-    """Resamples a case's images linearly to one isotropic grid, each from its own, and crops them to the body.
+    """Resample a case's images linearly to one isotropic grid, each from its own grid, and crop them to the body.
 
-    The grid is parallel to the first modality's canonical axes, has its centre, and reaches to its faces.
+    The grid is parallel to the first modality's canonical axes, has the same centre, and extends to its faces.
 
     Args:
-        images: by modality; PT in SUV, CT in HU. More than the network needs may be there.
-        case: named in error messages.
+        images: images by modality; PT in SUV, CT in HU. Additional modalities are ignored.
+        case: case ID for error messages.
 
     Raises:
         InputError: a modality is missing.
@@ -123,7 +123,7 @@ def prepare_scan(images: Mapping[str, Volume], preparation: ScanPreparation, cas
     require_modalities(images, preparation.modalities, case)
     scan = images[preparation.modalities[0]]
     to_scan, shape = _isotropic_grid(scan, preparation.spacing_mm)
-    # The array of a grid is only asked for its shape.
+    # Only the shape of the grid's array is used.
     grid = Volume(np.broadcast_to(np.float32(0), shape), scan.affine @ to_scan, scan.source)
     resampled = {}
     for modality in preparation.modalities:
@@ -137,7 +137,7 @@ def prepare_scan(images: Mapping[str, Volume], preparation: ScanPreparation, cas
 
 
 def _isotropic_grid(scan: Volume, spacing_mm: float) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """The grid of a spacing over a scan: its voxels -> the scan's (4, 4), and its shape."""
+    """An isotropic grid over a scan: the (4, 4) matrix from its voxels to the scan's, and its shape."""
     extent = np.array(scan.array.shape)
     step = np.round(spacing_mm / scan.spacing_mm, 6)
     count = np.maximum(np.ceil(extent / step - 1e-3), 1).astype(int)
@@ -153,7 +153,7 @@ def _min_max(values: np.ndarray) -> np.ndarray:
 
 
 def _body(foreground: np.ndarray) -> Region:
-    """The box of the foreground; all, where there is none."""
+    """Bounding box of the foreground; the whole volume if there is no foreground."""
     occupied = [np.flatnonzero(foreground.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     if not occupied[0].size:
         x, y, z = foreground.shape

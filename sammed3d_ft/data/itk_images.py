@@ -1,7 +1,7 @@
-"""NRRD and MetaImage files through SimpleITK: what 3D Slicer, ITK-SNAP and the like save.
+"""NRRD and MetaImage files, as saved by 3D Slicer, ITK-SNAP and similar programs, read and written with SimpleITK.
 
-Both say directly where the voxels lie, in patient space: mm, axes to Left, Posterior and Superior (LPS). A plain
-affine in RAS+, as everything else here has it, is that with its first two rows negated.
+Both formats store the geometry in patient space: mm, axes towards Left, Posterior and Superior (LPS). Negating the
+first two rows gives the RAS+ affine used everywhere else here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sammed3d_ft.data.grids import SourceGrid, check_affine, source_grid
 
 _READERS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 READ = tuple(_READERS)
-# A .mhd is two files, which cannot appear as a whole in one step.
+# A .mhd consists of two files, which cannot be written atomically.
 WRITTEN = (".nrrd", ".mha")
 _LPS = np.array([-1.0, -1.0, 1.0])
 _LONGEST_HEADER = 1 << 16
@@ -29,7 +29,7 @@ _VOXELS_OF_MHD = re.compile(rb"^ElementDataFile\s*=\s*(.+)$", re.MULTILINE)
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, of whatever kind; that of a ``.mhd`` covers the file that holds its voxels."""
+    """SHA-256 of a file of any type; for a ``.mhd`` it includes the file with the voxels."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     if path.suffix.lower() == ".mhd" and (voxels := _VOXELS_OF_MHD.search(path.read_bytes())):
@@ -39,7 +39,7 @@ def file_hash(path: Path) -> str:
 
 @dataclass(frozen=True)
 class ItkImage:
-    """A NRRD or MetaImage file whose voxels are still on the disk."""
+    """A NRRD or MetaImage file whose voxels are not loaded yet."""
 
     source: SourceGrid
     reader: Any
@@ -51,7 +51,7 @@ class ItkImage:
         return self.numbers().astype(np.float32, copy=False)
 
     def numbers(self) -> np.ndarray:
-        """``source.shape`` in the file's own axis order and type.
+        """``source.shape`` in the file's own axis order and data type.
 
         Raises:
             InputError: the voxels cannot be read.
@@ -62,7 +62,7 @@ class ItkImage:
             image = self.reader.Execute()
         except RuntimeError as error:
             raise _unreadable(self.where, error) from error
-        # SimpleITK's arrays have the last axis first. A view would not outlive the image.
+        # SimpleITK's arrays have the axes reversed. This makes a copy, because a view would not outlive the image.
         return sitk.GetArrayFromImage(image).reshape(self.source.shape[::-1]).transpose()
 
 
@@ -70,7 +70,7 @@ def open_itk(path: Path, where: str) -> ItkImage:
     """Read the header of a .nrrd, .mha or .mhd file.
 
     Raises:
-        InputError: no such file format, cut short or damaged, not one 3D frame of real numbers, or no valid geometry.
+        InputError: another format, truncated or damaged, not a single 3D frame of real numbers, or invalid geometry.
     """
     import SimpleITK as sitk
 
@@ -89,7 +89,7 @@ def open_itk(path: Path, where: str) -> ItkImage:
     if components > 1 or any(n != 1 for n in shape[3:]):
         raise InputError(
             f"{where}: has several frames (shape {shape}, {components} values per voxel), expected one 3D volume; "
-            "split it (segments that overlap: export them as one label map)"
+            "split it (for overlapping segments: export them as one label map)"
         )
     pixel = reader.GetPixelID()
     if pixel in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
@@ -105,22 +105,22 @@ def open_itk(path: Path, where: str) -> ItkImage:
     affine = check_affine(affine + 0.0, where)
     warning = None
     if suffix == ".nrrd":
-        # SimpleITK turns all the spaces that it knows into this one; others it takes for it.
+        # SimpleITK converts all spaces that it knows to LPS, and treats all others as LPS.
         stated = reader.GetMetaData("NRRD_space") if reader.HasMetaDataKey("NRRD_space") else "none"
         if stated != "left-posterior-superior":
             warning = (
-                f"the header states no patient space (space: {stated}), so axes are taken to point left, posterior "
-                "and superior; left and right may be swapped"
+                f"the header states no patient space (space: {stated}); the axes are assumed to point left, posterior "
+                "and superior, so left and right may be swapped"
             )
     return ItkImage(source_grid((shape[0], shape[1], shape[2]), affine, path, warning), reader, where)
 
 
 def write_itk(path: Path, stored: np.ndarray, source: SourceGrid) -> None:
-    """Write a .nrrd or .mha file, compressed; it appears whole or not at all.
+    """Write a compressed .nrrd or .mha file atomically.
 
     Args:
         stored: ``source.shape``, in the source's own axis order.
-        source: whose origin, directions and spacing the file gets.
+        source: grid that provides origin, directions and spacing.
     """
     import SimpleITK as sitk
 
@@ -131,7 +131,7 @@ def write_itk(path: Path, stored: np.ndarray, source: SourceGrid) -> None:
     image.SetOrigin((_LPS * source.affine[:3, 3]).tolist())
     suffix = path.suffix.lower()
     with whole_file(path) as temporary:
-        # Which of its forms a MetaImage takes goes by the file's name.
+        # The file name determines the variant of MetaImage.
         named = temporary.with_name(temporary.name + suffix)
         writer = sitk.ImageFileWriter()
         writer.SetImageIO(_READERS[suffix])
@@ -151,15 +151,15 @@ def _unreadable(where: str, error: RuntimeError) -> InputError:
 
 
 def _last_line(error: RuntimeError) -> str:
-    """Of ITK's traces the last line says what was wrong; the rest names functions of its source."""
+    """The last line of ITK's error, which states the cause; the lines before name functions in its source."""
     line = str(error).strip().splitlines()[-1]
     return re.sub(r"^\[nrrd\] \w+:\s*", "", line).strip()[:160]
 
 
 def _meta_image_data(path: Path, where: str) -> tuple[Path, int, bool] | None:
-    """Where a MetaImage's voxels are: file, first byte, and whether compressed; None where SimpleITK must find them.
+    """The location of a MetaImage's voxels: file, first byte, and whether compressed; None if only SimpleITK can tell.
 
-    SimpleITK's reader prints lines of its own about a header that is cut off, so it is looked at before.
+    The header is checked here first, because SimpleITK prints its own messages about a truncated header.
     """
     fields: dict[str, str] = {}
     with path.open("rb") as file:
@@ -178,16 +178,16 @@ def _meta_image_data(path: Path, where: str) -> tuple[Path, int, bool] | None:
     else:
         data, start = path.parent / name, 0
         if not data.is_file():
-            raise InputError(f"{where}: its voxels are in {name}, which is not beside it; copy both")
+            raise InputError(f"{where}: its voxel file {name} is missing from the same folder; copy both")
     if fields.get("BinaryData", "True").lower() != "true":
         return None
     return data, start, fields.get("CompressedData", "False").lower() == "true"
 
 
 def _check_meta_image_data(data: Path, start: int, compressed: bool, expected: int, where: str) -> None:
-    """InputError unless all voxels are there.
+    """Raise InputError unless all voxels are present.
 
-    SimpleITK passes over damage to a compressed MetaImage and returns wrong values, and it prints about missing ones.
+    SimpleITK ignores damage in a compressed MetaImage and returns wrong values; for missing voxels it prints messages.
     """
     with data.open("rb") as file:
         file.seek(start)

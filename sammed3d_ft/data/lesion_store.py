@@ -1,7 +1,7 @@
-"""Scans and their lesions, kept on disk once: what prompted training reads, whatever the size of the scans.
+"""On-disk store of scans and their lesions for prompted training.
 
-One safetensors file per case holds the clipped channels and the numbered lesions. Files are mapped into memory and
-sliced, so a crop is read without reading its scan. Nothing is resampled here, and no lesion is too small.
+One safetensors file per case holds the clipped channels and the numbered lesions. Files are memory-mapped and sliced,
+so reading a crop does not load the whole scan. Nothing is resampled, and lesions of any size are kept.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class LesionEntry:
     """One target: a lesion of a case, or all of a case's lesions as one.
 
     Attributes:
-        number: its value in the case's lesion map, from 1.
-        start, stop: its bounding box in voxels of the scan, `stop` exclusive.
+        number: the lesion's value in the case's lesion map, from 1.
+        start, stop: the lesion's bounding box in voxels of the scan, `stop` exclusive.
         shape: (X, Y, Z) of the scan.
     """
 
@@ -55,24 +55,24 @@ class LesionEntry:
 
     @property
     def extent_mm(self) -> float:
-        """The longest side of the bounding box."""
+        """Longest side of the bounding box."""
         return max(n * mm for n, mm in zip(self.region.shape, self.spacing_mm, strict=True))
 
 
 @dataclass(frozen=True)
 class ScanPart:
-    """Voxels of a scan."""
+    """A box of a scan."""
 
     channels: Tensor  # (C, x, y, z) float32
     target: Tensor  # (x, y, z) bool
 
 
 class LesionStore:
-    """The targets of a set of cases, in a folder. `prepare_case` writes them, `open_store` opens them.
+    """The targets of a set of cases, stored in a folder by `prepare_case` and opened by `open_store`.
 
     Args:
-        folder: holds per case ``<case>.json`` (its entries) and ``<case>.safetensors``.
-        entries: of all cases, in the manifest's order.
+        folder: contains ``<case>.json`` (the entries) and ``<case>.safetensors`` for each case.
+        entries: entries of all cases, in manifest order.
     """
 
     def __init__(self, folder: Path, entries: Sequence[LesionEntry]) -> None:
@@ -83,7 +83,7 @@ class LesionStore:
         return len(self.entries)
 
     def read(self, index: int, region: Region) -> ScanPart:
-        """A box of a target's scan; other lesions of the scan are background."""
+        """Read a box of a target's scan; other lesions of the scan count as background."""
         entry = self.entries[index]
         x, y, z = region.slices
         with readable(self.folder / entry.file) as path, safe_open(path, "pt") as file:
@@ -93,17 +93,17 @@ class LesionStore:
 
 @contextmanager
 def readable(path: Path) -> Iterator[Path]:
-    """Turns what goes wrong in reading a cached file into one line that says how to go on."""
+    """Convert errors in reading a cached file to an InputError that says what to do."""
     try:
         yield path
     except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         if isinstance(error, FileNotFoundError):
             raise InputError(
-                f"{path} is missing: with several machines, the run folder or cache.dir must be one that all can see"
+                f"{path} is missing: with several machines, the run folder or cache.dir must be on a shared file system"
             ) from error
         raise InputError(
-            f"{path}: a damaged file of the cache ({reason}): remove it, or the folder, and run the same command again"
+            f"{path}: damaged cache file ({reason}): remove it, or the folder, and run the same command again"
         ) from error
 
 
@@ -116,24 +116,24 @@ def _index(path: Path) -> list[LesionEntry]:
 
 
 def open_store(folder: Path, cases: Sequence[Case]) -> LesionStore:
-    """The store of cases that were all prepared before."""
+    """Open the store of cases that have all been prepared."""
     entries = [entry for case in cases for entry in _index(folder / f"{case.id}.json")]
     if not entries:
-        raise InputError(f"no lesion in any of the {len(cases)} training cases: every label is empty")
+        raise InputError(f"no lesions in the {len(cases)} training cases: all labels are empty")
     return LesionStore(folder, entries)
 
 
 def prepare_case(
     folder: Path, case: Case, preprocessing: Preprocessing, *, connectivity: int = 18, targets: str = "each"
 ) -> None:
-    """Writes one case's scan and targets, unless they are there already.
+    """Write one case's scan and targets, unless they exist.
 
-    The case's JSON is written last and atomically: where it exists, so does the scan.
+    The case's JSON is written last and atomically, so if it exists, the scan does too.
 
     Args:
-        folder: of the store; its name should depend on everything that decides its content.
-        connectivity: 6, 18 or 26, of lesions.
-        targets: "each" lesion by itself, or "all" lesions of a label as one.
+        folder: folder of the store; its name should depend on everything that determines its content.
+        connectivity: connectivity of lesions: 6, 18 or 26.
+        targets: "each": one target per lesion; "all": all lesions of a label as one target.
 
     Raises:
         InputError: no label, or a file that cannot be read or written.
@@ -142,7 +142,7 @@ def prepare_case(
     if index_file.exists():
         return
     if case.label is None:
-        raise InputError(f"case {case.id}: training needs a label, the manifest names none")
+        raise InputError(f"case {case.id}: training needs a label, but the manifest has none")
     images = {name: read_image(case.images[name], case=case.id) for name in preprocessing.modalities}
     reference = images[preprocessing.modalities[0]]
     label = read_label(case.label, case=case.id)

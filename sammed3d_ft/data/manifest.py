@@ -1,4 +1,4 @@
-"""The manifest: which images, label, split and patient belong to each case."""
+"""The manifest: images, label, split and patient of each case."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Case:
     """One scan.
 
     Attributes:
-        id: unique within the manifest; names the case's output files.
+        id: unique within the manifest; used in the names of output files.
         images: image file by modality: `PT` (SUV), `CT` (HU).
-        label: the lesion mask, on the grid of the image; None when there is none.
-        split: `train`, `val` or `test`; None for a case that is left out.
-        group: the patient, for cases that must not be spread over splits; None when each case is its own.
+        label: the lesion mask, on the grid of the image; None if there is none.
+        split: `train`, `val` or `test`; None for an unused case.
+        group: the patient, whose cases must stay in the same split; None if each case is its own patient.
     """
 
     id: str
@@ -38,31 +38,31 @@ class Case:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All cases of a manifest file, with absolute paths."""
+    """The cases of a manifest file, with absolute paths."""
 
     cases: tuple[Case, ...]
     path: Path
 
     def split(self, name: str) -> tuple[Case, ...]:
-        """The cases of one split, in the file's order."""
+        """The cases of one split, in file order."""
         return tuple(case for case in self.cases if case.split == name)
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
-    """Read a manifest. Its form is checked here; whether its files are there and fit, by `check_manifest`.
+    """Read a manifest and check its format; `check_manifest` checks the files that it lists.
 
     Raises:
-        InputError: no such file, no JSON, or entries of another form; all of them in one message.
+        InputError: missing file, invalid JSON, or malformed entries, all listed in one message.
     """
     file = Path(path)
     content = read_json(file)
     if not isinstance(content, dict) or not isinstance(content.get("cases"), list):
         raise InputError(
-            f"{file}: is no manifest, which is an object with a list 'cases'; "
-            "make one with `sammed3d-ft manifest build`"
+            f"{file}: is not a manifest (expected an object with a list 'cases'); "
+            "create one with `sammed3d-ft manifest build`"
         )
     if content.get("version") != 1:
-        raise InputError(f"{file}: manifest version {content.get('version')!r}; version 1 is read")
+        raise InputError(f"{file}: manifest version {content.get('version')!r} is not supported; expected version 1")
     folder = file.resolve().parent
     cases, wrong = [], []
     for number, entry in enumerate(content["cases"]):
@@ -77,7 +77,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 
 
 def write_manifest(path: str | os.PathLike[str], cases: Iterable[Case]) -> None:
-    """Write a manifest in one step. Paths are stored relative to its folder, so both can move together."""
+    """Write a manifest atomically. Paths are stored relative to its folder, so both can be moved together."""
     file = Path(path)
     folder = file.resolve().parent
     entries = [
@@ -94,7 +94,7 @@ def write_manifest(path: str | os.PathLike[str], cases: Iterable[Case]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; InputError when it is missing or is no JSON."""
+    """The content of a JSON file; InputError if it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -106,7 +106,7 @@ def read_json(path: Path) -> Any:
 
 
 def listing(items: Sequence[str], one: str, many: str, shown: int = 20) -> str:
-    """`3 wrong entries: a; b; c`, on one line, the first `shown` of them."""
+    """`3 wrong entries: a; b; c` on one line, limited to the first `shown` items."""
     more = f"; and {len(items) - shown} more" if len(items) > shown else ""
     return f"{len(items)} {one if len(items) == 1 else many}: {'; '.join(items[:shown])}{more}"
 
@@ -116,21 +116,21 @@ def _form_problem(entry: Any) -> str | None:
         return f"is {type(entry).__name__}, expected an object"
     name = entry.get("id")
     if not isinstance(name, str) or not name:
-        return "has no 'id' (a text)"
+        return "has no 'id' (text)"
     unknown = sorted(set(entry) - _FIELDS)
     if unknown:
-        return f"case {name} has unknown fields {unknown}; known are {sorted(_FIELDS)}"
+        return f"case {name} has unknown fields {unknown}; known fields: {sorted(_FIELDS)}"
     images = entry.get("images")
     if not isinstance(images, dict) or not images:
         return f"case {name} has no 'images', an object such as {{'PT': 'pet.nii.gz'}}"
     unknown = sorted(set(images) - set(MODALITIES))
     if unknown:
-        return f"case {name} has images of unknown modality {unknown}; known are {list(MODALITIES)}"
+        return f"case {name} has images of unknown modality {unknown}; known modalities: {list(MODALITIES)}"
     if not all(isinstance(image, str) and image for image in images.values()):
-        return f"case {name} has an image path that is not a text"
+        return f"case {name} has an image path that is not text"
     for field in ("label", "split", "group"):
         if entry.get(field) is not None and not (isinstance(entry[field], str) and entry[field]):
-            return f"case {name} has {field} {entry[field]!r}, expected a text or null"
+            return f"case {name} has {field} {entry[field]!r}, expected text or null"
     return None
 
 
@@ -145,8 +145,8 @@ def _absolute(path: str, folder: Path) -> Path:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    # The parent is resolved, as the manifest's own folder is, because `..` after a linked folder leads
-    # elsewhere; the file itself may be a link into a store and keeps its name.
+    # The parent is resolved, like the manifest's own folder, because `..` after a linked folder leads elsewhere. The
+    # file itself is not resolved: it may be a symbolic link, and keeps its name.
     absolute = path.parent.resolve() / path.name
     try:
         return Path(os.path.relpath(absolute, folder)).as_posix()

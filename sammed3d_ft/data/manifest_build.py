@@ -1,6 +1,6 @@
-"""Finds the cases of a data set: nnU-Net raw folders, MONAI datalists, CSV tables, or a pattern of folders.
+"""Find the cases of a data set: nnU-Net raw folder, MONAI datalist, CSV table, or a folder pattern.
 
-A case whose split the data set does not say has `split=None` here; `splits` decides.
+Cases without a split in the data set get `split=None` here; `splits` assigns one later.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 def guess_form(source: Path, pattern: str | None = None) -> str:
-    """Which of `FORMS` a folder or file is."""
+    """The format (one of `FORMS`) of a folder or file."""
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
     if pattern is not None:
@@ -39,8 +39,8 @@ def guess_form(source: Path, pattern: str | None = None) -> str:
     if source.suffix.lower() == ".json":
         return "monai"
     raise InputError(
-        f"{source}: is no nnU-Net folder (with imagesTr or imagesTs), no .json datalist and no .csv table; "
-        'for other folders give --pattern "{id}/PET.nii.gz" --label "{id}/mask.nii.gz" with your own names'
+        f"{source}: is not an nnU-Net folder (with imagesTr or imagesTs), a .json datalist or a .csv table; "
+        'for other folders use --pattern "{id}/PET.nii.gz" --label "{id}/mask.nii.gz" with your own names'
     )
 
 
@@ -48,12 +48,12 @@ def from_nnunet(folder: Path, channels: Sequence[str] | None = None) -> list[Cas
     """Cases of an nnU-Net raw folder: imagesTr (with labelsTr) without a split, imagesTs as test.
 
     Args:
-        folder: holds `imagesTr/ID_0000.nii.gz` (or .nrrd, .mha) and so on.
-        channels: modality of channel 0, 1, ...; `-` leaves a channel out. None takes the names in
-            dataset.json, or without them CT and PT, as autoPET publishes its data.
+        folder: contains `imagesTr/ID_0000.nii.gz` (or .nrrd, .mha) and so on.
+        channels: modality of channel 0, 1, ...; `-` skips a channel. None uses the names in dataset.json, or, if
+            there are none, CT and PT, as in autoPET's data.
 
     Raises:
-        InputError: channels that cannot be told, or images and labels that do not pair, all in one message.
+        InputError: channels whose modality is unclear, or unpaired images and labels, all in one message.
     """
     names = _nnunet_channels(folder) if channels is None else list(channels)
     _check_channels(names, str(folder))
@@ -67,13 +67,13 @@ def from_nnunet(folder: Path, channels: Sequence[str] | None = None) -> list[Cas
                 wrong.append(f"{images_in}/{file.name} has no channel number such as _0000")
             elif int(match[2]) >= len(names):
                 wrong.append(
-                    f"{images_in}/{file.name} is channel {int(match[2])}, but only {names} are named"
+                    f"{images_in}/{file.name} is channel {int(match[2])}, but the channels are {names}"
                 )
             elif names[int(match[2])] != "-":
                 found.setdefault(match[1], {})[names[int(match[2])]] = file
         for place in (images_in, labels_in):
             stems = Counter(_stem(file) for file in _images(folder / place))
-            wrong += [f"{place}/{name} is there {n} times, in several formats" for name, n in stems.items() if n > 1]
+            wrong += [f"{place}/{name} exists {n} times, in different formats" for name, n in stems.items() if n > 1]
         wrong += [
             f"{labels_in}/{labels[name].name} has no image" for name in sorted(labels.keys() - found.keys())
         ]
@@ -96,13 +96,13 @@ def _nnunet_channels(folder: Path) -> list[str]:
 
 
 def _named_channels(names: Any, where: Path) -> list[str]:
-    """The modalities of nnU-Net's or the Decathlon's `{"0": "CT", "1": "PET"}`."""
+    """Modalities from channel names as in nnU-Net or the Decathlon: `{"0": "CT", "1": "PET"}`."""
     stated = [str(names[key]) for key in sorted(names, key=int)] if isinstance(names, dict) else []
     known = [_CHANNEL_NAMES.get(name.lower(), "") for name in stated]
     if not known or "" in known or len(set(known)) < len(known):
         raise InputError(
-            f"{where}: from the channel names {stated} it cannot be told which is PET and which is CT; "
-            "name them in order, such as --channels CT,PT (a - leaves one out)"
+            f"{where}: the channel names {stated} do not show which is PET and which is CT; "
+            "name them in order, such as --channels CT,PT (- skips a channel)"
         )
     return known
 
@@ -111,28 +111,31 @@ def _check_channels(names: Sequence[str], where: str) -> None:
     used = [name for name in names if name != "-"]
     if not used or not set(used) <= set(MODALITIES) or len(set(used)) < len(used):
         raise InputError(
-            f"{where}: channels {list(names)}; expected each of {list(MODALITIES)} at most once, or -"
+            f"{where}: channels {list(names)}: expected each of {list(MODALITIES)} at most once, or -"
         )
 
 
 def from_monai(file: Path, channels: Sequence[str] | None = None, fold: int | None = None) -> list[Case]:
     """Cases of a MONAI datalist, or of a Medical Segmentation Decathlon dataset.json.
 
-    Without `id` a case is named after its image file, or after as many of its folders as make names unique.
-    Training cases get `train` when the file has a validation list too, and otherwise no split yet.
+    A case without `id` is named after its image file, preceded by as many parent folders as make the name unique.
+    Training cases get split `train` if the file also has a validation list, otherwise no split yet.
 
     Args:
-        file: lists under `training`, `validation`, `testing` or `test`; an entry is a path or an object with
-            `image` (a path, or a list of one per channel), `label`, and optionally `id`, `group`, `fold`.
-        channels: modality of each image of an entry, `-` for none. None takes the file's `modality`, or PT
-            for a single image.
+        file: has lists under `training`, `validation`, `testing` or `test`; an entry is a path or an object with
+            `image` (a path, or a list with one path per channel), `label`, and optionally `id`, `group`, `fold`.
+        channels: modality of each image of an entry; `-` skips an image. None uses the file's `modality`, or PT for
+            a single image.
         fold: training entries with this `fold` become val, the others train.
+
+    Raises:
+        InputError: not a datalist, unclear channels, malformed entries, or no entry with this fold.
     """
     content = read_json(file)
     if not isinstance(content, dict) or not any(
         isinstance(content.get(name), list) for name in _DATALIST_SPLITS
     ):
-        raise InputError(f"{file}: is no datalist: expected lists under {', '.join(_DATALIST_SPLITS)}")
+        raise InputError(f"{file}: is not a datalist: expected lists under {', '.join(_DATALIST_SPLITS)}")
     if channels is None and "modality" in content:
         channels = _named_channels(content["modality"], file)
     if channels is not None:
@@ -171,7 +174,7 @@ def _from_datalist_entry(entry: Any, folder: Path, channels: Sequence[str] | Non
         raise InputError("has no 'image' (a path or a list of paths)")
     if channels is None:
         if len(paths) > 1:
-            raise InputError(f"has {len(paths)} images; say what they are, such as --channels CT,PT")
+            raise InputError(f"has {len(paths)} images; name their modalities, such as --channels CT,PT")
         channels = ("PT",)
     if len(paths) != len(channels):
         raise InputError(f"has {len(paths)} images for the channels {','.join(channels)}")
@@ -181,9 +184,13 @@ def _from_datalist_entry(entry: Any, folder: Path, channels: Sequence[str] | Non
 
 
 def from_csv(file: Path) -> list[Case]:
-    """Cases of a table with columns id, PT (or PET), CT, label, split, group; id and an image are needed.
+    """Cases of a table with columns id, PT (or PET), CT, label, split, group; id and one image are required.
 
-    Separated by comma, semicolon or tab; paths are relative to the table's folder; an empty cell means none.
+    Columns are separated by comma, semicolon or tab; paths are relative to the table's folder; an empty cell means
+    none.
+
+    Raises:
+        InputError: an unreadable table, missing columns, or invalid rows.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
@@ -219,18 +226,21 @@ def from_csv(file: Path) -> list[Case]:
 
 
 def from_folders(folder: Path, pattern: str, label: str | None = None, ct: str | None = None) -> list[Case]:
-    """Cases found by the pattern of their PET's path below a folder.
+    """Cases found by a pattern for the path of the PET below a folder.
 
     Args:
-        pattern: such as `{id}/PET_image.nii.gz` or `{group}/{id}/SUV.nii.gz`. `{group}` stands for one folder
-            (the patient); `{id}` for anything, its slashes becoming underscores in the case's id.
-        label: the label's path in the same terms; a case whose label is missing is an error.
-        ct: the CT's path; a case may have none.
+        pattern: such as `{id}/PET_image.nii.gz` or `{group}/{id}/SUV.nii.gz`. `{group}` matches one folder name (the
+            patient); `{id}` matches anything, and slashes in it become underscores in the case ID.
+        label: the label's path, with the same placeholders; a missing label is an error.
+        ct: the CT's path, with the same placeholders; cases without CT are allowed.
+
+    Raises:
+        InputError: an invalid pattern, no matching file, or missing labels.
     """
     finder = _compile(pattern)
     for template in (label, ct):
         if template is not None and set(re.findall(r"{(\w*)}", template)) - set(finder.groupindex):
-            raise InputError(f"pattern {template!r} uses a name that {pattern!r} does not have")
+            raise InputError(f"pattern {template!r} uses a placeholder that is not in {pattern!r}")
     cases, wrong = [], []
     for directory, folders, files in os.walk(folder, followlinks=True):
         folders.sort()
@@ -271,16 +281,19 @@ def _compile(pattern: str) -> re.Pattern[str]:
             expression += "(?P<id>.+)" if part == "id" else "(?P<group>[^/]+)"
             seen.add(part)
     if "id" not in seen:
-        raise InputError(f"pattern {pattern!r} has no {{id}}, which stands for the case")
+        raise InputError(f"pattern {pattern!r} has no {{id}}, the placeholder for the case")
     return re.compile(expression)
 
 
 def with_groups(cases: Iterable[Case], pattern: str | None = None) -> list[Case]:
-    """Cases with their patient read from the id.
+    """Set the patient of each case from its ID.
 
     Args:
-        pattern: regular expression on the whole id, its first bracket the patient, such as `(.+)_.*`. None
-            leaves groups as they are, but for ids that all have autoPET's form tracer_patient_study.
+        pattern: regular expression for the whole ID whose first group is the patient, such as `(.+)_.*`. None keeps
+            the groups unchanged, unless no case has one and all IDs have autoPET's form tracer_patient_study.
+
+    Raises:
+        InputError: an invalid pattern, or IDs that do not match it.
     """
     found = list(cases)
     if pattern is None:
@@ -293,7 +306,7 @@ def with_groups(cases: Iterable[Case], pattern: str | None = None) -> list[Case]
         except re.error as error:
             raise InputError(f"group pattern {pattern!r}: {error}") from error
         if expression.groups < 1:
-            raise InputError(f"group pattern {pattern!r} has no bracket; put the patient's part in ( )")
+            raise InputError(f"group pattern {pattern!r} has no group; enclose the patient's part in ( )")
         matches = [expression.fullmatch(case.id) for case in found]
         unmatched = [case.id for case, match in zip(found, matches, strict=True) if match is None]
         if unmatched:
@@ -303,9 +316,9 @@ def with_groups(cases: Iterable[Case], pattern: str | None = None) -> list[Case]
 
 
 def _found(cases: list[Case], source: Path) -> list[Case]:
-    """The cases, if their ids are unique and their files exist; otherwise all that is wrong at once."""
+    """Return the cases; InputError if there are none, if IDs are not unique or if files are missing."""
     if not cases:
-        raise InputError(f"{source}: no case found")
+        raise InputError(f"{source}: no cases found")
     repeated = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
     if repeated:
         raise InputError(f"{source}: {listing(repeated, 'id is not unique', 'ids are not unique')}")
@@ -332,7 +345,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _names(images: Sequence[dict[str, Path]]) -> list[str]:
-    """Names from the first image's file, preceded by as many of its folders as make them unique."""
+    """Names from the first image's file, preceded by as many parent folders as make them unique."""
     files = [next(iter(image.values())) for image in images]
     parts = [(*PurePosixPath(f.parent.as_posix()).parts, re.sub(r"_\d{4}$", "", _stem(f))) for f in files]
     for kept in range(1, max((len(p) for p in parts), default=1) + 1):

@@ -1,4 +1,4 @@
-"""Preprocessing, one for training, cache and prediction: from a case's images to what the encoder sees."""
+"""From a case's images to the encoder's input; the same for training, cache and prediction."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from sammed3d_ft.data.intensity import CLIP_RANGES, clip, z_score
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model was trained with and must be used with; written into every export.
+    """Preprocessing settings of a model, needed for its use and stored in every export.
 
     Attributes:
-        modalities: the input channels in order. The first one's grid is the grid of the case.
+        modalities: the input channels in order. The grid of the first one is the grid of the case.
         spacing_mm: isotropic spacing of the crop.
-        clip: limits by modality, PT in SUV and CT in HU; the default ranges where it is left empty.
+        clip: clipping limits by modality, PT in SUV and CT in HU; missing modalities get the default range.
     """
 
     modalities: tuple[str, ...] = ("PT",)
@@ -33,31 +33,31 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if not self.modalities or len(set(self.modalities)) != len(self.modalities):
-            raise InputError(f"modalities {list(self.modalities)}: expected different ones, such as PT, CT")
+            raise InputError(f"modalities {list(self.modalities)}: expected distinct modalities, such as PT, CT")
         if not (np.isfinite(self.spacing_mm) and self.spacing_mm > 0):
             raise InputError(f"crop spacing {self.spacing_mm} mm: expected a positive number")
         limits: dict[str, tuple[float, float]] = {}
         for modality in self.modalities:
             given = self.clip.get(modality, CLIP_RANGES.get(modality))
             if given is None:
-                raise InputError(f"modality {modality!r} has no clipping range; name PT or CT, or give its range")
+                raise InputError(f"modality {modality!r} has no clipping range; use PT or CT, or set its range")
             low, high = float(given[0]), float(given[1])
             if not low < high:
                 raise InputError(f"clipping of {modality} to [{low:g}, {high:g}]: expected low < high")
             limits[modality] = (low, high)
         unused = sorted(self.clip.keys() - limits.keys())
         if unused:
-            raise InputError(f"clipping of {unused[0]!r}, which is none of {', '.join(self.modalities)}")
+            raise InputError(f"clipping of {unused[0]!r}: not among the modalities {', '.join(self.modalities)}")
         object.__setattr__(self, "clip", limits)
 
     def to_json(self) -> str:
-        """One line of JSON, equal for equal settings."""
+        """One line of JSON, identical for equal settings."""
         content = {"modalities": self.modalities, "spacing_mm": self.spacing_mm, "clip": self.clip}
         return json.dumps(content, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Preprocessing:
-        """Reads what `to_json` wrote; `InputError` on anything else."""
+        """Read what `to_json` wrote; raises InputError for anything else."""
         try:
             content: dict[str, Any] = json.loads(text)
             if content.keys() != {"modalities", "spacing_mm", "clip"}:
@@ -73,26 +73,26 @@ class Preprocessing:
 
 
 def require_modalities(images: Mapping[str, Volume], modalities: Sequence[str], case: str = "") -> None:
-    """`InputError` that names the case and its missing images, unless there is one of each modality."""
+    """Raise InputError, naming the case and the missing images, unless all modalities are present."""
     missing = [modality for modality in modalities if modality not in images]
     if missing:
         where = f"{case}: " if case else ""
         raise InputError(
-            f"{where}no {' and no '.join(missing)} image, but the network sees {' and '.join(modalities)}; "
-            "add it, or use a network without it"
+            f"{where}no {' and no '.join(missing)} image, but the model needs {' and '.join(modalities)}; "
+            "add it, or use a model that does not need it"
         )
 
 
 def channels(images: Mapping[str, Volume], preprocessing: Preprocessing, case: str = "") -> Tensor:
-    """The images of a case as the clipped input channels of a model, on the first modality's grid.
+    """The clipped input channels of a model from a case's images, on the first modality's grid.
 
     Args:
-        images: by modality; PT in SUV, CT in HU. More than the model needs may be there.
-        case: named in error messages.
+        images: images by modality; PT in SUV, CT in HU. Additional modalities are ignored.
+        case: case ID for error messages.
 
     Returns:
-        (C, X, Y, Z) float32 on the CPU, canonical axes; other modalities are resampled onto the first one's
-        grid where they differ, 0 outside of them.
+        (C, X, Y, Z) float32 on the CPU, canonical axes; other modalities are resampled onto the first one's grid if
+        needed, with 0 outside their extent.
 
     Raises:
         InputError: a modality is missing.
@@ -109,10 +109,10 @@ def channels(images: Mapping[str, Volume], preprocessing: Preprocessing, case: s
 
 
 def prepare_crop(volume: Tensor, grid: CropGrid, rotation: np.ndarray | None = None) -> Tensor:
-    """The crop as the encoder sees it: read by linear interpolation, 0 outside the image, then z-scored.
+    """The encoder's input: a crop read by linear interpolation, 0 outside the image, then z-scored.
 
     Args:
-        volume: (C, X, Y, Z) of `channels`.
+        volume: (C, X, Y, Z) from `channels`.
         rotation: see `read_crop`.
 
     Returns:

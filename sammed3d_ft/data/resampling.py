@@ -7,17 +7,16 @@ from scipy.ndimage import map_coordinates
 
 from sammed3d_ft.data.grids import Volume, corners_vox, same_grid
 
-# Headers hold float32, so one scan stored in two axis orders has origins that differ by about 1e-5 voxel.
-# Offsets are rounded to this step, far below any registration error, so that both give the same bits.
+# Headers hold float32, so the origins of one scan stored in two axis orders differ by about 1e-5 voxel. Offsets are
+# rounded to this step, far below any registration error, so that both give bitwise equal results.
 _OFFSET_STEP_VOX = 1 / 1024
 
 
 def resample_like(image: Volume, reference: Volume, outside: float = 0.0) -> Volume:
-    """`image` interpolated linearly onto `reference`'s grid, for example a CT onto its PET.
+    """Interpolate `image` linearly onto the grid of `reference`, for example a CT onto its PET.
 
-    The image reaches half a voxel beyond its outermost centres, with the values at its edge; `outside` holds
-    beyond.
-    No smoothing precedes a coarser grid, as in the resampled CTs that autoPET publishes.
+    The image extends half a voxel beyond its outermost voxel centres, with the edge values; further out the value is
+    `outside`. Downsampling is done without smoothing, as for the resampled CTs published by autoPET.
 
     Returns:
         Volume of float32, with the reference's shape, affine and source grid.
@@ -40,12 +39,12 @@ def resample_like(image: Volume, reference: Volume, outside: float = 0.0) -> Vol
 
 
 def _inside(coords: np.ndarray, size: int) -> np.ndarray:
-    """Whether coordinates in voxels lie within the faces of an axis of `size` voxels."""
+    """Whether voxel coordinates lie within the outer faces of an axis with `size` voxels."""
     return (coords >= -0.5 - 1e-6) & (coords <= size - 0.5 + 1e-6)
 
 
 def _along_axes(values: np.ndarray, coords: list[np.ndarray], outside: float) -> np.ndarray:
-    """Interpolate at a grid parallel to the array's axes: axis by axis, the one that shrinks most first."""
+    """Interpolate onto a grid parallel to the array's axes: axis by axis, starting with the one that shrinks most."""
     for axis in sorted(range(3), key=lambda axis: len(coords[axis]) / values.shape[axis]):
         size = values.shape[axis]
         clamped = np.clip(coords[axis], 0, size - 1)
@@ -65,7 +64,7 @@ def _along_axes(values: np.ndarray, coords: list[np.ndarray], outside: float) ->
 def _by_planes(
     values: np.ndarray, linear: np.ndarray, offset: np.ndarray, shape: tuple[int, ...], outside: float
 ) -> np.ndarray:
-    """Interpolate at any affine grid, plane by plane, so that coordinates of a whole scan are never held."""
+    """Interpolate onto any affine grid, plane by plane, to avoid storing coordinates of the whole scan."""
     resampled = np.empty(shape, np.float32)
     plane = np.indices(shape[1:], dtype=np.float64)
     within_plane = np.tensordot(linear[:, 1:], plane, axes=1) + offset[:, None, None]

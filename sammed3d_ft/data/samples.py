@@ -1,4 +1,4 @@
-"""Training samples: one augmented crop of one lesion with its first click, drawn from a key alone."""
+"""Training samples: one augmented crop of one lesion with its first click, determined by a key."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ class Sample(TypedDict):
 
     image: Tensor  # (C, S, S, S) float32, z-scored
     target: Tensor  # (1, S, S, S) bool
-    start: Tensor  # (1, L, L, L) float32, logits of a mask to start from; zeros for none
+    start: Tensor  # (1, L, L, L) float32, logits of the initial mask; zeros if there is none
     coords_vox: Tensor  # (3,) float32, the first click in crop voxels
     label: Tensor  # () int64
-    index: int  # of the sample in its epoch
+    index: int  # index of the sample in its epoch
 
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """How samples are drawn.
+    """Settings for drawing samples.
 
     Attributes:
         crop_size: S, voxels per axis of the model's crop.
         logits_size: L, voxels per axis of its low-resolution logits.
-        spacing_mm: of the crop as the model was made for.
+        spacing_mm: the model's own crop spacing.
         first_click: strategy of `prompts.first_click`.
-        ranges: of augmentation; None switches it off.
-        seed: of the run.
-        zoom: show lesions at all spacings at which prediction looks at them, see `spacings_shown`.
-        ambiguous: share of samples whose target has another outline than the lesion, see `draw_outline`.
-        start_masks: share of samples that start from a mask, see `draw_start`.
+        ranges: ranges of the augmentation; None switches it off.
+        seed: seed of the run.
+        zoom: show lesions at all crop spacings used in prediction, see `spacings_shown`.
+        ambiguous: fraction of samples whose target has another outline than the lesion, see `draw_outline`.
+        start_masks: fraction of samples that start from a mask, see `draw_start`.
     """
 
     crop_size: int
@@ -59,13 +59,13 @@ class SampleSettings:
 
 
 class LesionSamples(Dataset[Sample]):
-    """The lesions of a store as seen in one epoch (or in one view of the embedding cache).
+    """The lesion samples of one epoch (or of one view in the embedding cache).
 
     Args:
         store: the lesions.
-        settings: how to draw.
-        epoch: with the settings' seed and the sample's index it decides click, crop and augmentation.
-        repeats: how often the epoch shows each lesion; sample i shows lesion ``i % len(store)``.
+        settings: settings for drawing samples.
+        epoch: the epoch; together with the seed and the sample index it determines click, crop and augmentation.
+        repeats: samples per lesion in an epoch; sample i shows lesion ``i % len(store)``.
     """
 
     def __init__(self, store: LesionStore, settings: SampleSettings, epoch: int, repeats: int = 1) -> None:
@@ -91,7 +91,7 @@ class LesionSamples(Dataset[Sample]):
         augmentation = NO_AUGMENTATION
         if settings.ranges is not None:
             augmentation = draw_augmentation(settings.ranges, _generator(key, "augmentation"))
-        # The crop's centre is the click, so that jitter, flips and rotation keep it where it is known.
+        # The crop is centred on the click, so that its position stays known under jitter, flips and rotation.
         grid = crop_grid(
             click_vox,
             spacing,
@@ -121,7 +121,7 @@ class LesionSamples(Dataset[Sample]):
         )
 
     def _closeness(self, extent_mm: float, key: tuple[int, ...]) -> float:
-        """One of the spacings shown, as a multiple of the model's own, which is drawn half of the time."""
+        """Draw one of the spacings, as a multiple of the model's own, which is drawn half of the time."""
         edge_mm = self.settings.crop_size * self.settings.spacing_mm
         others = spacings_shown(extent_mm, edge_mm)[1:] if self.settings.zoom else []
         draw = 2 * uniforms((*key, "spacing"), 1)[0] - 1
@@ -131,11 +131,11 @@ class LesionSamples(Dataset[Sample]):
 def draw_target(
     lesion: np.ndarray, click_vox: np.ndarray, settings: SampleSettings, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A sample's target, (1, S, S, S) bool, and the logits of the mask it starts from, (1, L, L, L) float32.
+    """A sample's target, (1, S, S, S) bool, and the logits of its initial mask, (1, L, L, L) float32.
 
     Args:
-        lesion: (S, S, S) bool, in the crop.
-        click_vox: (3,) of the first click, in crop voxels.
+        lesion: (S, S, S) bool, the lesion in the crop.
+        click_vox: (3,), the first click in crop voxels.
     """
     target = draw_outline(lesion, click_vox, rng) if rng.random() < settings.ambiguous else lesion
     start = torch.zeros(1, *(settings.logits_size,) * 3)
@@ -150,7 +150,7 @@ def _generator(key: tuple[int, ...], name: str) -> np.random.Generator:
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, object]:
-    """Stacks samples; indices stay a list."""
+    """Stack samples; indices remain a list."""
     batch: dict[str, object] = {
         name: torch.stack([sample[name] for sample in samples])  # type: ignore[literal-required]
         for name in samples[0]
@@ -161,9 +161,9 @@ def collate(samples: Sequence[Sample]) -> dict[str, object]:
 
 
 def loader_workers(asked: int | None, device: torch.device) -> int:
-    """Processes that load samples: as asked, or (None) as many as help.
+    """Number of loader processes: as requested, or chosen by device if None.
 
-    Beside a GPU they keep it from waiting; on a CPU they would only take its cores from the network.
+    With a GPU, they keep it from waiting for data; on a CPU, they would only compete with the network for cores.
     """
     if asked is not None or device.type == "cpu":
         return asked or 0
@@ -174,14 +174,14 @@ def loader_workers(asked: int | None, device: torch.device) -> int:
 def epoch_batches(
     count: int, batch_size: int, seed: int, epoch: int, process: int = 0, processes: int = 1
 ) -> list[list[int]]:
-    """One process's batches of an epoch: lists of sample indices, the same number on every process.
+    """The batches of one process in an epoch: lists of sample indices, the same number on every process.
 
-    The order is a permutation drawn from (seed, epoch). The joint batch of all processes is a run of
-    ``batch_size * processes`` samples; each process takes its own part of it. The last joint batch is filled
-    up from the permutation's start, so that no sample is dropped and no process waits for another.
+    The order is a permutation drawn from (seed, epoch). Each joint batch consists of ``batch_size * processes``
+    consecutive samples, divided among the processes. The last joint batch is padded from the start of the permutation,
+    so that no sample is dropped and no process waits for another.
     """
     order = np.argsort(uniforms((seed, epoch, "order"), count), kind="stable").tolist()
-    smallest = processes  # every process needs at least one sample of the last joint batch
+    smallest = processes  # every process needs at least one sample in the last joint batch
     while len(order) % smallest:
         order.append(order[len(order) % count])
     joint = batch_size * processes

@@ -1,4 +1,4 @@
-"""Training crops of whole scans: about a lesion voxel or a background voxel, turned and scaled, from a key alone."""
+"""Training crops of whole scans, centred on a lesion or background voxel, with random shift, rotation and scaling."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from sammed3d_ft.data.scan_store import ScanPart, ScanStore
 
 @dataclass(frozen=True)
 class CropSettings:
-    """How crops are drawn.
+    """Settings for drawing crops.
 
     Attributes:
         size: voxels per axis.
-        positive, negative: shares of crops about a lesion voxel, and about a background voxel.
-        per_case: crops of a scan in an epoch.
-        affine_probability: of a random shift, turn and scaling.
-        translate_vox: its largest shift per axis.
-        rotate_z_deg: its largest turn about the z axis.
-        scale: its largest change of scale per axis, as a fraction.
-        seed: of the run.
+        positive, negative: relative shares of crops centred on a lesion voxel and on a background voxel.
+        per_case: crops per scan and epoch.
+        affine_probability: probability of a random shift, rotation and scaling.
+        translate_vox: maximum shift per axis.
+        rotate_z_deg: maximum rotation about the z axis.
+        scale: maximum change of scale per axis, as a fraction.
+        seed: seed of the run.
     """
 
     size: int
@@ -52,14 +52,14 @@ class CropSample(TypedDict):
 
 @dataclass(frozen=True)
 class DrawnCrop:
-    """Where a crop lies in its scan, and how it is turned.
+    """Position and orientation of a crop in its scan.
 
     Attributes:
-        positive: whether it was drawn about a lesion voxel.
-        voxel: the one it was drawn about; the crop is moved into the scan as far as it fits.
-        start: of the crop before shift, turn and scaling; negative where the scan is smaller than the crop.
-        grid: with shift and scaling; None where there is neither shift, turn nor scaling.
-        rotation: (3, 3).
+        positive: whether the crop is centred on a lesion voxel.
+        voxel: the voxel it was drawn for; at the scan's border the crop is shifted to lie inside the scan.
+        start: first voxel of the crop before shift, rotation and scaling; negative if the scan is smaller.
+        grid: the crop's grid with shift and scaling; None without shift, rotation and scaling.
+        rotation: (3, 3), or None like `grid`.
     """
 
     positive: bool
@@ -72,13 +72,13 @@ class DrawnCrop:
 def draw_crop(
     shape: tuple[int, int, int], lesion_voxels: np.ndarray, settings: CropSettings, draws: np.ndarray
 ) -> DrawnCrop:
-    """Draws one crop. A scan without lesions gives background, whatever the shares.
+    """Draw one crop. Scans without lesions always give background crops.
 
     Args:
-        shape: of the scan.
-        lesion_voxels: (n,) places in the flattened scan, rising.
-        settings: the shares and ranges.
-        draws: (10,) uniform on [0, 1).
+        shape: shape of the scan.
+        lesion_voxels: (n,) indices into the flattened scan, ascending.
+        settings: shares and ranges.
+        draws: (10,) random numbers, uniform on [0, 1).
     """
     count, lesions = int(np.prod(shape)), len(lesion_voxels)
     positive = draws[0] * (settings.positive + settings.negative) < settings.positive
@@ -86,11 +86,11 @@ def draw_crop(
     if positive:
         place = int(lesion_voxels[int(draws[1] * lesions)])
     else:
-        # The r-th voxel that is no lesion's: r and as many as there are lesion voxels before it.
+        # The index of the r-th background voxel is r plus the number of lesion voxels before it.
         rank = int(draws[1] * (count - lesions))
         place = rank + int(np.searchsorted(lesion_voxels - np.arange(lesions), rank, side="right"))
     x, y, z = (int(axis) for axis in np.unravel_index(place, shape))
-    # As the sliding window pads a scan that is smaller than a crop: evenly, the odd voxel behind.
+    # A scan smaller than the crop is padded as in sliding-window inference: evenly, with the odd voxel at the end.
     start = tuple(
         min(max(at - settings.size // 2, 0), extent - settings.size)
         if extent >= settings.size
@@ -108,12 +108,12 @@ def draw_crop(
 
 
 class ScanCrops(Dataset[CropSample]):
-    """The scans of a store as seen in one epoch.
+    """The training crops of one epoch.
 
     Args:
         store: the scans.
-        settings: how to draw.
-        epoch: with the settings' seed and the sample's index it decides the crop.
+        settings: settings for drawing crops.
+        epoch: the epoch; together with the seed and the sample index it determines each crop.
     """
 
     def __init__(self, store: ScanStore, settings: CropSettings, epoch: int) -> None:
@@ -135,7 +135,7 @@ class ScanCrops(Dataset[CropSample]):
         return CropSample(image=part.channels, target=part.target[None], index=index)
 
     def _cut(self, case: int, shape: tuple[int, int, int], start: tuple[int, int, int]) -> ScanPart:
-        """The crop's voxels as they are, zeros outside the scan."""
+        """The crop's voxels without interpolation, zeros outside the scan."""
         size = self.settings.size
         region = _clipped(np.array(start), np.array(start) + size, shape)
         part = self.store.read(case, region)
@@ -148,7 +148,7 @@ class ScanCrops(Dataset[CropSample]):
         return ScanPart(channels, target)
 
     def _turned(self, case: int, shape: tuple[int, int, int], grid: CropGrid, rotation: np.ndarray) -> ScanPart:
-        """The crop by linear interpolation of all voxels that it reaches; a voxel half lesion is lesion."""
+        """The crop by linear interpolation; the target is thresholded at one half."""
         reach = np.abs(np.diag(grid.step_vox) @ rotation).sum(1) * (grid.size / 2) + 1
         centre = np.array(grid.centre_vox)
         region = _clipped(np.floor(centre - reach), np.ceil(centre + reach) + 1, shape)
@@ -158,7 +158,7 @@ class ScanCrops(Dataset[CropSample]):
 
 
 def _clipped(start: np.ndarray, stop: np.ndarray, shape: tuple[int, int, int]) -> Region:
-    """The part of a box that lies in the scan; at least two voxels wide where the scan is, as interpolation needs."""
+    """The part of a box inside the scan; at least two voxels per axis if possible, as needed for interpolation."""
     low = np.clip(start, 0, np.maximum(np.array(shape) - 2, 0))
     return Region(_corner(low), _corner(np.clip(stop, np.minimum(low + 2, shape), shape)))
 

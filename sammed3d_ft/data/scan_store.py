@@ -1,7 +1,7 @@
-"""Scans prepared once and kept on disk, so that a crop is read without reading, or resampling, its scan.
+"""On-disk store of prepared scans, from which crops are read without loading or resampling the whole scan.
 
-One safetensors file per case: channels, mask, and the places of its lesion voxels. Files are mapped into memory and
-sliced; they are written whole or not at all, so a store that was interrupted is simply continued.
+One safetensors file per case: channels, mask, and the indices of its lesion voxels. Files are memory-mapped and sliced.
+They are written atomically, so preparation can resume after an interruption.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sammed3d_ft.data.manifest import Case
 
 
 class ScanStore:
-    """Prepared scans, a file each; `prepare_scan_of` writes them."""
+    """Prepared scans, one file each, as written by `prepare_scan_of`."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = tuple(files)
@@ -40,13 +40,13 @@ class ScanStore:
             return x, y, z
 
     def lesion_voxels(self, index: int) -> np.ndarray:
-        """(n,) int64 places of the lesion voxels in the flattened scan, rising."""
+        """(n,) int64 indices of the lesion voxels in the flattened scan, ascending."""
         with readable(self.files[index]) as path, safe_open(path, "pt") as file:
             places: np.ndarray = file.get_tensor("lesion_voxels").numpy()
             return places
 
     def read(self, index: int, region: Region) -> ScanPart:
-        """A box of a scan."""
+        """Read a box of a scan."""
         x, y, z = region.slices
         with readable(self.files[index]) as path, safe_open(path, "pt") as file:
             channels: Tensor = file.get_slice("channels")[:, x, y, z]
@@ -54,10 +54,10 @@ class ScanStore:
 
 
 def prepare_scan_of(case: Case, preparation: ScanPreparation, path: Path) -> None:
-    """Writes one case's prepared scan, unless it is there already.
+    """Write one case's prepared scan, unless the file exists.
 
     Args:
-        path: its name should depend on everything that decides its content.
+        path: output file; its name should depend on everything that determines its content.
 
     Raises:
         InputError: no label, or a file that cannot be read or written.
@@ -65,7 +65,7 @@ def prepare_scan_of(case: Case, preparation: ScanPreparation, path: Path) -> Non
     if path.exists():
         return
     if case.label is None:
-        raise InputError(f"case {case.id}: training needs a label, the manifest names none")
+        raise InputError(f"case {case.id}: training needs a label, but the manifest has none")
     images = {name: read_image(case.images[name], case=case.id) for name in preparation.modalities}
     scan = prepare_scan(images, preparation, case=case.id)
     target = scan.target(read_label(case.label, case=case.id))

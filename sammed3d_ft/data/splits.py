@@ -1,4 +1,4 @@
-"""Assigns cases to train, val and test: by a file of splits, or at random with no patient in two of them."""
+"""Assign cases to train, val and test: from a split file, or at random without patient leakage."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sammed3d_ft.data.manifest import SPLITS, Case, listing, read_json
 
 
 def read_splits(path: Path, key: str | None = None, fold: int | None = None) -> dict[str, str]:
-    """Split of each case id, from a JSON file.
+    """Read the split of each case ID from a JSON file.
 
     Args:
-        path: an object with lists of ids under train, val, test; nnU-Net's splits_final.json (a list of
-            folds with train and val); or an object of folds, each a list of ids.
-        key: the entry to take when the file holds several such things side by side.
-        fold: which fold. In an object of folds, that one is val and all others are train.
+        path: an object with lists of IDs under train, val, test; nnU-Net's splits_final.json (a list of folds with
+            train and val); or an object of folds, each a list of IDs.
+        key: the entry to use if the file holds several such contents side by side.
+        fold: the fold to use. In an object of folds, this fold is val and all others are train.
 
     Raises:
-        InputError: another form, a missing key or fold, or an id in two splits.
+        InputError: another format, a missing key or fold, or an ID in two splits.
     """
     content = read_json(path)
     where = str(path)
@@ -36,7 +36,7 @@ def read_splits(path: Path, key: str | None = None, fold: int | None = None) -> 
         content = _fold_of(dict(enumerate(content)), fold, where)
     elif isinstance(content, dict) and not set(content) & set(SPLITS):
         if not all(isinstance(ids, list) for ids in content.values()):
-            raise InputError(f"{where}: choose one of its entries {_entries(content)} by --split-key")
+            raise InputError(f"{where}: choose one of its entries {_entries(content)} with --split-key")
         folds = {int(name): ids for name, ids in content.items() if name.isdigit()}
         chosen = _fold_of(folds, fold, where)
         rest = [name for number, ids in folds.items() if number != fold for name in ids]
@@ -46,7 +46,7 @@ def read_splits(path: Path, key: str | None = None, fold: int | None = None) -> 
         or not set(content) <= set(SPLITS)
         or not all(isinstance(ids, list) for ids in content.values())
     ):
-        raise InputError(f"{where}: expected lists of ids under {', '.join(SPLITS)}, got {_entries(content)}")
+        raise InputError(f"{where}: expected lists of IDs under {', '.join(SPLITS)}, got {_entries(content)}")
     split_of: dict[str, str] = {}
     twice = []
     for split, ids in content.items():
@@ -54,14 +54,14 @@ def read_splits(path: Path, key: str | None = None, fold: int | None = None) -> 
             if split_of.setdefault(name, split) != split:
                 twice.append(name)
     if twice:
-        raise InputError(f"{where}: {listing(twice, 'id is in two splits', 'ids are in two splits')}")
+        raise InputError(f"{where}: {listing(twice, 'ID is in two splits', 'IDs are in two splits')}")
     return split_of
 
 
 def _fold_of(folds: dict[int, Any], fold: int | None, where: str) -> Any:
     if fold is None or fold not in folds:
         got = "no --fold was given" if fold is None else f"there is no fold {fold}"
-        raise InputError(f"{where}: holds the folds {sorted(folds)}, but {got}")
+        raise InputError(f"{where}: contains the folds {sorted(folds)}, but {got}")
     return folds[fold]
 
 
@@ -70,31 +70,31 @@ def _entries(content: Any) -> str:
 
 
 def assign_splits(cases: Sequence[Case], split_of: dict[str, str]) -> list[Case]:
-    """Cases with the splits of `read_splits`.
+    """Assign the splits from `read_splits`.
 
-    A case that is not listed keeps the split of its data set (nnU-Net's imagesTs is test), or stays out.
+    Unlisted cases keep the split given by the data set (nnU-Net's imagesTs is test), or remain without one.
 
     Raises:
-        InputError: an id that is no case's, listed all at once.
+        InputError: IDs that match no case, all in one message.
     """
     unknown = sorted(split_of.keys() - {case.id for case in cases})
     if unknown:
-        raise InputError(listing(unknown, "id of the splits is no case", "ids of the splits are no cases"))
+        raise InputError(listing(unknown, "ID in the splits matches no case", "IDs in the splits match no case"))
     return [replace(case, split=split_of.get(case.id, case.split)) for case in cases]
 
 
 def random_splits(
     cases: Sequence[Case], seed: int = 0, val_fraction: float = 0.15, test_fraction: float = 0.15
 ) -> list[Case]:
-    """Give the cases that have no split yet one, at random, whole patients at a time.
+    """Assign cases without a split at random, keeping each patient's cases together.
 
-    Further cases of a patient who is in a split already follow. A case without a label goes to test, or stays
-    out when its patient is in train or val. Fractions are of the labelled cases to assign; each split asked
-    for gets one patient at least. The result depends on ids and seed, not on the order of the cases.
+    Cases of a patient who already has a split join that split. A case without a label goes to test, or remains unused
+    if its patient is in train or val. Fractions refer to the labelled cases to be assigned; each requested split gets
+    at least one patient. The result depends on IDs and seed, not on the order of the cases.
 
     Raises:
-        InputError: fractions that leave nothing for train, too few patients, or a patient whom the data set
-            itself has in two splits.
+        InputError: fractions that leave nothing for train, too few patients, or patient leakage between the splits
+            of the data set itself.
     """
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
         raise InputError(f"fractions val {val_fraction:g} and test {test_fraction:g} leave nothing for train")
@@ -113,8 +113,8 @@ def random_splits(
     wanted = [(name, f) for name, f in (("test", test_fraction), ("val", val_fraction)) if f > 0]
     if members and len(members) <= len(wanted):
         raise InputError(
-            f"{len(members)} patients cannot fill train, {' and '.join(name for name, _ in wanted)}; "
-            "give splits in a file"
+            f"{len(members)} patients are too few for train, {' and '.join(name for name, _ in wanted)}; "
+            "provide the splits in a file"
         )
     patients = sorted(members)
     order = [patients[i] for i in np.random.default_rng(seed).permutation(len(patients))]
@@ -122,7 +122,7 @@ def random_splits(
         reserve = len(wanted) - position  # one patient for each split still to fill, train included
         count = 0
         while len(order) > reserve:
-            # A patient is taken when that brings the count nearer to the share asked for.
+            # Add the patient if this brings the count closer to the requested share.
             if count and count + members[order[-1]] / 2 > fraction * len(open_cases):
                 break
             patient = order.pop()
@@ -138,5 +138,5 @@ def _follow(case: Case, settled: dict[str, str]) -> str | None:
 
 
 def _patient(case: Case) -> str:
-    """The group, or the case itself; the prefix keeps a group and an id of equal spelling apart."""
+    """The group, or the case itself; the prefix distinguishes a group from an ID with the same spelling."""
     return f"group {case.group}" if case.group else f"case {case.id}"

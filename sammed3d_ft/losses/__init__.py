@@ -1,4 +1,4 @@
-"""Losses by name: L1DFL and MONAI's, all called alike. Public names load on first use."""
+"""Loss functions by name: L1DFL and MONAI's, with a common interface. Public names load on first use."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Per-bin sums of the voxels' errors of a one-logit segmentation, in one lean pass and with their gradient.
+"""Per-bin sums of voxel errors for a one-logit segmentation, in one memory-efficient pass, with gradient.
 
-L1DFL weights a voxel by a number that only depends on the bin its error falls into. Every weighted sum over
-the volume is therefore a sum over some twenty bins, and no per-voxel weight is ever stored.
+L1DFL weights each voxel by a number that depends only on the bin of its error. Every weighted sum over the volume is
+therefore a sum over about twenty bins, and per-voxel weights are never stored.
 """
 
 from __future__ import annotations
@@ -14,22 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# A few temporaries of one piece must fit the processor's cache, so that the volume is read from memory only
-# once; an accelerator wants large pieces instead, bounded only to keep its temporaries far below the size
-# of a batch.
+# On a CPU, the temporaries of one piece must fit in the cache, so that the volume is read from memory only once. An
+# accelerator is faster with large pieces, limited so that temporaries stay far smaller than a batch.
 _PIECE_VOXELS = {"cpu": 1 << 17}
 _PIECE_VOXELS_ACCELERATOR = 1 << 22
-# Partial histograms: one per row of voxels, for threads to work side by side and for accurate float32 sums,
-# times one per lane within the row, because neighbours mostly hit the same bin and would wait for each
-# other's addition.
+# Partial histograms: one per row of voxels, for parallel threads and accurate float32 sums, times one per lane within
+# the row, because neighbouring voxels mostly fall into the same bin and their additions would block each other.
 _ROW = 1 << 13
 _LANES = 16
-# Above it softplus(u) is u in float64 too; torch's own 20 would cost 2e-9.
+# Above this threshold softplus(u) equals u even in float64; torch's default of 20 would cause an error of 2e-9.
 _SOFTPLUS_EXACT = 40.0
 
 
 def sums_per_bin(index: Tensor, n_bins: int, *values: Tensor) -> Tensor:
-    """Sums over the voxels of each bin, of ones and of each of `values` (B, n): (1 + len(values), B, n_bins).
+    """Counts per bin, and the sums of each of `values` (B, n) per bin: (1 + len(values), B, n_bins).
 
     Args:
         index: (B, n) int64 in 0..n_bins-1; overwritten.
@@ -52,7 +50,7 @@ def sums_per_bin(index: Tensor, n_bins: int, *values: Tensor) -> Tensor:
 
 
 def _pieces(voxels: Tensor) -> Iterator[slice]:
-    """Slices of the voxel axis of (B, V), each of whole rows but the last."""
+    """Slices of the voxel axis of (B, V); all but the last consist of whole rows."""
     batch, n = voxels.shape
     size = _PIECE_VOXELS.get(voxels.device.type, _PIECE_VOXELS_ACCELERATOR)
     step = max(_ROW, size // batch // _ROW * _ROW)
@@ -67,10 +65,10 @@ def _margin_and_error(logits: Tensor, target: Tensor, dtype: torch.dtype) -> tup
 
 
 def _label_and_bin(error: Tensor, sign: Tensor, steps: int) -> Tensor:
-    """Place of each voxel in a table of steps + 1 bins for background, then as many for foreground.
+    """Index of each voxel in a table with steps + 1 bins for background, followed by as many for foreground.
 
-    The bin is that of the nearest centre among 0, 1/steps, ..., 1. NaN gets some place of the table: it is
-    found by its sums, and an index outside the table would break a GPU's context.
+    The bin is that of the nearest centre among 0, 1/steps, ..., 1. NaN is clamped into the table, because an index
+    outside it would break the GPU context; NaN is detected through the sums.
     """
     n_bins = steps + 1
     place = error.mul(steps).add_(sign, alpha=-n_bins / 2).add_(0.5 + n_bins / 2)
@@ -78,17 +76,16 @@ def _label_and_bin(error: Tensor, sign: Tensor, steps: int) -> Tensor:
 
 
 class BinSums(torch.autograd.Function):
-    """Logits (B, V) and target (B, V) of 0 and 1 to what L1DFL needs of them, computed in float32 or float64.
+    """The sums L1DFL needs, from logits (B, V) and a target (B, V) of 0 and 1, in float32 or float64.
 
-    Returns, per sample, label and bin, (B, 2, steps + 1) each: the number of voxels (no gradient), the sum
-    of their errors g = |p - t| and of g^2; then the sum over all voxels of the focal term g^gamma * -log(1
-    - g); and a number that is 0 if all logits are finite and all targets 0 or 1, and NaN or above 0
-    otherwise.
+    Returns, per sample, label and bin, (B, 2, steps + 1) each: the number of voxels (no gradient) and the sums of
+    their errors g = |p - t| and of g^2; then the sum over all voxels of the focal term g^gamma * -log(1 - g); and a
+    validity flag: 0 if all logits are finite and all targets 0 or 1, otherwise NaN or above 0.
 
-    The gradient by hand, because autograd would keep some ten volumes: with u = (1 - 2t) z and g =
-    sigmoid(u), dg/du = g (1 - g), so the two sums give g (1 - g) (d1[bin] + 2 g d2[bin]), and -log(1 - g) =
-    softplus(u) gives the focal term g^gamma (gamma (1 - g) softplus(u) + g). Nothing is saved: both passes
-    start from z and t.
+    The gradient is coded by hand, because autograd would keep about ten volumes: with u = (1 - 2t) z and
+    g = sigmoid(u), dg/du = g (1 - g), so the two sums contribute g (1 - g) (d1[bin] + 2 g d2[bin]); and with
+    -log(1 - g) = softplus(u), the focal term contributes g^gamma (gamma (1 - g) softplus(u) + g). Only z and t are
+    saved; both passes recompute everything else.
     """
 
     @staticmethod
@@ -104,7 +101,7 @@ class BinSums(torch.autograd.Function):
         fault = torch.zeros((), dtype=dtype, device=logits.device)
         for piece in _pieces(logits):
             sign, margin, error = _margin_and_error(logits[:, piece], target[:, piece], dtype)
-            # A sum times zero is 0, or NaN if any term was not finite.
+            # A sum times zero is 0, or NaN if any term is not finite.
             fault += margin.sum() * 0
             if target.dtype != torch.bool:
                 fault += sign.square().sub_(1).abs_().sum()

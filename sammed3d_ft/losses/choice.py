@@ -1,4 +1,4 @@
-"""The choice of losses by name; all are called as `loss(logits, target)`."""
+"""Loss functions by name, all called as `loss(logits, target)`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from sammed3d_ft.losses.l1dfl import L1DFL, check_shapes
 
 LOSSES = ("l1dfl", "dice", "dice_ce", "dice_focal")
 
-# What MONAI's constructor must be told for each form of logits; not open to options.
+# Arguments of MONAI's constructors for one logit and for several classes; not available as options.
 _ONE_LOGIT = {"sigmoid": True}
 _MULTI_CLASS = {"softmax": True, "to_onehot_y": True}
 
 
 class MonaiLoss(nn.Module):
-    """A MONAI loss that takes one logit or several classes, as L1DFL does, in float32 under autocast.
+    """A MONAI loss for one logit or several classes, like L1DFL, computed in float32 under autocast.
 
-    One logit (B, 1, *spatial): MONAI's `sigmoid=True`, the target as it is. Several classes (B, C,
-    *spatial): `softmax=True, to_onehot_y=True`, background included. All else is MONAI's default: Dice per
-    sample and class with smoothing 1e-5 above and below, unsquared denominator, mean over samples and
-    classes; cross-entropy is the binary one for one logit; the focal term has gamma 2 and, in MONAI, is the
-    sigmoid one for each class even beside a softmax Dice. The two terms of a pair have weight 1 each.
+    One logit (B, 1, *spatial): MONAI's `sigmoid=True`, target unchanged. Several classes (B, C, *spatial):
+    `softmax=True, to_onehot_y=True`, background included. Everything else is MONAI's default: Dice per sample and
+    class with smoothing 1e-5 in numerator and denominator, unsquared denominator, mean over samples and classes;
+    binary cross-entropy for one logit; focal term with gamma 2, which in MONAI uses the sigmoid per class even next to
+    a softmax Dice. In combined losses, both terms have weight 1.
 
-    Raises InputError for shapes that do not fit, see `check_shapes`.
+    Raises InputError for mismatched shapes, see `check_shapes`.
     """
 
     def __init__(self, loss: Callable[..., nn.Module], **options: Any) -> None:
@@ -47,14 +47,14 @@ class MonaiLoss(nn.Module):
 
 
 def build_loss(name: str, **options: Any) -> nn.Module:
-    """The loss of that name, called as `loss(logits (B, C, *spatial), target (B, 1, *spatial))`.
+    """Build the loss with this name, called as `loss(logits (B, C, *spatial), target (B, 1, *spatial))`.
 
     Args:
         name: `l1dfl` (see `L1DFL`), `dice`, `dice_ce` or `dice_focal` (MONAI's, see `MonaiLoss`).
-        options: arguments of L1DFL, or of MONAI's class except those that `MonaiLoss` sets.
+        options: arguments of L1DFL, or of MONAI's class except those set by `MonaiLoss`.
 
     Raises:
-        InputError: unknown name, unknown option, or a value that the loss refuses.
+        InputError: unknown name, unknown option, or a value that the loss does not accept.
     """
     if name not in LOSSES:
         raise InputError(f"unknown loss {name!r}{_meant(name, LOSSES)}; expected one of {', '.join(LOSSES)}")
@@ -70,7 +70,7 @@ def build_loss(name: str, **options: Any) -> nn.Module:
         return MonaiLoss(loss, **options)
     except (ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"loss {name} refuses its options {options}: {reason}") from error
+        raise InputError(f"loss {name} does not accept the options {options}: {reason}") from error
 
 
 def _check_options(name: str, loss: type[nn.Module], options: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ def _check_options(name: str, loss: type[nn.Module], options: dict[str, Any]) ->
     for option in options:
         if option not in allowed:
             meant = _meant(option, allowed)
-            raise InputError(f"loss {name} has no option {option!r}{meant}; it takes {', '.join(allowed)}")
+            raise InputError(f"loss {name} has no option {option!r}{meant}; its options are {', '.join(allowed)}")
 
 
 def _meant(word: str, known: tuple[str, ...] | list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Tuning methods: which parameters of a SAM-Med3D train, and LoRA adapters (the only importer of peft)."""
+"""Tuning methods: which parameters of SAM-Med3D are trained, and LoRA adapters. The only module that imports peft."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from sammed3d_ft.model.build import build_model, parameter_count
 from sammed3d_ft.model.sam_med3d import SAMMed3D
 from sammed3d_ft.model.weights import read_state_dict, read_whole_model, save_safetensors, state_hash
 
-# The blocks' attention alone: the bare names qkv and proj would match patch_embed.proj, too.
+# Only the blocks' attention: the bare names qkv and proj would also match patch_embed.proj.
 LORA_TARGETS = r"image_encoder\.blocks\.\d+\.attn\.(qkv|proj)"
 _PATCH_EMBEDDING = "image_encoder.patch_embed.proj"
-# Without gradient in the click loop, where weight decay alone would move them and DDP would wait for them:
-# mask heads 1 to 3 (the loop uses mask 0) and "no mask" (the loop always feeds a mask).
+# These get no gradient in the click loop: mask heads 1 to 3 (the loop uses mask 0) and the "no mask" embedding (the
+# loop always feeds a mask). If trainable, weight decay alone would change them, and DDP would wait for their gradients.
 _NEVER_TRAINED = re.compile(
     r"mask_decoder\.output_hypernetworks_mlps\.[1-9]\d*\..*|prompt_encoder\.no_mask_embed\..*"
 )
@@ -41,10 +41,10 @@ class TuningReport:
 
     Attributes:
         method: "decoder", "lora" or "full".
-        trainable, total: numbers of parameters, those of LoRA included in both.
-        parts: (trainable, total) of image encoder, prompt encoder and mask decoder.
+        trainable, total: parameter counts, both including LoRA.
+        parts: (trainable, total) for the image encoder, prompt encoder and mask decoder.
         adapted: names of the modules with a LoRA adapter.
-        peft_model: peft's handle of the model, which `save_adapter` needs; None without LoRA.
+        peft_model: peft's wrapper of the model, needed by `save_adapter`; None without LoRA.
     """
 
     method: str
@@ -55,12 +55,12 @@ class TuningReport:
     peft_model: Any = field(default=None, repr=False, compare=False)
 
     def lines(self) -> list[str]:
-        """For printing, a line each: the whole, the parts, the adapters."""
-        told = [f"tuning {self.method}: {_share(self.trainable, self.total)} parameters train"]
-        told += [f"  {part}: {_share(*counts)}" for part, counts in self.parts.items()]
+        """A printable summary: total, parts and adapters, one line each."""
+        summary = [f"tuning {self.method}: {_share(self.trainable, self.total)} parameters are trainable"]
+        summary += [f"  {part}: {_share(*counts)}" for part, counts in self.parts.items()]
         if self.adapted:
-            told.append(f"  LoRA on {len(self.adapted)} modules, {self.adapted[0]} to {self.adapted[-1]}")
-        return told
+            summary.append(f"  LoRA on {len(self.adapted)} modules, {self.adapted[0]} to {self.adapted[-1]}")
+        return summary
 
 
 def configure_tuning(
@@ -71,30 +71,30 @@ def configure_tuning(
     lora_alpha: float = 16.0,
     lora_dropout: float = 0.0,
 ) -> TuningReport:
-    """Freezes and adapts a model in place; the caller goes on with the same object.
+    """Freeze and adapt a model in place.
 
     Args:
-        model: without adapters yet.
-        method: ``decoder`` (the image encoder is frozen), ``lora`` (low-rank adapters, Hu et al. 2021, on
-            the query-key-value and output maps of every encoder block; prompt encoder and mask decoder
-            train whole, and with two input channels the patch embedding) or ``full``.
-        lora_rank, lora_alpha, lora_dropout: of the adapters, whose update is scaled by alpha / rank. Their
+        model: a model without adapters.
+        method: ``decoder`` (the image encoder is frozen), ``lora`` (low-rank adapters, Hu et al. 2021, on the
+            query-key-value and output projections of every encoder block; the prompt encoder, the mask decoder
+            and, with two input channels, the patch embedding are trained in full) or ``full``.
+        lora_rank, lora_alpha, lora_dropout: adapter settings; the update is scaled by alpha / rank. Adapter
             weights are drawn from torch's global generator.
 
     Mask heads 1 to 3 and the "no mask" embedding, which the click loop does not use, are always frozen.
 
     Raises:
         InputError: unknown method, rank below 1, dropout outside [0, 1), `decoder` with two input channels,
-            a model that is adapted already, or nothing to adapt.
+            a model that already has adapters, or no module to adapt.
     """
     if method not in _METHODS:
         raise InputError(f"unknown tuning method {method!r}: expected one of {', '.join(_METHODS)}")
     if _lora_layers(model):
-        raise InputError("the model has LoRA adapters already: build it anew, or merge them first")
+        raise InputError("the model already has LoRA adapters: build a new model, or merge them first")
     if method == "decoder" and model.in_channels != 1:
         raise InputError(
-            f"tuning method decoder with {model.in_channels} input channels: the second channel's patch "
-            "embedding would stay zero and the channel unused; use full or lora, or one channel"
+            f"tuning method decoder does not support {model.in_channels} input channels: the patch embedding of "
+            "the second channel would stay zero, leaving the channel unused; use full or lora, or one channel"
         )
     peft_model = _METHODS[method](model, lora_rank, lora_alpha, lora_dropout)
     for name, parameter in model.named_parameters():
@@ -117,15 +117,15 @@ def configure_tuning(
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters that train, by name; they share memory with the model."""
+    """The trainable parameters by name; they share memory with the model."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Puts back, in place, what `trainable_state` of a model tuned alike gave.
+    """Restore, in place, the `trainable_state` of a model with the same tuning.
 
     Raises:
-        InputError: names or shapes that are not exactly those of the parameters that train.
+        InputError: names or shapes differ from those of the trainable parameters.
     """
     own = trainable_state(model)
     _require_fit("the trained parameters", state, own)
@@ -135,9 +135,9 @@ def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """Complete state dict under the published names, LoRA merged into the weights; the model stays as it is.
+    """Complete state dict under the published names, with LoRA merged into the weights; the model is unchanged.
 
-    Tensors that no adapter touches share memory with the model.
+    Tensors without an adapter share memory with the model.
     """
     adapted = _lora_layers(model)
     merged: dict[str, Tensor] = {}
@@ -158,21 +158,21 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
 def save_adapter(
     report: TuningReport, model: SAMMed3D, folder: str | Path, metadata: Mapping[str, str]
 ) -> None:
-    """Writes a LoRA-tuned model without its base: PEFT's two files, and what trained beside the adapters.
+    """Write a LoRA-tuned model without its base weights.
 
-    The folder appears whole or not at all, and replaces an adapter of that name. It holds
-    ``adapter_config.json`` and ``adapter_model.safetensors``, as peft reads them, and
-    ``decoder.safetensors``: the trained prompt encoder and mask decoder, with the metadata.
+    The folder is written atomically and replaces an existing adapter. It holds ``adapter_config.json`` and
+    ``adapter_model.safetensors``, readable by peft, and ``decoder.safetensors``: the trained prompt encoder and
+    mask decoder, with the metadata.
 
     Args:
-        report: of `configure_tuning` with ``lora``.
+        report: result of `configure_tuning` with ``lora``.
         model: the model it configured.
-        folder: where to.
-        metadata: what prediction must know; ``base_hash`` (`state_hash` of the base checkpoint's tensors) is
-            required. ``variant``, ``in_channels`` and ``method`` are added.
+        folder: output folder.
+        metadata: settings that prediction needs; ``base_hash`` (`state_hash` of the base checkpoint's tensors)
+            is required. ``variant``, ``in_channels`` and ``method`` are added.
 
     Raises:
-        InputError: `folder` is there and holds something else.
+        InputError: `folder` exists and is not an adapter.
     """
     if report.peft_model is None:
         raise ValueError(f"tuning method {report.method} has no adapter: save merged_state(model) instead")
@@ -184,7 +184,7 @@ def save_adapter(
         and not (folder / _CONFIG_FILE).is_file()
         and (folder.is_file() or any(folder.iterdir()))
     ):
-        raise InputError(f"{folder} exists and is no adapter: name another folder, or remove it")
+        raise InputError(f"{folder} exists and is not an adapter: choose another folder, or remove it")
     header = {
         **metadata,
         "variant": model.variant.name,
@@ -203,38 +203,38 @@ def save_adapter(
 
 
 def load_adapter(folder: str | Path, base: str | Path | None) -> tuple[SAMMed3D, dict[str, str]]:
-    """A model with an adapter merged into its base weights, in evaluation mode, and the adapter's metadata.
+    """Load an adapter merged into its base weights: a model in evaluation mode, and the adapter's metadata.
 
     Args:
         folder: written by `save_adapter`.
         base: the checkpoint that was fine-tuned.
 
     Raises:
-        InputError: no or another base; files missing, damaged, or that do not fit each other.
+        InputError: no base or the wrong one; files that are missing, damaged or inconsistent.
     """
     from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
 
     folder = Path(folder)
     for name in (_CONFIG_FILE, _LORA_FILE, _DECODER_FILE):
         if not (folder / name).is_file():
-            raise InputError(f"{folder} is no adapter of this toolkit: it has no {name}")
+            raise InputError(f"{folder} is not an adapter of this toolkit: {name} is missing")
     decoder = read_state_dict(folder / _DECODER_FILE)
     metadata = decoder.metadata
     absent = [key for key in ("base_hash", "variant", "in_channels") if key not in metadata]
     if absent:
-        raise InputError(f"{folder / _DECODER_FILE} does not say {', '.join(absent)}: save the adapter again")
+        raise InputError(f"{folder / _DECODER_FILE} lacks {', '.join(absent)} in its metadata: save the adapter again")
     needed = f"the base checkpoint with hash {metadata['base_hash']} (`weights inspect` shows a file's)"
     if base is None:
-        raise InputError(f"{folder} is a LoRA adapter without its base model: give {needed}")
+        raise InputError(f"{folder} is a LoRA adapter without its base model: provide {needed}")
     found_hash = state_hash(read_whole_model(base)[1].state)
     if found_hash != metadata["base_hash"]:
-        raise InputError(f"{base} has hash {found_hash}, but {folder} was trained on another: give {needed}")
+        raise InputError(f"{base} has hash {found_hash}, but {folder} was trained on another base: provide {needed}")
     model = build_model(metadata["variant"], base, in_channels=int(metadata["in_channels"]))
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{folder / _CONFIG_FILE} is no LoRA configuration of peft ({reason})") from error
+        raise InputError(f"{folder / _CONFIG_FILE} is not a LoRA configuration of peft ({reason})") from error
     if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
         raise InputError(f"{folder / _CONFIG_FILE} describes a {config.peft_type} adapter: expected LORA")
     peft_model = get_peft_model(model, config)
@@ -267,16 +267,16 @@ def _tune_lora(model: SAMMed3D, rank: int, alpha: float, dropout: float) -> Any:
     if not 0 <= dropout < 1:
         raise InputError(f"LoRA dropout {dropout}: expected 0 <= dropout < 1")
     if not any(re.fullmatch(LORA_TARGETS, name) for name, _ in model.named_modules()):
-        raise InputError(f"LoRA would adapt no module: none is named {LORA_TARGETS}")
+        raise InputError(f"LoRA found no module to adapt: no module name matches {LORA_TARGETS}")
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=LORA_TARGETS,
-        # The second channel's patch embedding starts at zero and must train; a low rank would not do.
+        # The second channel's patch embedding starts at zero and is trained in full: a low-rank update is not enough.
         modules_to_save=[_PATCH_EMBEDDING] if model.in_channels > 1 else None,
     )
-    peft_model = get_peft_model(model, config)  # in place, and freezes all else
+    peft_model = get_peft_model(model, config)  # modifies the model in place and freezes everything else
     for part in (model.prompt_encoder, model.mask_decoder):
         part.requires_grad_(True)
     return peft_model
@@ -291,19 +291,19 @@ _METHODS: dict[str, Callable[[SAMMed3D, int, float, float], Any]] = {
 
 def _lora_layers(model: nn.Module) -> dict[str, Any]:
     """Modules with a LoRA adapter, by name."""
-    # Told by an attribute, so that models without adapters need no peft.
+    # Recognised by an attribute, so that models without adapters do not need peft.
     return {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
 
 
 def _adapter_state(peft_model: Any) -> dict[str, Tensor]:
-    """The adapter's tensors under peft's names. Not asked for embeddings, peft does not ask the hub."""
+    """The adapter's tensors under peft's names. Without embedding layers, peft does not contact the hub."""
     from peft import get_peft_model_state_dict
 
     return get_peft_model_state_dict(peft_model, save_embedding_layers=False)
 
 
 def _decoder_parameters(model: SAMMed3D) -> Iterator[tuple[str, nn.Parameter]]:
-    """What trains beside the adapters: prompt encoder and mask decoder but for what never trains."""
+    """The parameters trained besides the adapters: prompt encoder and mask decoder without the frozen ones."""
     for part in ("prompt_encoder", "mask_decoder"):
         for name, parameter in model.get_submodule(part).named_parameters(prefix=part):
             if not _NEVER_TRAINED.fullmatch(name):
@@ -311,22 +311,22 @@ def _decoder_parameters(model: SAMMed3D) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _require_fit(what: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Names and shapes must be equal, or `InputError` names the first that differ."""
+    """Raise InputError, with the first differing names, unless names and shapes are equal."""
     differences = {
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
-        "of another shape": [n for n in expected if n in state and state[n].shape != expected[n].shape],
+        "with another shape": [n for n in expected if n in state and state[n].shape != expected[n].shape],
     }
-    told = [f"{len(names)} {kind}, such as {names[0]}" for kind, names in differences.items() if names]
-    if told:
+    found = [f"{len(names)} {kind}, such as {names[0]}" for kind, names in differences.items() if names]
+    if found:
         raise InputError(
-            f"{what} do not fit the model: of {len(expected)} tensors {'; '.join(told)}; use the same "
+            f"{what} do not fit the model: of {len(expected)} tensors {'; '.join(found)}; use the same "
             "variant, tuning method and LoRA rank as the run that wrote them"
         )
 
 
 def _replace_folder(new: Path, folder: Path) -> None:
-    """Renames `new` to `folder`, in the place of an earlier one."""
+    """Rename `new` to `folder`, replacing an existing folder."""
     old = folder.with_name(f".{folder.name}.replaced")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

@@ -1,6 +1,6 @@
-"""SAM-Med3D's self-attention with relative positions, exact and without the padding.
+"""SAM-Med3D's self-attention with relative positions, computed exactly but without padding.
 
-The published encoder has two quirks that its weights were trained with (both are kept):
+The published weights were trained with two quirks of the encoder, both kept here:
 
 1. Windowed blocks zero-pad the g-wide token grid to S per axis (8 to 14). The padded tokens are not
    masked; their query, key and value are the qkv bias.
@@ -8,8 +8,8 @@ The published encoder has two quirks that its weights were trained with (both ar
    the tables R and  a = q(d,h,w).R_d[d-k],  b = q(d,h,w).R_h[h-k],  c = q(d,h,w).R_w[w-k],  the bias of
    query (d,h,w) for key (kd,kh,kw) is   a(d,h,w; kw) + b(d,h,w:=kd; kw) + c(d,h,w:=kh; kw).
 
-All padded keys of a window share one key and one value vector, so one extra key stands for all of them: its
-logit is  scale * q.k_pad + logsumexp of the bias over the padded positions.  The attention then runs over
+All padded positions share one key and one value vector, so one extra key represents them all: its logit is
+scale * q.k_pad + logsumexp of the bias over the padded positions.  The attention then runs over
 g^3 queries and g^3 + 1 keys instead of S^3 by S^3 (512 by 513 instead of 2744 by 2744).
 """
 
@@ -30,13 +30,13 @@ class RelativeAttention(nn.Module):
         num_heads: heads; must divide ``dim``.
         grid: tokens per axis, g.
         window: S, the side to which the published model pads the grid; None for a global block.
-            A window smaller than the grid (several windows) is not a SAM-Med3D variant and is refused.
+            A window smaller than the grid (several windows) does not occur in SAM-Med3D and raises ValueError.
     """
 
     def __init__(self, dim: int, num_heads: int, *, grid: int, window: int | None) -> None:
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"{num_heads} heads do not divide {dim} channels")
+            raise ValueError(f"{dim} channels are not divisible by {num_heads} heads")
         if window is not None and window <= grid:
             raise ValueError(
                 f"window of {window} tokens: expected more than the grid's {grid}, or None (global)"
@@ -53,7 +53,7 @@ class RelativeAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         batch, heads, g = tokens.shape[0], self.num_heads, self.grid
-        # The qkv module is called, never its weight alone: a LoRA layer may stand in its place.
+        # Call the qkv module instead of using its weight: it may be replaced by a LoRA layer.
         query, key, value = (
             self.qkv(tokens).reshape(batch, g**3, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         )
@@ -72,13 +72,13 @@ class RelativeAttention(nn.Module):
         return self.proj(attended.transpose(1, 2).reshape(tokens.shape))
 
     def _table(self, axis: str, dtype: torch.dtype) -> Tensor:
-        """(S, S, head_dim): row (i, k) is the table's entry for distance i - k."""
+        """(S, S, head_dim): entry (i, k) is the relative-position embedding of distance i - k."""
         positions = torch.arange(self.span, device=self.qkv.bias.device)
         table: Tensor = getattr(self, f"rel_pos_{axis}")
         return table.to(dtype)[positions[:, None] - positions[None, :] + self.span - 1]
 
     def _relative_terms(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """a, b, c of the real queries (B, heads, d, h, w, c): each (B, heads, d, h, w, S)."""
+        """a, b, c for the real queries (B, heads, d, h, w, c): each (B, heads, d, h, w, S)."""
         g, dtype = self.grid, query.dtype
         return (
             torch.einsum("bndhwc,dkc->bndhwk", query, self._table("d", dtype)[:g]),
@@ -96,10 +96,10 @@ class RelativeAttention(nn.Module):
         return bias.reshape(*bias.shape[:2], g**3, g**3)
 
     def _padding_bias(self, a: Tensor, b: Tensor, c: Tensor, pad_query: Tensor) -> Tensor:
-        """(B, heads, d, h, w): log of the summed exponentials of the bias over all padded keys.
+        """(B, heads, d, h, w): logsumexp of the bias over all padded keys.
 
-        A key (kd, kh, kw) is padded if any coordinate is >= g. b depends on kd only and c on kh only (beside
-        kw), so the sum over (kd, kh) factorises into real and padded parts of each.
+        A key (kd, kh, kw) is padded if any coordinate is >= g. Besides kw, b depends only on kd and c only on
+        kh, so the sum over (kd, kh) factorises into real and padded parts of each.
         """
         g, dtype = self.grid, a.dtype
         pad_query = pad_query[:, 0]  # (heads, head_dim)

@@ -1,4 +1,4 @@
-"""Builds a model of a variant, with or without weights."""
+"""Build a model of a given variant, with or without weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sammed3d_ft.model.variants import variant_named
 
 
 def build_model(variant: str, weights: str | Path | None = None, in_channels: int = 1) -> SAMMed3D:
-    """A SAM-Med3D model in evaluation mode, on the CPU, float32.
+    """Build a SAM-Med3D model in evaluation mode, on the CPU, in float32.
 
     Args:
         variant: name in `VARIANTS`, for example ``vit_b_ori``.
-        weights: checkpoint to load (see `load_weights`); None leaves random weights, drawn from torch's
-            global generator.
+        weights: checkpoint to load (see `load_weights`); None gives random weights, drawn from torch's global
+            generator.
         in_channels: 1, or 2 (PET and CT).
 
     Raises:
@@ -36,9 +36,9 @@ def build_model(variant: str, weights: str | Path | None = None, in_channels: in
 
 
 def initialise(model: nn.Module) -> None:
-    """Vision-transformer initialisation: truncated normal (SD 0.02) for linear maps and positions.
+    """Initialise the vision transformer: truncated normal (SD 0.02) for linear layers and position embeddings.
 
-    The prompt embeddings, convolutions and norms keep torch's own initialisation, as in SAM.
+    Prompt embeddings, convolutions and norms keep torch's default initialisation, as in SAM.
     """
     for name, parameter in model.named_parameters():
         if name.startswith("image_encoder."):
@@ -49,12 +49,12 @@ def initialise(model: nn.Module) -> None:
 
 
 def parameter_count(model: nn.Module, trainable: bool = False) -> int:
-    """Number of parameters, or of those that train."""
+    """Number of parameters, or of the trainable ones only."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
 
 
 def seeded_model(variant: str, seed: int, in_channels: int = 1) -> SAMMed3D:
-    """A model with random weights that depend on the seed alone, whatever ran before."""
+    """A model with random weights that depend only on the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_model(variant, in_channels=in_channels)

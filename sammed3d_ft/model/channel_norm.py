@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class ChannelNorm(nn.Module):
-    """Normalises (B, C, X, Y, Z) over C; eps 1e-6 as the published weights expect."""
+    """Normalise (B, C, X, Y, Z) over C; eps is 1e-6, as in the published model."""
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__()

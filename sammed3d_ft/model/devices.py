@@ -1,4 +1,4 @@
-"""The device a model runs on: as asked, if it is there, or the best there is."""
+"""Choice of the device that a model runs on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prompts.errors import InputError
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:
-    """That device, or (None) a CUDA device if there is one, else the CPU; `InputError` when it cannot be used."""
+    """The requested device; None means CUDA if available, otherwise the CPU. InputError if it cannot be used."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,7 +1,7 @@
-"""Downloads published weights from the Hugging Face hub, and goes on where an interrupted download stopped.
+"""Resumable download of published weights from the Hugging Face hub.
 
-The hub's client answers where the file is, of which size and checksum, and fetches it; the incomplete file
-is kept here, because the client itself drops it when its process ends.
+The hub client provides the file's location, size and checksum, and downloads it. The partial file is managed here,
+because the client deletes it when its process ends.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from sammed3d_ft.model.weights import sha256_of
 
 
 def fetch(out: Path, repo: str, file: str, revision: str = "main", sha256: str | None = None) -> str:
-    """Downloads `file` of a hub repository to `out`, with a progress bar, and returns its SHA-256.
+    """Download `file` of a hub repository to `out`, with a progress bar, and return its SHA-256.
 
-    The file is compared with the checksum that the hub states and with `sha256` if given; only then it
-    appears at `out`. Until then it grows beside it as `.<name>.<checksum>.incomplete`, which the same call
-    continues later. A file already at `out` is not downloaded again, only compared. The client's
-    environment variables hold (HF_ENDPOINT, HF_TOKEN, proxies).
+    The download grows beside `out` as `.<name>.<checksum>.incomplete`; after an interruption, the same call resumes
+    it. Once complete, it is verified against the hub's checksum, and against `sha256` if given, and renamed to `out`.
+    An existing `out` is not downloaded again, only verified. The client's environment variables apply (HF_ENDPOINT,
+    HF_TOKEN, proxies).
 
     Raises:
-        InputError: hub or file out of reach, or a checksum that differs; says how to place the file by hand.
+        InputError: hub or file unreachable, or a checksum mismatch; says how to place the file manually.
     """
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise InputError(f"--sha256 {sha256}: expected 64 hexadecimal digits")
@@ -32,7 +32,7 @@ def fetch(out: Path, repo: str, file: str, revision: str = "main", sha256: str |
         found = sha256_of(out)
         if sha256 is not None and found != sha256.lower():
             raise InputError(
-                f"{out} is there already with SHA-256 {found}, expected {sha256}; remove it first"
+                f"{out} already exists with SHA-256 {found}, expected {sha256}; remove it first"
             )
         return found
     partial, stated = _download(out, repo, file, revision)
@@ -41,15 +41,15 @@ def fetch(out: Path, repo: str, file: str, revision: str = "main", sha256: str |
         if expected is not None and found != expected.lower():
             partial.unlink()
             raise InputError(
-                f"{file} of {repo} came with SHA-256 {found}, {whose} {expected}; the download was removed: "
-                "try again, or check the revision and the checksum's source"
+                f"{file} of {repo} was downloaded with SHA-256 {found}, but {whose} {expected}; the download was "
+                "deleted: try again, or check the revision and the source of the checksum"
             )
     partial.replace(out)
     return found
 
 
 def _download(out: Path, repo: str, file: str, revision: str) -> tuple[Path, str | None]:
-    """Path of the whole file under its incomplete name; the SHA-256 that the hub states for large files."""
+    """Path of the completed download under its temporary name, and the hub's SHA-256 (for large files only)."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.file_download import http_get
@@ -64,7 +64,7 @@ def _download(out: Path, repo: str, file: str, revision: str) -> tuple[Path, str
         with partial.open("ab") as received:
             if seen.size is not None and received.tell() > seen.size:
                 received.truncate(0)
-            # By the commit, so that a resumed download cannot mix two versions.
+            # Pinned to the commit, so that a resumed download cannot mix two versions.
             http_get(
                 hf_hub_url(repo, file, revision=seen.commit_hash or revision),
                 received,
@@ -80,16 +80,15 @@ def _download(out: Path, repo: str, file: str, revision: str) -> tuple[Path, str
         elif isinstance(error, RevisionNotFoundError):
             option = "revision"
         raise InputError(
-            f"the hub knows no {file} of {repo}, revision {revision}: check --{option} (if private, HF_TOKEN)"
+            f"{file} of {repo}, revision {revision}, was not found on the hub: check --{option} (if private, HF_TOKEN)"
         ) from error
-    # The client's errors come from whichever HTTP library it uses; all mean that the download did not
-    # succeed.
+    # The exception types depend on the client's HTTP library; all mean that the download failed.
     except Exception as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        again = "the same command continues the part received" if _holds(partial) else "try again"
+        again = "run the same command again to resume" if _holds(partial) else "try again"
         raise InputError(
-            f"could not download {file} of {repo} from the hub ({reason}); {again}, or get the file by other "
-            f"means and place it at {out.resolve()}"
+            f"could not download {file} of {repo} from the hub ({reason}); {again}, or obtain the file another "
+            f"way and place it at {out.resolve()}"
         ) from error
     return partial, etag if re.fullmatch(r"[0-9a-f]{64}", etag) else None
 

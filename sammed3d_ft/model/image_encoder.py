@@ -12,7 +12,7 @@ from sammed3d_ft.model.segment_anything_parts import MLPBlock
 
 
 class PatchEmbedding(nn.Module):
-    """Non-overlapping patches to tokens: (B, C, S, S, S) -> (B, g, g, g, E)."""
+    """Embed non-overlapping patches as tokens: (B, C, S, S, S) -> (B, g, g, g, E)."""
 
     def __init__(self, in_channels: int, embed_dim: int, patch_size: int) -> None:
         super().__init__()
@@ -38,14 +38,14 @@ class Block(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """The published encoder (ViT-B with windowed and global blocks) in its exact padding-free form.
+    """The published encoder (ViT-B with windowed and global blocks) in an exact form without padding.
 
     Args:
         image_size: voxels per axis of the crop.
         patch_size: voxels per axis of a patch; must divide ``image_size``.
         in_channels: 1 (PET or CT), or 2 (PET and CT).
-        embed_dim, depth, num_heads: of the transformer.
-        global_blocks: indices of the blocks that attend over the whole grid; the others use windows.
+        embed_dim, depth, num_heads: transformer size.
+        global_blocks: indices of the blocks that attend to the whole grid; the others use windows.
         window: tokens per axis of a window; the grid is zero-padded up to it.
         out_dim: channels of the embedding.
     """
@@ -65,7 +65,7 @@ class ImageEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if image_size % patch_size:
-            raise ValueError(f"patch size {patch_size} does not divide the crop's {image_size} voxels")
+            raise ValueError(f"the crop size of {image_size} voxels is not divisible by the patch size {patch_size}")
         grid = image_size // patch_size
         self.img_size = image_size
         self.patch_embed = PatchEmbedding(in_channels, embed_dim, patch_size)
@@ -86,7 +86,7 @@ class ImageEncoder(nn.Module):
         return self.patch_embed.proj.in_channels
 
     def forward(self, image: Tensor) -> Tensor:
-        """Image embedding of a batch of crops.
+        """Embed a batch of crops.
 
         Args:
             image: (B, C, S, S, S) float, axes x, y, z of the RAS+ crop, z-scored.
@@ -102,7 +102,7 @@ class ImageEncoder(nn.Module):
         tokens = self.patch_embed(image) + self.pos_embed
         for block in self.blocks:
             tokens = block(tokens)
-        # The 1x1 convolution is a linear map of the tokens: done before the axes are turned, it moves less memory.
+        # The 1x1 convolution is a linear map of the tokens; applied before the axes are permuted, it moves less memory.
         pointwise, *rest = self.neck
         embedding = F.linear(tokens, pointwise.weight.flatten(1)).permute(0, 4, 1, 2, 3)  # type: ignore[operator]
         for layer in rest:

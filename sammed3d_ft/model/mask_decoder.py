@@ -12,13 +12,13 @@ from sammed3d_ft.model.tokens import token_embedding
 
 
 class MaskDecoder(nn.Module):
-    """Two-way transformer over prompt tokens and image embedding, then upscaling by four.
+    """Two-way transformer over prompt tokens and image embedding, followed by upscaling by four.
 
     Args:
         dim: channels D of image embedding and prompts.
-        depth, num_heads, mlp_dim: of the two-way transformer.
+        depth, num_heads, mlp_dim: size of the two-way transformer.
         iou_hidden_dim: hidden width of the head that predicts each mask's IoU.
-        num_masks: mask tokens; mask 0 is the single-mask output, the rest the multi-mask output.
+        num_masks: number of mask tokens; mask 0 is the single-mask output, the others the multi-mask output.
     """
 
     def __init__(
@@ -48,17 +48,17 @@ class MaskDecoder(nn.Module):
         dense_prompt_embeddings: Tensor,
         multimask_output: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Logits and predicted IoU.
+        """Predict logits and IoU.
 
         Args:
             image_embeddings: (B, D, g, g, g), or (1, D, g, g, g) for B prompts on one image.
-            image_pe: (1, D, g, g, g), of `PromptEncoder.get_dense_pe`.
+            image_pe: (1, D, g, g, g), from `PromptEncoder.get_dense_pe`.
             sparse_prompt_embeddings: (B, N, D).
             dense_prompt_embeddings: (B, D, g, g, g).
-            multimask_output: masks 1 to 3 instead of mask 0.
+            multimask_output: return masks 1 to 3 instead of mask 0.
 
         Returns:
-            logits (B, M, 4g, 4g, 4g) and IoU (B, M), M = 1 or 3.
+            logits (B, M, 4g, 4g, 4g) and predicted IoU (B, M), M = 1 or 3.
         """
         chosen = range(1, self.mask_tokens.num_embeddings) if multimask_output else range(1)
         batch = sparse_prompt_embeddings.shape[0]
@@ -66,7 +66,7 @@ class MaskDecoder(nn.Module):
         tokens = torch.cat([output_tokens.expand(batch, -1, -1), sparse_prompt_embeddings], dim=1)
         image = image_embeddings + dense_prompt_embeddings
         grid = image.shape[2:]
-        # segment-anything's transformer unpacks (B, C, H, W): the last two axes are folded, which it undoes itself.
+        # segment-anything's transformer expects (B, C, H, W) and flattens H and W, so merge the last two axes.
         hidden, image_tokens = self.transformer(
             image.flatten(3), image_pe.expand(batch, -1, -1, -1, -1).flatten(3), tokens
         )
@@ -79,9 +79,9 @@ class MaskDecoder(nn.Module):
     def _upscale(self, tokens: Tensor, hyper: Tensor, grid: tuple[int, ...]) -> Tensor:
         """(B, g^3, D) tokens and (B, M, D/8) weights -> (B, M, 4g, 4g, 4g) logits.
 
-        A transposed convolution with kernel 2 and stride 2 is one linear map per voxel onto its 2 x 2 x 2
-        children. So all is done with channels last, and only the finished logits are put in order:
-        nothing but the M logits is ever transposed. Tested against the plain `output_upscaling`.
+        A transposed convolution with kernel 2 and stride 2 is a linear map from each voxel to its 2 x 2 x 2
+        children. Everything is therefore computed with channels last, and only the final M logits are
+        transposed. Tested against the plain `output_upscaling`.
         """
         layers = list(self.output_upscaling)
         first, norm, second = layers[0], layers[1], layers[3]

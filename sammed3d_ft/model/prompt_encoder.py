@@ -1,4 +1,4 @@
-"""SAM-Med3D's prompt encoder: clicks and a previous mask -> sparse and dense prompt embeddings."""
+"""SAM-Med3D's prompt encoder: clicks and previous mask logits -> sparse and dense prompt embeddings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PromptEncoder(nn.Module):
         embed_dim: channels D of the embeddings; a multiple of 3.
         image_size: voxels per axis of the crop.
         grid: tokens per axis of the image embedding.
-        mask_in_channels: hidden channels of the mask's convolutions.
+        mask_in_channels: hidden channels of the mask convolutions.
     """
 
     def __init__(self, *, embed_dim: int, image_size: int, grid: int, mask_in_channels: int) -> None:
@@ -61,8 +61,8 @@ class PromptEncoder(nn.Module):
     def get_dense_pe(self) -> Tensor:
         """Positional encoding of the embedding grid, (1, D, g, g, g).
 
-        Axes 0 and 1 are swapped against the encoding of clicks: cell (i, j, k) is encoded as a click at
-        (j, i, k) would be. The published weights were trained this way.
+        Axes 0 and 1 are swapped relative to the encoding of clicks: cell (i, j, k) gets the encoding of a click
+        at (j, i, k). The published weights were trained this way.
         """
         matrix = self.pe_layer.positional_encoding_gaussian_matrix
         centres = (torch.arange(self.grid, device=matrix.device, dtype=matrix.dtype) + 0.5) / self.grid
@@ -72,19 +72,19 @@ class PromptEncoder(nn.Module):
     def forward(
         self, points: tuple[Tensor, Tensor] | None, boxes: None = None, masks: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Sparse and dense embeddings of a batch of prompts.
+        """Embed a batch of prompts.
 
         Args:
             points: coordinates (B, N, 3) in crop voxels, axes x, y, z, and labels (B, N): 1 foreground,
-                0 background, -1 no click. One "no click" is appended, as in the published model.
-            boxes: refused: the published box embeddings were never trained.
-            masks: (B, 1, 4g, 4g, 4g) previous logits, or None for the learned "no mask".
+                0 background, -1 no click. One "no click" point is appended, as in the published model.
+            boxes: must be None: the published box embeddings were never trained.
+            masks: (B, 1, 4g, 4g, 4g) previous logits, or None for the learned "no mask" embedding.
 
         Returns:
-            sparse (B, N + 1, D) (or (B, 0, D) without points) and dense (B, D, g, g, g).
+            sparse (B, N + 1, D), or (B, 0, D) without points, and dense (B, D, g, g, g).
         """
         if boxes is not None:
-            raise ValueError("box prompts: SAM-Med3D's box embeddings were never trained; give clicks")
+            raise ValueError("box prompts are not supported: SAM-Med3D's box embeddings were never trained; use clicks")
         weight = self.no_mask_embed.weight
         if points is not None:
             batch = points[0].shape[0]
@@ -100,7 +100,7 @@ class PromptEncoder(nn.Module):
         coords_vox = torch.cat([coords_vox, coords_vox.new_zeros(coords_vox.shape[0], 1, 3)], dim=1)
         labels = torch.cat([labels, labels.new_full((labels.shape[0], 1), -1)], dim=1).unsqueeze(-1)
         matrix = self.pe_layer.positional_encoding_gaussian_matrix
-        # +0.5: the centre of the voxel. Positions stay in the buffer's own precision under autocast.
+        # +0.5 gives the voxel centre. Positions keep the buffer's precision under autocast.
         encoded = self.pe_layer((coords_vox.to(matrix.dtype) + 0.5) / self.image_size)
         background, foreground = (embedding.get_parameter("weight") for embedding in self.point_embeddings)
         encoded = encoded + torch.where(labels == 1, foreground, background)

@@ -1,4 +1,4 @@
-"""SAM-Med3D: encoder, prompt encoder and decoder, and the interactive loop that trains them."""
+"""SAM-Med3D: image encoder, prompt encoder, mask decoder, and the interactive training loop."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sammed3d_ft.model.prompt_encoder import PromptEncoder
 from sammed3d_ft.model.upsampling import upsample
 from sammed3d_ft.model.variants import Variant
 
-# (prediction, target, round) -> coordinates (B, 3) in crop voxels and labels (B,), -1 where no click is due.
+# (prediction, target, round) -> coordinates (B, 3) in crop voxels and labels (B,), -1 for no click.
 # Prediction and target are bool (B, 1, S, S, S); rounds count from 1 (round 0 has the first click).
 ClickSource = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 class LoopOutput(NamedTuple):
-    """What one interactive loop gives; every per-round tensor is ordered by round, R rounds with gradient."""
+    """Output of the interactive loop; per-round tensors are ordered by round, for the R rounds with gradient."""
 
     loss: Tensor  # scalar: mean over rounds with gradient of mask loss + iou_weight * IoU loss
     mask_losses: Tensor  # (R,), detached
@@ -33,7 +33,7 @@ class LoopOutput(NamedTuple):
 
 
 class SAMMed3D(nn.Module):
-    """The promptable model. Its state dict has the published tensor names.
+    """The promptable model. Its state dict uses the published tensor names.
 
     Args:
         variant: the architecture, see `VARIANTS`.
@@ -85,14 +85,14 @@ class SAMMed3D(nn.Module):
     def decode(
         self, embedding: Tensor, coords_vox: Tensor, labels: Tensor, previous: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """One decoder pass.
+        """Run the prompt encoder and the mask decoder once.
 
         Args:
-            embedding: (B, D, g, g, g) of ``image_encoder``.
+            embedding: (B, D, g, g, g) from ``image_encoder``.
             coords_vox: (B, N, 3) clicks in crop voxels, axes x, y, z.
             labels: (B, N): 1 foreground, 0 background, -1 no click.
-            previous: (B, 1, L, L, L) logits of the round before; None in the first round, where zeros are
-                fed, as the published model was trained.
+            previous: (B, 1, L, L, L) logits of the previous round; None in the first round, which uses zeros as in
+                the published training.
 
         Returns:
             logits (B, 1, L, L, L) with L = 4g, and predicted IoU (B, 1).
@@ -123,32 +123,35 @@ class SAMMed3D(nn.Module):
         iou_weight: float = 1.0,
         accumulate: bool = True,
     ) -> LoopOutput:
-        """The whole interactive loop of a batch: click, decode, compare, click again.
+        """The interactive loop for a batch: decode, compare with the target, click again.
 
-        It lives in ``forward`` so that DistributedDataParallel's hooks see it. The previous logits are fed
-        back without gradient; the IoU head learns the IoU that was measured.
+        The loop is in ``forward`` so that DistributedDataParallel's hooks apply. The previous logits are fed back
+        without gradient; the IoU head is trained on the measured IoU.
 
         Args:
             target: (B, 1, S, S, S) bool.
             first_click: coordinates (B, 3) in crop voxels and labels (B,).
-            next_click: asked after every round but the last.
+            next_click: called after every round except the last.
             criterion: loss of logits (B, 1, S, S, S) and target.
-            rounds: the rounds with loss and gradient, counted from 1; the first must be among them. The others up
-                to the last of these are passed through without gradient, which costs a third. The same number of
-                rounds on every process.
-            image: (B, C, S, S, S), or instead
-            embedding: (B, D, g, g, g), when the encoder is frozen and its output was cached.
-            start: (B, 1, L, L, L) logits that the first round is given as previous ones; zeros for none.
+            rounds: the rounds with loss and gradient, counted from 1; round 1 must be included. The other rounds up
+                to the last of these run without gradient, at a third of the cost. The number of rounds must be the
+                same on every process.
+            image: (B, C, S, S, S); pass either this or `embedding`.
+            embedding: (B, D, g, g, g), the cached output of a frozen encoder.
+            start: (B, 1, L, L, L) logits used as previous logits in the first round; None means zeros.
             iou_weight: weight of the squared error of the predicted IoU.
-            accumulate: feed all clicks so far (SAM); False feeds only the newest, as the published
-                SAM-Med3D training did.
+            accumulate: use all clicks so far (as in SAM); False uses only the newest, as in the published SAM-Med3D
+                training.
+
+        Raises:
+            ValueError: both or neither of image and embedding, or round 1 not among the rounds with gradient.
         """
         if (image is None) == (embedding is None):
-            raise ValueError("give either image or embedding")
-        # Autocast keeps the low-precision copies of weights that a round made. Were the first round without gradient,
-        # its copies would be without, too, and the weights would not learn in later rounds.
+            raise ValueError("pass either image or embedding")
+        # Autocast caches low-precision copies of the weights. If the first round ran without gradient, the cached
+        # copies would have none, and the weights would not be trained in later rounds.
         if 1 not in rounds:
-            raise ValueError(f"rounds {sorted(rounds)}: the first round must be one with gradient")
+            raise ValueError(f"rounds {sorted(rounds)}: round 1 must be among the rounds with gradient")
         if embedding is None:
             embedding = self.image_encoder(image)
         coords_vox, labels = first_click[0].unsqueeze(1), first_click[1].unsqueeze(1)
@@ -191,7 +194,7 @@ class SAMMed3D(nn.Module):
 
 
 def _overlap(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and Dice per sample, each (B,); both masks empty counts as 1."""
+    """IoU and Dice per sample, each (B,); 1 if both masks are empty."""
     prediction, target = prediction.flatten(1), target.flatten(1)
     both = (prediction & target).sum(1, dtype=torch.float32)
     size = prediction.sum(1, dtype=torch.float32) + target.sum(1, dtype=torch.float32)

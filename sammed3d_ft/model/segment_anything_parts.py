@@ -1,8 +1,8 @@
-"""The parts of Meta's `segment-anything` that SAM-Med3D shares, imported without torchvision.
+"""Parts of Meta's `segment-anything` that SAM-Med3D shares, imported without torchvision.
 
-`import segment_anything` runs its package `__init__`, which imports the 2D predictor and with it torchvision;
-beside a CPU-only torch that may not load. The `modeling` sub-package needs none of it and imports only within
-itself, so it is loaded under a name of this package, and a later `import segment_anything` finds all its own.
+`import segment_anything` also imports the 2D predictor and torchvision, which may fail to load with a CPU-only torch.
+The `modeling` sub-package needs neither and imports only from itself, so it is loaded under a name inside this package.
+A later `import segment_anything` is not affected.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _NAME = f"{__package__}.segment_anything_modeling"
 
 
 def _load_modeling() -> None:
-    """Registers the installed ``segment_anything/modeling`` as the package `_NAME`."""
-    package = importlib.util.find_spec("segment_anything")  # finds, does not execute
+    """Register the installed ``segment_anything/modeling`` as the package `_NAME`."""
+    package = importlib.util.find_spec("segment_anything")  # locates the package without executing it
     if package is None or not package.submodule_search_locations:
         raise ModuleNotFoundError("segment_anything is not installed: pip install segment-anything")
     folder = Path(package.submodule_search_locations[0]) / "modeling"
@@ -32,7 +32,7 @@ def _load_modeling() -> None:
 
 _load_modeling()
 modeling = importlib.import_module(_NAME)
-"""All of it: `Sam`, `ImageEncoderViT`, `PromptEncoder`, `MaskDecoder`, `TwoWayTransformer`."""
+"""The whole sub-package: `Sam`, `ImageEncoderViT`, `PromptEncoder`, `MaskDecoder`, `TwoWayTransformer`."""
 MLPBlock = importlib.import_module(f"{_NAME}.common").MLPBlock
 MLP = importlib.import_module(f"{_NAME}.mask_decoder").MLP
 TwoWayTransformer = importlib.import_module(f"{_NAME}.transformer").TwoWayTransformer

@@ -1,4 +1,4 @@
-"""Learned tokens."""
+"""Learned token embeddings."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import nn
 
 
 def token_embedding(count: int, dim: int) -> nn.Embedding:
-    """``nn.Embedding``, drawn as torch draws it, but not on the meta device.
+    """``nn.Embedding`` with torch's default initialisation, skipped on the meta device.
 
-    There a draw has no effect, and would import torch's compiler for it: three seconds at the start of every command
-    that opens a checkpoint.
+    There it has no effect but imports torch's compiler, which adds three seconds to every command that opens a
+    checkpoint.
     """
     weight = torch.empty(count, dim)
     if not weight.is_meta:

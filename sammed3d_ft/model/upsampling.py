@@ -1,4 +1,4 @@
-"""Trilinear upsampling of logits as three small matrix products, one per axis."""
+"""Trilinear upsampling of logits by three small matrix products, one per axis."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 @lru_cache(maxsize=32)
-@torch.inference_mode(False)  # kept for training, even when first asked for in inference
+@torch.inference_mode(False)  # so that a matrix cached during inference can be used in training
 def _interpolation_matrix(source: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(target, source) weights of linear interpolation, `align_corners=False`, edges repeated."""
+    """(target, source) weights of linear interpolation, `align_corners=False`, edge values repeated."""
     position = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp(
         0, source - 1
     )
@@ -26,10 +26,10 @@ def _interpolation_matrix(source: int, target: int, dtype: torch.dtype, device: 
 
 
 def upsample(volume: Tensor, size: int) -> Tensor:
-    """``F.interpolate(volume, size, mode="trilinear", align_corners=False)`` for cubes (B, C, n, n, n).
+    """Equals ``F.interpolate(volume, size, mode="trilinear", align_corners=False)`` for cubes (B, C, n, n, n).
 
-    Linear interpolation is separable, so the map and its gradient are three matrix products; the library
-    kernel's backward pass scatters voxel by voxel and is several times slower. Computed in float32 at least.
+    Linear interpolation is separable, so the result and its gradient are three matrix products each; torch's
+    backward kernel scatters voxel by voxel and is several times slower. Computed in at least float32.
     """
     n = volume.shape[-1]
     dtype = torch.promote_types(volume.dtype, torch.float32)
@@ -38,5 +38,5 @@ def upsample(volume: Tensor, size: int) -> Tensor:
         volume = volume.to(dtype)
         volume = volume @ matrix.T  # z
         volume = matrix @ volume  # y
-        # x: the two trailing axes travel along as columns
+        # x: the two trailing axes are flattened into columns
         return (matrix @ volume.flatten(-2)).unflatten(-1, (size, size))

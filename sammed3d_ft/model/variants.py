@@ -1,4 +1,4 @@
-"""The table of SAM-Med3D variants: the numbers that fix an architecture, nothing else."""
+"""The SAM-Med3D variants and their architecture parameters."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from prompts.errors import InputError
 
 @dataclass(frozen=True)
 class Variant:
-    """One architecture. Sizes count voxels (crop), tokens (grid, window) or channels.
+    """One architecture. Sizes are in voxels (crop), tokens (grid, window) or channels.
 
-    The encoder's patch grid is ``image_size // patch_size`` tokens per axis; the decoder's logits are
-    four times that grid per axis, whatever the crop.
+    The encoder's grid has ``image_size // patch_size`` tokens per axis; the decoder's logits have four times as many
+    voxels per axis.
     """
 
     name: str
@@ -59,8 +59,8 @@ VARIANTS: dict[str, Variant] = {
             decoder_mlp_dim=2048,
             spacing_mm=1.5,
         ),
-        # The same architecture, small: for laptops, tests and the demo. 64 voxels at 3 mm see 192 mm, as
-        # the published model's 128 at 1.5 mm do.
+        # A small version of the same architecture, for laptops, tests and the demo. Its field of view is the same,
+        # 192 mm: 64 voxels at 3 mm instead of 128 at 1.5 mm.
         Variant(
             name="mini",
             image_size=64,
@@ -78,7 +78,7 @@ VARIANTS: dict[str, Variant] = {
 
 
 def variant_named(name: str) -> Variant:
-    """The variant of that name; `InputError` lists the known ones."""
+    """The variant with this name; for an unknown name, InputError lists the known ones."""
     try:
         return VARIANTS[name]
     except KeyError:

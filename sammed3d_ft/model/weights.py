@@ -1,7 +1,7 @@
-"""The only reader of checkpoints: published, bare or exported weights to tensors by name, and into a model.
+"""Read and write weights: published checkpoints, state dicts and exports. The only module that reads checkpoints.
 
-No code of a file is ever run: pickles are opened by torch's restricted unpickler, with a short list of
-harmless names that the published checkpoint needs and no others.
+Code in a file is never run: pickles are opened by torch's restricted unpickler, which allows only a short list of
+harmless types that the published checkpoint needs.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from sammed3d_ft.model.sam_med3d import SAMMed3D
 from sammed3d_ft.model.variants import VARIANTS
 from sammed3d_ft.model.weight_fit import PATCH_WEIGHT, describe_misfit, foreign_form, recognise_variant
 
-# Weights of this package, by the name that stands for them wherever a file can be named.
+# Weights shipped with this package; the name can be used wherever a weights file is expected.
 SHIPPED = {"mini": Path(__file__).with_name("shipped") / "mini.safetensors"}
 
-# Where training checkpoints keep their tensors: the published one under the first of these.
+# Keys under which training checkpoints store their tensors; the published one uses the first.
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
-# Put before every name by DistributedDataParallel and torch.compile.
+# Prefixes added to every name by DistributedDataParallel and torch.compile.
 _PREFIXES = ("module.", "_orig_mod.")
-# The one key of a safetensors header that this toolkit writes. One, because the library writes several in
-# random order, and equal weights must give equal files.
+# The only key in our safetensors headers: the library writes several keys in random order, and equal weights must give
+# equal files.
 _HEADER_KEY = "sammed3d_ft"
 
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
@@ -51,13 +51,14 @@ _HARMLESS: list[Any] = [
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a weights file holds.
+    """Content of a weights file.
 
     Attributes:
-        state: tensors by name, on the CPU, prefixes of wrappers removed. They may be backed by the file.
-        kind: "training checkpoint" or "state dict" (pickles), "safetensors", or "export" (written here).
-        metadata: of an export, what was written with it; of other safetensors files, their header.
-        extra_keys: what else lay beside a training checkpoint's tensors (epoch, optimizer_state_dict, ...).
+        state: tensors by name, on the CPU, with wrapper prefixes removed. They may be memory-mapped.
+        kind: "training checkpoint" or "state dict" (pickles), "safetensors", or "export" (written by this
+            toolkit).
+        metadata: an export's metadata, or another safetensors file's header.
+        extra_keys: other keys of a training checkpoint (epoch, optimizer_state_dict, ...).
     """
 
     state: dict[str, Tensor]
@@ -71,10 +72,10 @@ class LoadReport:
     """What `load_weights` did.
 
     Attributes:
-        path: the file that was read.
+        path: the path that was given.
         kind, metadata: see `Checkpoint`.
         tensors: number of tensors loaded.
-        zero_initialised: what was not in the file and starts at zero, in words; empty for a plain load.
+        zero_initialised: descriptions of what was not in the file and starts at zero; usually empty.
     """
 
     path: Path
@@ -85,20 +86,20 @@ class LoadReport:
 
 
 def read_state_dict(path: str | Path) -> Checkpoint:
-    """Tensors of a checkpoint file, without running anything in it.
+    """Read the tensors of a checkpoint file without running any code in it.
 
     Args:
-        path: pickled training checkpoint or state dict (`torch.save`), safetensors, an export's folder, or a
-            name of `SHIPPED` (a file of that name in the present folder comes first).
+        path: pickled training checkpoint or state dict (`torch.save`), safetensors file, export folder, or a
+            name in `SHIPPED` (a file of that name in the current folder takes precedence).
 
     Raises:
-        InputError: missing, empty, truncated or foreign file; a pickle that names anything but tensors and
+        InputError: a missing, empty, truncated or foreign file; a pickle that refers to anything but tensors and
             the listed harmless types.
     """
     path = _file_of(Path(path))
     form = foreign_form(path)
     if form is not None:
-        raise InputError(f"{path} holds no weights: {form}")
+        raise InputError(f"{path} does not contain weights: {form}")
     with path.open("rb") as file:
         start = file.read(9)
     if start[8:9] == b"{":
@@ -107,33 +108,33 @@ def read_state_dict(path: str | Path) -> Checkpoint:
 
 
 def read_whole_model(path: str | Path) -> tuple[str, Checkpoint]:
-    """A checkpoint that must hold a whole SAM-Med3D, and the name of its variant.
+    """Read a checkpoint that must hold a complete SAM-Med3D; returns its variant's name and the checkpoint.
 
     Raises:
-        InputError: what `read_state_dict` raises; a CNN baseline; no known variant, or one that is not whole.
+        InputError: as `read_state_dict`; a baseline network; an unknown variant, or an incomplete model.
     """
     found = read_state_dict(path)
     if found.metadata.get("format", "").startswith("sammed3d_ft baseline"):
-        raise InputError(f"{path} is a baseline, which takes no clicks: use `sammed3d-ft segment`")
-    # Where no variant is recognised, the published one is what the file is compared with.
+        raise InputError(f"{path} is a baseline network, which does not use clicks: use `sammed3d-ft segment`")
+    # If no variant is recognised, the file is compared with the published one.
     variant = VARIANTS[recognise_variant(found.state) or "vit_b_ori"]
     patch = found.state.get(PATCH_WEIGHT)
     with torch.device("meta"):
         model = SAMMed3D(variant, in_channels=2 if patch is not None and patch.shape[1] == 2 else 1)
     misfit = describe_misfit(found.state, {name: tensor.shape for name, tensor in model.state_dict().items()})
     if misfit is not None:
-        raise InputError(f"{path} holds no whole SAM-Med3D ({variant.name}): {misfit}")
+        raise InputError(f"{path} does not hold a complete SAM-Med3D ({variant.name}): {misfit}")
     return variant.name, found
 
 
 def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
-    """Loads a checkpoint into a model; names and shapes must all fit, no name is tolerated.
+    """Load a checkpoint into a model; all names and shapes must match.
 
-    One exception: weights of one input channel in a model of two. The patch embedding of the second channel
-    is set to zero, so that the model starts as the one-channel model does, and the report says so.
+    One exception: weights with one input channel can be loaded into a model with two. The patch embedding of the
+    second channel is set to zero, so that the model initially equals the one-channel model; the report says so.
 
     Raises:
-        InputError: what `read_state_dict` raises; names missing, unexpected or of another shape.
+        InputError: as `read_state_dict`; missing or unexpected names, or different shapes.
     """
     checkpoint = read_state_dict(path)
     state = dict(checkpoint.state)
@@ -152,27 +153,27 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
 
 
 def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes tensors and metadata: whole or not at all, and equal content gives equal bytes.
+    """Write tensors and metadata atomically; equal content gives equal bytes.
 
     Raises:
         InputError: the file cannot be written (disk full, no permission, ...).
     """
     path = Path(path)
     header = {_HEADER_KEY: json.dumps(dict(metadata), sort_keys=True)}
-    # Copies, because safetensors refuses tensors that share memory (tied weights, views of one buffer).
+    # Copies, because safetensors rejects tensors that share memory (tied weights, views of one buffer).
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
-    # By way of memory: the library's own writing makes the file private, and leaves a stray one when it is killed.
+    # Serialised in memory first: the library's own writer creates a private file, and leaves a partial one if killed.
     write_whole(path, save(tensors, metadata=header))
 
 
 def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
+    """SHA-256 of a file, hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def state_hash(state: Mapping[str, Tensor]) -> str:
-    """Name of a set of weights, whatever its file: SHA-256 over sorted names, types, shapes and bytes."""
+    """Hash of weights, independent of the file format: SHA-256 over sorted names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -182,26 +183,26 @@ def state_hash(state: Mapping[str, Tensor]) -> str:
 
 
 def _file_of(path: Path) -> Path:
-    """The weights file of a path that may be an export's folder, or the name of weights that ship."""
+    """Resolve a path, which may be an export folder or the name of shipped weights, to a weights file."""
     if not path.exists() and str(path) in SHIPPED:
         return SHIPPED[str(path)]
     if not path.exists():
         raise InputError(
-            f"no weights at {path}; name another file, {' or '.join(SHIPPED)} for those of this package, or run "
-            f"`sammed3d-ft weights fetch` for the published"
+            f"no weights at {path}; choose another file, use the shipped weights ({' or '.join(SHIPPED)}), or run "
+            f"`sammed3d-ft weights fetch` to download the published ones"
         )
     if not path.is_dir():
         return path
     if (path / "adapter_config.json").is_file():
         raise InputError(
-            f"{path} is a LoRA adapter, which has no weights of its own model; give the base checkpoint here "
-            "and the adapter to the command that takes adapters (predict --checkpoint)"
+            f"{path} is a LoRA adapter, which does not contain the base model; use the base checkpoint here, "
+            "and the adapter with a command that accepts adapters (predict --checkpoint)"
         )
     files = sorted(path.glob("*.safetensors"))
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
         raise InputError(
-            f"{path} is a folder: expected one .safetensors file in it, found {found}; name the file"
+            f"{path} is a folder: expected one .safetensors file in it, found {found}; choose the file"
         )
     return files[0]
 
@@ -223,14 +224,14 @@ def _read_safetensors(path: Path) -> Checkpoint:
 def _read_pickle(path: Path, zipped: bool) -> Checkpoint:
     try:
         with torch.serialization.safe_globals(_HARMLESS):
-            # Mapped rather than read: a training checkpoint's optimiser state is most of it and not wanted.
+            # Memory-mapped, because most of a training checkpoint is optimiser state, which is not needed.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"got <class '(\S+)'>", str(error))
-        what = f"names {found.group(1)}" if found else "holds more than tensors"
+        what = f"refers to {found.group(1)}" if found else "holds more than tensors"
         raise InputError(
-            f"{path} is refused, nothing in it was run: its pickle {what}, which weights do not need; "
-            "if you trust its origin, save its tensors alone with torch.save or as safetensors"
+            f"{path} was rejected without running any of its code: its pickle {what}, which weights do not need; "
+            "if you trust its origin, save only its tensors with torch.save or as safetensors"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise InputError(
@@ -255,14 +256,14 @@ def _tensors(path: Path, content: Mapping[Any, Any]) -> dict[str, Tensor]:
     if others or not content:
         what = f"{_some(others)} instead" if others else "nothing"
         raise InputError(
-            f"{path} has no tensors by name at the top nor under {', '.join(_WRAPPERS)}: it holds {what}; "
-            "save model.state_dict()"
+            f"{path} has no tensors by name, neither at the top level nor under {', '.join(_WRAPPERS)}: it holds "
+            f"{what}; save model.state_dict()"
         )
     return _bare_names({str(name): value for name, value in content.items()})
 
 
 def _bare_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without the prefixes that all of them carry."""
+    """Remove prefixes that all names share."""
     prefix = next((p for p in _PREFIXES if state and all(name.startswith(p) for name in state)), None)
     if prefix is None:
         return state

@@ -1,4 +1,4 @@
-"""Config files: YAML plus ``key.path=value`` overrides to checked settings, or one clear line."""
+"""Config files: read YAML, apply ``key.path=value`` overrides, and validate the settings."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def read_content(file: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A config's sections with overrides applied, not yet checked.
+    """Read a config's sections and apply overrides, without validation.
 
     Raises:
-        InputError: not readable as YAML, no sections, or an override of another form.
+        InputError: invalid YAML, no sections, or a malformed override.
     """
     try:
         content = yaml.safe_load(file.read_text()) or {}
     except yaml.YAMLError as error:
-        raise InputError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{file}: invalid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise InputError(f"{file}: expected sections such as run, data and model, got {type(content).__name__}")
     for override in overrides:
@@ -35,7 +35,7 @@ def read_content(file: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def checked(model: type[_Model], content: dict[str, Any], file: Path) -> _Model:
-    """The config of that kind; `InputError` says in one line all that is wrong, with near names for unknown keys."""
+    """Validate the content as a config; InputError lists all problems in one line, with suggestions for names."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -44,7 +44,7 @@ def checked(model: type[_Model], content: dict[str, Any], file: Path) -> _Model:
 
 
 def find_config(path: Path) -> Path:
-    """The file of that name, here or among the shipped ones; `InputError` if there is none."""
+    """Find a config by path, in the current folder or among the shipped ones; InputError if there is none."""
     if path.is_file():
         return path
     package = Path(__file__).resolve().parents[1]
@@ -67,13 +67,13 @@ def _apply(content: dict[str, Any], override: str) -> None:
     try:
         section[last] = yaml.safe_load(value)
     except yaml.YAMLError:
-        raise InputError(f"override {override!r}: the value is not readable as YAML; quote it") from None
+        raise InputError(f"override {override!r}: the value is not valid YAML; quote it") from None
 
 
 def _problem(item: Any, model: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in item["loc"])
     if item["type"] == "missing":
-        return f"{path} is missing: give it in the file or as {path}=VALUE"
+        return f"{path} is missing: set it in the file or with {path}=VALUE"
     if item["type"] == "extra_forbidden":
         *parents, last = item["loc"]
         near = difflib.get_close_matches(str(last), _keys(model, parents), 1)

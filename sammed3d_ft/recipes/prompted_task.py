@@ -1,4 +1,4 @@
-"""The task of prompted fine-tuning: what the training loop needs to know about SAM-Med3D."""
+"""The prompted training task: SAM-Med3D for the training loop."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safete
 from sammed3d_ft.recipes.config import TrainConfig, digest
 from sammed3d_ft.recipes.task import SplitCases, case_files, mean
 
-# Counted up when crops, augmentation or clicks are drawn in another way: older caches are then left alone.
+# Increase this when crops, augmentation or clicks are drawn differently. Older caches are then ignored, not deleted.
 _CACHE_FORMAT = 2
 
 
 class PromptedTask:
-    """Builds model and data of a prompted fine-tuning run, and answers the training loop as a `Task`.
+    """Model and data of a prompted training run; implements `Task`.
 
     Args:
-        config: of the run.
-        manifest: its cases, already checked.
+        config: config of the run.
+        manifest: the run's cases, already checked.
 
     Raises:
-        InputError: weights that do not fit, no training case, contradictory settings.
+        InputError: weights that do not fit, no training cases, or contradictory settings.
     """
 
     shown: Mapping[str, str] = {"loss": "train/loss", "dice": "train/dice_last"}
@@ -65,8 +65,8 @@ class PromptedTask:
         self.cases = SplitCases.of(manifest)
         if config.data.shapes and (config.tune.method == "decoder" or config.data.modalities != ("PT",)):
             raise InputError(
-                f"data.shapes {config.data.shapes}: generic shapes are PET-like and made anew in every epoch, so they "
-                f"need data.modalities [PT] and tune.method full or lora"
+                f"data.shapes {config.data.shapes}: generic shapes are PET-like and different in every epoch, so they "
+                f"require data.modalities [PT] and tune.method full or lora"
             )
         self.preprocessing = Preprocessing(config.data.modalities, config.spacing_mm, dict(config.data.clip))
         self.model = seeded_model(
@@ -76,7 +76,7 @@ class PromptedTask:
             self.base_hash = state_hash(self.model.state_dict())
         else:
             load_weights(self.model, config.model.weights)
-            # Of the file's own tensors, which an adapter is later checked against.
+            # Hash of the tensors in the file, because an adapter's base is later checked against this file.
             self.base_hash = state_hash(read_state_dict(config.model.weights).state)
         self.tuning = configure_tuning(
             self.model,
@@ -103,28 +103,28 @@ class PromptedTask:
 
     @property
     def starts_trained(self) -> bool:
-        """Given weights are what training has to beat; if it never does, they stay the best."""
+        """True unless training starts from random weights: initial weights that training never improves remain best."""
         return self.config.model.weights != "random"
 
     def lines(self) -> list[str]:
-        """What trains."""
+        """Summary of the trainable parameters."""
         return self.tuning.lines()
 
     def state(self) -> dict[str, Tensor]:
-        """The parameters that train; frozen weights are not stored again and again."""
+        """The trainable parameters; checkpoints do not repeat frozen weights."""
         return trainable_state(self.model)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back what `state` gave."""
+        """Restore the tensors returned by `state`."""
         load_trainable_state(self.model, state)
 
     @property
     def learning_rates(self) -> dict[str, float]:
-        """By parameter-name prefix."""
+        """Learning rates by parameter-name prefix."""
         return {"": self.config.optim.lr_decoder, "image_encoder.": self.config.optim.lr_encoder}
 
     def prepare(self, accelerator: Accelerator) -> None:
-        """Cuts out the lesions and, with a frozen encoder, computes their embeddings; all processes together."""
+        """Prepare the lesion store and, with a frozen encoder, the embeddings; all processes share the work."""
         root = self.config.cache.dir or self.config.run.dir / "cache"
         rank, world = accelerator.process_index, accelerator.num_processes
         content = digest(
@@ -179,7 +179,7 @@ class PromptedTask:
 
     @property
     def sample_count(self) -> int:
-        """Training samples of an epoch: lesions, then generic shapes."""
+        """Training samples per epoch: lesions, then generic shapes."""
         assert self.store is not None
         return len(self.store) * self.config.data.repeats + self.config.data.shapes
 
@@ -196,7 +196,7 @@ class PromptedTask:
         )
 
     def case_ids(self, batch: dict[str, Any]) -> list[str]:
-        """Lesion ids of a batch, for messages."""
+        """Lesion IDs in a batch, for error messages."""
         assert self.store is not None
         lesions, shown = self.store.entries, len(self.store) * self.config.data.repeats
         return [
@@ -235,7 +235,7 @@ class PromptedTask:
         }
 
     def _rounds_with_gradient(self, step: int) -> list[int]:
-        """The first round and some later ones, the same on every process."""
+        """Round 1 and a random selection of later rounds, the same on every process."""
         clicks = self.config.clicks
         later = np.arange(2, clicks.rounds + 1)
         if clicks.gradient_rounds is not None:
@@ -244,7 +244,7 @@ class PromptedTask:
         return [1, *later.tolist()]
 
     def score(self, accelerator: Accelerator, split: str) -> list[CaseScore]:
-        """Every case of a split by the simulated user, on its own grid; cases are shared among processes."""
+        """Score the cases of a split with simulated clicks, on their own grids, divided among processes."""
         predictor = Predictor(
             self.model,
             self.preprocessing,
@@ -264,7 +264,7 @@ class PromptedTask:
         return self.cases.shared_scores(accelerator, split, score_case)
 
     def summary(self, scores: Sequence[CaseScore], split: str) -> dict[str, float]:
-        """Mean Dice after k clicks: over cases, over lesions, and by lesion-size class."""
+        """Mean Dice after k clicks, over cases, over lesions, and by lesion size class."""
         values: dict[str, float] = {}
         scored = [score.dice for score in scores if score.dice is not None]
         lesions = [lesion for score in scores for lesion in score.lesions]
@@ -278,7 +278,7 @@ class PromptedTask:
         return values
 
     def export(self, folder: Path, facts: Mapping[str, Any]) -> Path:
-        """Writes ``model.safetensors``, which `predict` takes; for LoRA the adapter too."""
+        """Write ``model.safetensors`` for `predict`; with LoRA also the adapter."""
         metadata = {
             "format": "sammed3d_ft export 1",
             "variant": self.config.model.variant,
@@ -295,7 +295,7 @@ class PromptedTask:
         save_safetensors(folder / "model.safetensors", merged_state(self.model), metadata)
         if self.config.tune.method == "lora":
             save_adapter(self.tuning, self.model, folder / "adapter", metadata)
-            if self.config.model.weights == "random":  # an adapter is of no use without its base
+            if self.config.model.weights == "random":  # an adapter is useless without its base
                 base = seeded_model(self.config.model.variant, self.config.run.seed, self.model.in_channels)
                 save_safetensors(folder.parent / "base.safetensors", base.state_dict(), {"format": "random weights"})
         return folder / "model.safetensors"
@@ -305,12 +305,12 @@ class PromptedTask:
         return (summary["val/dice@1"] + summary["val/dice@5"]) / 2
 
     def validation_line(self, summary: Mapping[str, float]) -> str:
-        """Dice after each number of clicks."""
+        """Dice after each number of clicks, in one line."""
         figures = "  ".join(f"{k}: {summary[f'val/dice@{k}']:.3f}" for k in self.config.validate_.clicks)
-        return f"validation Dice at clicks  {figures}"
+        return f"validation Dice by clicks  {figures}"
 
     def write_scores(self, run: Path, split: str, scores: Sequence[CaseScore]) -> None:
-        """``<split>_cases.csv``, and the clicks per case, in unrounded world mm, so that scores can be replayed."""
+        """Write ``<split>_cases.csv``, and the clicks of each case in unrounded world mm, to reproduce the scores."""
         at = self.config.validate_.clicks
         rows: list[dict[str, Any]] = []
         for score in scores:
@@ -341,5 +341,5 @@ class PromptedTask:
 
 
 def _at_clicks(dice: Mapping[int, float | None]) -> dict[str, float | None]:
-    """By the name of its column."""
+    """Dice by column name."""
     return {f"dice@{k}": value for k, value in dice.items()}

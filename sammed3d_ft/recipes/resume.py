@@ -1,4 +1,4 @@
-"""What a run may be continued with: the settings, inputs and number of processes it was begun with."""
+"""Checks before a run is resumed: same settings, inputs and number of processes as when it started."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ from sammed3d_ft.recipes.config import BaselineConfig, TrainConfig, differences
 from sammed3d_ft.recipes.task import Task
 from sammed3d_ft.training.checkpoints import list_checkpoints
 
-# What a continuation must share with the run it continues, beside its settings.
+# Facts that must be unchanged when a run is resumed, besides its settings.
 _SAME_FACTS = {
     "processes": "number of processes",
     "base_hash": "base weights",
     "data_digest": "cases, splits or their files",
-    "samples": "training samples of an epoch",
+    "samples": "training samples per epoch",
     "mixed_precision": "precision",
 }
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """As the first process sees it: another machine's view of a shared folder may lag behind."""
+    """The newest checkpoint as seen by the first process: other machines may see a shared folder with delay."""
     found = list_checkpoints(run / "checkpoints")
     return broadcast_object_list([found[-1] if found else None])[0]
 
 
 def refuse_unequal_replicas(accelerator: Accelerator, step: int, state: Mapping[str, Tensor]) -> None:
+    """Raise InputError if the processes loaded different checkpoints."""
     if accelerator.num_processes > 1:
         replicas = set(gather_object([(step, state_hash(state))]))
         if len(replicas) > 1:
@@ -44,25 +45,25 @@ def refuse_unequal_replicas(accelerator: Accelerator, step: int, state: Mapping[
 
 
 def refuse_changed_config(config: TrainConfig | BaselineConfig, run: Path, tell: bool) -> None:
-    """A run goes on with the settings it began with; anything else would be another run under its name."""
+    """Raise InputError if settings that affect the result differ from those the run started with."""
     if config.run.resume == "never":
         raise InputError(
-            f"{run} holds an earlier run and run.resume is never: choose another run.dir or remove it"
+            f"{run} contains an earlier run and run.resume is never: choose another run.dir, or remove the folder"
         )
     file = run / "config.yaml"
     before = _earlier(file) or config.as_plain()
     changed, harmless = differences(before, config.as_plain())
     if changed:
         raise InputError(
-            f"{run} holds a run with other settings ({'; '.join(changed)}): choose another run.dir, "
-            f"or give the settings it began with"
+            f"{run} contains a run with other settings ({'; '.join(changed)}): choose another run.dir, "
+            f"or restore its original settings"
         )
     if harmless and tell:
-        print(f"settings that changed since the run began, and may: {'; '.join(harmless)}")
+        print(f"changed since the run started (allowed): {'; '.join(harmless)}")
 
 
 def refuse_changed_facts(facts: dict[str, Any], run: Path, tell: bool) -> None:
-    """Same settings are not enough: files behind their names may have changed."""
+    """Raise InputError if inputs differ from those at the start: files may change while their names do not."""
     before = _earlier(run / "run.json") or {}
     changed = [
         f"{what}: {before[key]} -> {facts[key]}"
@@ -71,7 +72,7 @@ def refuse_changed_facts(facts: dict[str, Any], run: Path, tell: bool) -> None:
     ]
     if changed:
         raise InputError(
-            f"{run} was begun with other inputs ({'; '.join(changed)}), though under the same names: "
+            f"{run} was started with other inputs under the same names ({'; '.join(changed)}): "
             f"restore them, or choose another run.dir"
         )
     others = [
@@ -80,21 +81,22 @@ def refuse_changed_facts(facts: dict[str, Any], run: Path, tell: bool) -> None:
         if key in before and before[key] != facts[key]
     ]
     if others and tell:
-        print(f"changed since the run began, so that its last digits will differ: {'; '.join(others)}")
+        print(f"changed since the run started; results may differ in the last digits: {'; '.join(others)}")
 
 
 def _earlier(file: Path) -> dict[str, Any] | None:
-    """What an earlier start wrote there (JSON is YAML, too); None if nothing."""
+    """Read what an earlier start of the run wrote (JSON is also YAML); None if there is nothing."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
     except (yaml.YAMLError, ValueError) as error:
         content = " ".join(str(error).split())
     if content is None or isinstance(content, dict):
         return content
-    raise InputError(f"{file}: not what a run wrote there ({content!s:.120}): remove it, or choose another run.dir")
+    raise InputError(f"{file}: not a file written by a run ({content!s:.120}): remove it, or choose another run.dir")
 
 
 def run_facts(config: TrainConfig | BaselineConfig, task: Task, accelerator: Accelerator) -> dict[str, Any]:
+    """The facts recorded in ``run.json``."""
     return {
         "sammed3d_ft": sammed3d_ft.__version__,
         "torch": torch.__version__,

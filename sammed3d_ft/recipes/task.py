@@ -1,4 +1,4 @@
-"""What the training loop asks of a task, and what all tasks do alike with their cases."""
+"""The interface between the training loop and a task, and the case handling that all tasks share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Score = TypeVar("_Score")
 
 
 class Task(Protocol):
-    """A model with its data, its loss and its scores: everything that differs between kinds of training."""
+    """A model with its data, loss and scores: everything that differs between prompted and automatic training."""
 
     @property
     def model(self) -> nn.Module: ...
@@ -31,32 +31,32 @@ class Task(Protocol):
     def cases(self) -> SplitCases: ...
     @property
     def starts_trained(self) -> bool:
-        """Whether the model can do the task before training; it is then scored first, and may stay the best."""
+        """Whether the model works before training; if so, it is scored first and may remain the best."""
     @property
     def base_hash(self) -> str:
-        """Names the weights that training starts from."""
+        """Hash of the weights that training starts from."""
     @property
     def learning_rates(self) -> dict[str, float]:
-        """By parameter-name prefix; the longest that fits wins."""
+        """Learning rates by parameter-name prefix; the longest matching prefix applies."""
     @property
     def shown(self) -> Mapping[str, str]:
-        """Beside the progress bar: label, and name of the logged value."""
+        """Values shown next to the progress bar: label -> name of the logged value."""
 
     def lines(self) -> list[str]:
-        """What is to be trained, for printing and for ``run.json``."""
+        """Summary of the trainable parameters, printed and stored in ``run.json``."""
 
     def prepare(self, accelerator: Accelerator) -> None:
-        """Whatever is computed once, before the first epoch; all processes together."""
+        """One-time work before the first epoch; called by all processes together."""
 
     @property
     def sample_count(self) -> int:
-        """Training samples of an epoch; known after `prepare`."""
+        """Training samples per epoch; known after `prepare`."""
 
     def dataset(self, epoch: int) -> Dataset[Any]:
-        """The training samples of an epoch. Each is decided by seed, epoch and its index alone."""
+        """Training samples of an epoch; each depends only on seed, epoch and its index."""
 
     def case_ids(self, batch: dict[str, Any]) -> list[str]:
-        """What a batch is made of, for messages."""
+        """Case IDs in a batch, for error messages."""
 
     def loss(
         self, model: nn.Module, batch: dict[str, Any], epoch: int, step: int, progress: float
@@ -71,34 +71,34 @@ class Task(Protocol):
         """All tensors that training changes; they share memory with the model."""
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back, in place, what `state` gave; `InputError` if it does not fit."""
+        """Restore, in place, the tensors returned by `state`; InputError if they do not fit."""
 
     def score(self, accelerator: Accelerator, split: str) -> list[Any]:
-        """Scores of a split's cases, in their order, on their own grids; the cases are shared among processes."""
+        """Score the cases of a split on their own grids, divided among processes; results are in case order."""
 
     def summary(self, scores: Sequence[Any], split: str) -> dict[str, float]:
-        """Means of scores, named ``<split>/...``."""
+        """Mean scores, named ``<split>/...``."""
 
     def selection(self, summary: Mapping[str, float]) -> float:
-        """By which the best model is chosen, from the summary of ``val``; NaN where no case defines it."""
+        """The value by which the best model is selected, from the summary of ``val``; NaN if undefined."""
 
     def validation_line(self, summary: Mapping[str, float]) -> str:
         """The summary of ``val`` in a few words."""
 
     def write_scores(self, run: Path, split: str, scores: Sequence[Any]) -> None:
-        """Writes ``<split>_cases.csv``, and what else replays or explains the scores."""
+        """Write ``<split>_cases.csv`` and the files that reproduce or explain the scores."""
 
     def export(self, folder: Path, facts: Mapping[str, Any]) -> Path:
-        """Writes ``model.safetensors`` with all that its use must know, ``facts`` among it; returns its path."""
+        """Write ``model.safetensors`` with the metadata that prediction needs, among it ``facts``; return its path."""
 
     @staticmethod
     def results(summary: Mapping[str, Any]) -> Table:
-        """The final figures of ``summary.json``, as a table."""
+        """The final results from ``summary.json``, as a table."""
 
 
 @dataclass(frozen=True)
 class SplitCases:
-    """A manifest's cases by split."""
+    """The cases of a manifest by split."""
 
     train: tuple[Case, ...]
     val: tuple[Case, ...]
@@ -106,16 +106,16 @@ class SplitCases:
 
     @classmethod
     def of(cls, manifest: Manifest) -> SplitCases:
-        """`InputError` where a split that training needs is empty."""
+        """Group the cases by split; InputError if the train or val split is empty."""
         cases = cls(*(manifest.split(name) for name in ("train", "val", "test")))
         for name, found in (("train", cases.train), ("val", cases.val)):
             if not found:
-                raise InputError(f"manifest {manifest.path}: no case in split {name!r}; training needs train and val")
+                raise InputError(f"manifest {manifest.path}: no cases in split {name!r}; training needs train and val")
         return cases
 
     @property
     def fingerprint(self) -> str:
-        """Names the cases, their splits, their labels, and of their images the sizes."""
+        """Digest of case IDs, splits, label contents and image file sizes."""
         return digest(
             [
                 (
@@ -129,7 +129,7 @@ class SplitCases:
         )
 
     def shared_scores(self, accelerator: Accelerator, split: str, score: Callable[[Case], _Score]) -> list[_Score]:
-        """Scores every case of a split, each on one of the processes; all get all, in the cases' order."""
+        """Score the cases of a split, divided among the processes; every process gets all scores, in case order."""
         cases = {"train": self.train, "val": self.val, "test": self.test}[split]
         mine = list(enumerate(cases))[accelerator.process_index :: accelerator.num_processes]
         show = accelerator.is_local_main_process
@@ -139,11 +139,11 @@ class SplitCases:
 
 
 def case_files(case: Case) -> tuple[str, list[list[Any]]]:
-    """Names a case's files as they are now, for what is kept on disk of them."""
+    """Identify a case's files by path, size and modification time, for cache keys."""
     paths = [path for path in (*case.images.values(), case.label) if path]
     return case.id, [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
 
 
 def mean(values: Sequence[float]) -> float:
-    """NaN of nothing."""
+    """Mean of the values; NaN if there are none."""
     return sum(values) / len(values) if values else float("nan")

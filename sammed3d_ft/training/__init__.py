@@ -1,1 +1,1 @@
-"""What a training run consists of beside its model and data: optimiser groups, checkpoints, tracking."""
+"""Parts of a training run besides model and data: optimiser groups, checkpoints, logs, run lock."""

@@ -1,7 +1,7 @@
-"""Checkpoints: complete, atomic, and never a pickle.
+"""Training checkpoints: complete, written atomically, without pickle.
 
-``step_N/`` holds ``model.safetensors`` (parameters that train), ``optimizer.safetensors`` and ``state.json``.
-It is written under a hidden name and then renamed, so a folder with that name is whole.
+``step_N/`` holds ``model.safetensors`` (trainable parameters), ``optimizer.safetensors`` and ``state.json``.
+It is written under a hidden name and then renamed, so a folder called ``step_N`` is always complete.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sammed3d_ft.model.weights import save_safetensors
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """One checkpoint's content."""
+    """Content of one checkpoint."""
 
     path: Path
     model: dict[str, Tensor]
@@ -36,10 +36,10 @@ class LoadedCheckpoint:
 def save_checkpoint(
     folder: Path, step: int, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> Path:
-    """Writes ``folder/step_N``, unless that step is there already: a run that stops right after a checkpoint.
+    """Write ``folder/step_N``; if it exists (a run stopped right after a checkpoint), keep it.
 
     Raises:
-        InputError: it cannot be written; earlier checkpoints are as they were.
+        InputError: the checkpoint cannot be written; earlier checkpoints are unchanged.
     """
     final = folder / f"step_{step}"
     new = folder / f".step_{step}{INCOMPLETE}"
@@ -53,9 +53,9 @@ def save_checkpoint(
         new.rename(final)
     except (InputError, OSError) as error:
         earlier = list_checkpoints(folder)
-        kept = f"the last whole checkpoint is {earlier[-1]}" if earlier else "there is no earlier one"
+        kept = f"the last complete checkpoint is {earlier[-1]}" if earlier else "there is no earlier one"
         raise InputError(
-            f"no checkpoint at step {step}: {error}; {kept}. Make room and run the same command again"
+            f"cannot save the checkpoint at step {step}: {error}; {kept}. Free disk space and re-run the same command"
         ) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -63,12 +63,12 @@ def save_checkpoint(
 
 
 def prune_checkpoints(folder: Path, bests: Path, keep: int) -> None:
-    """Removes all but the newest ``keep`` checkpoints, and of the best models all that none of these names."""
+    """Remove all but the newest ``keep`` checkpoints, and the best models that none of these refers to."""
     checkpoints = list_checkpoints(folder)
     named = {read_state(path)["best"]["step"] for path in checkpoints[-keep:]}
     forgotten = [path for path in list_checkpoints(bests) if int(path.name[5:]) not in named]
     for old in (*checkpoints[:-keep], *forgotten):
-        hidden = old.with_name(f".{old.name}{INCOMPLETE}")  # so that none is ever seen half removed
+        hidden = old.with_name(f".{old.name}{INCOMPLETE}")  # so that a partly removed checkpoint is never visible
         shutil.rmtree(hidden, ignore_errors=True)
         old.rename(hidden)
         shutil.rmtree(hidden, ignore_errors=True)
@@ -81,19 +81,19 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A checkpoint's ``state.json``: where the run was; `InputError` if it is damaged."""
+    """Read the progress of the run from a checkpoint's ``state.json``; InputError if it is damaged."""
     with _readable(path):
         state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
         if not isinstance(state, dict):
-            raise ValueError("state.json holds no object")
+            raise ValueError("state.json is not a JSON object")
         return state
 
 
 def read_checkpoint(path: Path) -> LoadedCheckpoint:
-    """Reads one checkpoint. JSON and safetensors only: no code runs, whatever the files hold.
+    """Read one checkpoint. Only JSON and safetensors are read, so no code in the files can run.
 
     Raises:
-        InputError: it is damaged, or something else lies in its place.
+        InputError: the checkpoint is damaged, or the folder is something else.
     """
     with _readable(path):
         model, optimizer = (load_file(path / f"{name}.safetensors") for name in ("model", "optimizer"))
@@ -107,5 +107,5 @@ def _readable(path: Path) -> Iterator[None]:
     except (OSError, ValueError, SafetensorError) as error:  # UnicodeDecodeError and JSON's are ValueErrors
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{path}: no readable checkpoint ({reason}): remove this folder to go on from the one before it"
+            f"{path}: the checkpoint is unreadable ({reason}): remove this folder to resume from the previous one"
         ) from error

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON line per logged step, cut back to the checkpoint when a run resumes."""
+"""metrics.jsonl: one JSON line per logged step, truncated to the checkpoint when a run resumes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from prompts.whole_files import write_whole
 
 
 class MetricsLog:
-    """Appends to a run's ``metrics.jsonl``.
+    """Append to a run's ``metrics.jsonl``.
 
     Args:
         path: the file.
-        resume_step: lines of later steps are dropped: those steps are about to be done again. None: all are.
+        resume_step: existing lines of later steps are dropped, because these steps will be repeated. None drops
+            all lines.
     """
 
     def __init__(self, path: Path, resume_step: int | None = None) -> None:
@@ -27,14 +28,14 @@ class MetricsLog:
                     if resume_step is not None and json.loads(line)["step"] <= resume_step:
                         kept.append(line)
                 except (json.JSONDecodeError, KeyError, TypeError):
-                    continue  # a line cut off when the run was killed
+                    continue  # a line truncated when the run was killed
         write_whole(path, "".join(f"{line}\n" for line in kept))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends one line.
+        """Append one line.
 
         Raises:
-            InputError: it cannot be written (disk full, ...).
+            InputError: the line cannot be written (disk full, ...).
         """
         try:
             with self.path.open("a", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""One writer per run folder: a launcher that was killed may have left its training alive."""
+"""Run-folder lock: only one process may write a run. A killed launcher can leave its training process running."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from prompts.errors import InputError
 
 try:
     import fcntl
-except ImportError:  # Windows has none
+except ImportError:  # not available on Windows
     fcntl = None  # type: ignore[assignment]
 
 _log = logging.getLogger(__name__)
 
 
 class RunHeldError(InputError):
-    """Another process is writing this run."""
+    """Another process is writing to this run folder."""
 
 
 @contextmanager
 def locked_run(folder: Path, name: str = ".lock") -> Iterator[None]:
-    """Holds a run folder for the block; when a process dies, the system frees what it held.
+    """Lock a run folder for the duration of the block; if the process dies, the system releases the lock.
 
     Args:
-        folder: of the run.
-        name: of the file in it. A process that starts another one to write the run holds a lock of its own name.
+        folder: the run folder.
+        name: name of the lock file in it. A process that starts another one to write the run must use a different
+            name.
 
     Raises:
-        RunHeldError: another process holds it.
+        RunHeldError: another process holds the lock.
     """
     if fcntl is None:
-        _log.warning("%s cannot be locked on this system: take care that no second process writes it", folder)
+        _log.warning("%s cannot be locked on this system: make sure that no other process writes to it", folder)
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,10 +46,10 @@ def locked_run(folder: Path, name: str = ".lock") -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise RunHeldError(
-                f"{folder}: another process (pid {holder}) is writing this run; wait for it, or end it first"
+                f"{folder}: another process (pid {holder}) is writing this run; wait for it, or stop it first"
             ) from None
         except OSError as error:  # a file system without locks
-            _log.warning("%s cannot be locked (%s): take care that no second process writes it", folder, error)
+            _log.warning("%s cannot be locked (%s): make sure that no other process writes to it", folder, error)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -1,4 +1,4 @@
-"""The end of a process of several: says why the launcher ended it, or ends it without an abort."""
+"""Clean exit of one of several processes: explain a stop by the launcher, and avoid an abort at exit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import threading
 
 
 def tell_when_stopped(message: str) -> None:
-    """From now on, SIGTERM prints a message on stderr and ends the process with code 143.
+    """From now on, SIGTERM prints a message on stderr and exits with code 143.
 
-    A Python signal handler would wait for the main thread, which may be deep in a collective that never ends. The
-    interpreter's own handler writes to a pipe at once; a thread reads it. Loader processes are left alone.
+    A Python signal handler would wait for the main thread, which may be stuck in a collective operation. Instead,
+    the interpreter's wakeup descriptor writes to a pipe immediately, and a thread reads it. Data-loader processes
+    keep the default behaviour.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -35,12 +36,12 @@ def tell_when_stopped(message: str) -> None:
 
 
 def leave(code: int) -> None:
-    """Ends a process of several without the teardown of the interpreter; a process alone only if ``code`` is not 0.
+    """Exit one of several processes without interpreter teardown; a single process exits only if ``code`` is not 0.
 
-    A model wrapped for several processes keeps gloo's threads alive, even past ``destroy_process_group`` (torch
-    2.13). A thread that lets go of a tensor during the teardown asks for the interpreter's lock, and is answered by
-    an abort (SIGABRT; pytorch pull request 179291): the launcher would call a finished run failed. What is registered
-    for the exit is done first, and what was printed is written.
+    A DDP model keeps gloo's threads alive even after ``destroy_process_group`` (torch 2.13). If such a thread
+    releases a tensor during teardown, it requests the interpreter lock, and the process aborts (SIGABRT; pytorch pull
+    request 179291), so that the launcher would report a finished run as failed. Registered exit functions run first,
+    and stdout and stderr are flushed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         atexit._run_exitfuncs()

@@ -115,7 +115,7 @@ def test_the_network_sees_what_it_was_trained_with() -> None:
         low = [(32 - size) // 2 for size in channels.shape[1:]]
         box = tuple(slice(at, at + size) for at, size in zip(low, channels.shape[1:], strict=True))
         assert np.array_equal(image[(slice(None), *box)], channels)
-    with pytest.raises(InputError, match="no CT image, but the network sees PT and CT"):
+    with pytest.raises(InputError, match="no CT image, but the model needs PT and CT"):
         AutomaticSegmenter(network, ScanPreparation(("PT", "CT"), 4.0), 32).segment({"PT": pet})
 
 

@@ -184,13 +184,13 @@ def no_dicom(folder: Path):
 
 WRONG = {
     click_outside: r"far\.json: point 2 lies outside the image: voxel \(12, 10, 16\)",
-    click_file_of_another_scan: r"other\.json: its clicks were made on another image \(first voxel .* take \"image\"",
-    empty_clicks: "c.json: holds no clicks",
+    click_file_of_another_scan: r"other\.json: the clicks were made on another image \(first voxel .* remove \"image\"",
+    empty_clicks: "c.json: contains no clicks",
     empty_click_file: "c.json: the click file is empty",
-    voxels_called_mm: r"point 1 lies outside the image: .* in the units their file states",
+    voxels_called_mm: r"point 1 lies outside the image: .* in the units stated in their file",
     clicks_in_metres: "units is 'm'; world coordinates must be in \"mm\"",
-    becquerels: r"bq\.nii\.gz: is no PET in SUV, 9\d% of its voxels are above 1000 .* Bq/ml\? `sammed3d-ft import`",
-    ct_as_pet: r"ct\.nii\.gz: is no PET in SUV, 7\d% of its voxels are below -1 .* is it a CT\?",
+    becquerels: r"bq\.nii\.gz: does not look like PET in SUV \(9\d% .* above 1000.* Bq/ml, .*`sammed3d-ft import`",
+    ct_as_pet: r"ct\.nii\.gz: does not look like PET in SUV \(7\d% of the voxels are below -1.* is it a CT\?",
     pet_of_one_value: r"zero\.nii\.gz: every voxel is 0",
     not_a_number: r"nan\.nii\.gz: 1 NaN and 0 infinite values among 7680 voxels",
     truncated_gzip: r"cut\.nii\.gz: the compressed file ends too early",

@@ -61,7 +61,7 @@ def test_build_then_check(folder, tmp_path):
     (folder / "p3/s7/pet.nii.gz").write_bytes(b"broken")
     result = run("check", manifest)
     assert result.exit_code == 2
-    assert "2 errors, 2 cases concerned" in result.stderr
+    assert "2 errors, 2 cases affected" in result.stderr
     for part in ("s1", "s7", "no such", "not a NIfTI"):
         assert part in result.stdout
 
@@ -84,7 +84,7 @@ def test_the_form_is_guessed_and_its_options_must_fit(folder, tmp_path):
     ok("manifest", "build", table, "--out", manifest)
     assert len(read_manifest(manifest).split("test")) == 10  # no labels: to be predicted only
     for words, message in (
-        ((table, "--channels", "CT,PT"), "--channels has no meaning for the form csv"),
+        ((table, "--channels", "CT,PT"), "--channels does not apply to the format csv"),
         ((table, "--form", "dicom"), "expected auto or one of"),
         ((folder, "--form", "folders"), "needs --pattern"),
         ((folder,), "--pattern"),

@@ -51,5 +51,5 @@ def test_a_scan_is_segmented_and_what_is_no_baseline_is_refused(tmp_path: Path) 
 def test_predict_says_that_a_baseline_takes_no_clicks(tmp_path: Path) -> None:
     network = build_network("segresnet", "laptop", 1, 32)
     save_safetensors(tmp_path / "model.safetensors", network.state_dict(), {"format": FORMAT})
-    with pytest.raises(InputError, match="is a baseline, which takes no clicks: use `sammed3d-ft segment`"):
+    with pytest.raises(InputError, match="is a baseline network, which does not use clicks: use `sammed3d-ft segment`"):
         Predictor.from_pretrained(tmp_path / "model.safetensors", "cpu")

@@ -137,7 +137,7 @@ def test_fetch_then_fetch_again(hub: Hub, tmp_path: Path) -> None:
     hub.shutdown()  # a file that is there needs no hub
     again = fetch(hub.url, tmp_path)
     assert again.returncode == 0
-    assert "was there already" in again.stdout
+    assert "already exists" in again.stdout
     assert DIGEST in again.stdout
     assert hub.ranges == [None]
 
@@ -183,7 +183,7 @@ def test_a_wrong_checksum_is_refused(whose: str, hub: Hub, tmp_path: Path) -> No
     else:
         hub.stated = "0" * 64
     line = one_line(fetch(hub.url, tmp_path, *options))
-    assert f"came with SHA-256 {DIGEST}, {whose} {'0' * 64}" in line
+    assert f"downloaded with SHA-256 {DIGEST}, but {whose} {'0' * 64}" in line
     assert [path for path in tmp_path.iterdir() if path.is_file()] == []
 
 
@@ -240,7 +240,7 @@ def test_inspect(published: Path) -> None:
     assert told["parameters"] == f"{sum(t.numel() for t in state.values()):,}"
     decoder = sum(t.numel() for name, t in state.items() if name.startswith("mask_decoder."))
     assert told["mask_decoder"] == f"{decoder:,}"
-    assert told["beside them"] == "epoch, best_dice"
+    assert told["other keys"] == "epoch, best_dice"
     assert f"SHA-256 of file {sha256_of(published)}\n" in result.stdout
     assert f"hash of tensors {state_hash(state)}\n" in result.stdout
 
@@ -249,7 +249,7 @@ def test_inspect_a_foreign_file(tmp_path: Path) -> None:
     torch.save({f"model.{n}.weight": torch.ones(2) for n in range(3)}, tmp_path / "cnn.pth")
     result = CliRunner().invoke(app, ["inspect", str(tmp_path / "cnn.pth")])
     assert result.exit_code == 0, result.exception
-    assert "none known here" in result.stdout
+    assert "unknown" in result.stdout
 
 
 def test_convert(published: Path, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_convert(published: Path, tmp_path: Path) -> None:
     }
     load_weights(seeded_model("mini", seed=2), out)
 
-    for target, said in ((out, "is there already"), (tmp_path / "x.pth", "must end in .safetensors")):
+    for target, said in ((out, "already exists"), (tmp_path / "x.pth", "must end in .safetensors")):
         result = CliRunner().invoke(app, ["convert", str(published), str(target)])
         assert isinstance(result.exception, InputError)
         assert said in str(result.exception)

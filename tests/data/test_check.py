@@ -161,12 +161,12 @@ def test_each_spoilt_file_is_an_error_of_its_case(cohort, spoil, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id": "a"}, "the id stands 2 times"),
-        ({"id": "x/y"}, "may not hold /"),
-        ({"id": ".."}, "may not hold /"),
+        ({"id": "a"}, "the ID is used 2 times"),
+        ({"id": "x/y"}, "must not contain /"),
+        ({"id": ".."}, "must not contain /"),
         ({"split": "validation"}, "unknown split 'validation'"),
         ({"group": "patient c"}, "patient patient c is in the splits train and val"),
-        ({"label": None}, "has no label, which train needs"),
+        ({"label": None}, "has no label, which is required in train"),
         ({"images": {}}, "has no PT"),
     ],
 )
@@ -193,7 +193,7 @@ def test_a_label_on_the_cts_grid_is_told(cohort):
     save(cohort[0].images["CT"], np.repeat(np.repeat(hounsfield(), 2, 0), 2, 1), fine)
     assert check(cohort).problems == ()  # a CT may have its own grid
     save(cohort[0].label, np.repeat(np.repeat(two_lesions(), 2, 0), 2, 1), fine)
-    assert "(it lies on the grid of the CT)" in only(check(cohort))[1]
+    assert "(it is on the grid of the CT)" in only(check(cohort))[1]
     save(cohort[0].images["PT"], suv())
     assert check(cohort[:1], ("CT", "PT")).errors == ()  # with the CT first, the label belongs to it
 
@@ -207,7 +207,7 @@ def test_a_label_in_another_axis_order_is_on_the_same_grid(cohort):
 
 @pytest.mark.parametrize(
     ("index", "message"),
-    [(0, "gives training no target"), (2, "kept: any prediction"), (3, "kept: any prediction")],
+    [(0, "provides no training target"), (2, "kept: any predicted lesion"), (3, "kept: any predicted lesion")],
 )
 def test_an_empty_label_is_a_warning(cohort, index, message):
     save(cohort[index].label, np.zeros((12, 10, 8), np.uint8))
@@ -222,7 +222,7 @@ def test_an_empty_label_is_a_warning(cohort, index, message):
 @pytest.mark.parametrize(
     ("modality", "values", "message"),
     [
-        ("PT", suv() * 5000, "is it in Bq/ml?"),
+        ("PT", suv() * 5000, "are the values in Bq/ml?"),
         ("PT", hounsfield().astype(np.float32), "is it a CT?"),
         ("PT", np.zeros((12, 10, 8), np.float32), "every voxel is 0"),
         ("CT", suv(3), "is it a PET?"),
@@ -266,14 +266,14 @@ def test_a_ct_that_covers_little_of_the_pet_is_a_warning(cohort):
 def test_splits_without_cases_and_cases_without_split_are_warnings(cohort):
     cohort[3] = replace(cohort[3], split=None)
     assert found(check(cohort), "warning") == [
-        ("", "no case in test"),
-        ("", "1 cases have no split and are left out"),
+        ("", "no cases in test"),
+        ("", "1 cases have no split and will not be used"),
     ]
 
 
 def test_an_unlabelled_test_case_is_a_warning(cohort):
     cohort[3] = replace(cohort[3], label=None)
-    assert only(check(cohort), "warning") == ("d", "has no label: it can be predicted, not scored")
+    assert only(check(cohort), "warning") == ("d", "has no label: it can be predicted but not scored")
 
 
 def test_everything_is_listed_at_once(cohort):
@@ -315,4 +315,4 @@ def test_real_cohort_is_sound(real_data):
     assert report.problems == ()
     assert [summary.lesions for summary in report.summaries] == [1, 1, 1]
     cases[0] = replace(cases[0], label=folder / "STS_001" / "CT_mask.nii.gz")
-    assert "(it lies on the grid of the CT)" in only(check(cases))[1]
+    assert "(it is on the grid of the CT)" in only(check(cases))[1]

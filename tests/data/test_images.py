@@ -286,7 +286,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_write_refuses_what_does_not_fit(tmp_path):
     volume = from_array(scan(), OBLIQUE)
     for name in ("a.png", "a.mhd"):
-        with pytest.raises(InputError, match=r"written as \.nii\.gz, \.nii, \.nrrd, \.mha$"):
+        with pytest.raises(InputError, match=r"supported output formats are \.nii\.gz, \.nii, \.nrrd, \.mha$"):
             write_mask(tmp_path / name, volume.array > 0, volume)
     with pytest.raises(ValueError, match="does not fit the grid"):
         write_mask(tmp_path / "a.nii", np.zeros((3, 4, 5), bool), volume)
@@ -358,7 +358,7 @@ def test_labels_are_whole_numbers_of_the_smallest_type(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([0, 0.5, 1], "20 voxels hold fractions (as 0.5)"),
+        ([0, 0.5, 1], "20 voxels hold fractions (such as 0.5)"),
         ([0, -1, 1], "20 voxels hold a negative label (down to -1)"),
         ([0, np.nan, 1], "20 NaN"),
     ],
@@ -401,7 +401,7 @@ def test_grid_differences_are_said_in_one_phrase():
     assert difference(np.diag([2.0, 2, 2, 1]), (5, 4, 4)) == "shape 5x4x4 against 5x4x3 (axes in RAS+ order)"
     assert difference(shifted) == "shifted by (0.00, 3.00, 0.00) mm, 1.50 voxels"
     assert difference(np.diag([2.0, 2, 2.5, 1])) == "voxel size 2x2x2.5 against 2x2x2 mm"
-    assert "axes in other directions" in difference(turned)
+    assert "axes point in other directions" in difference(turned)
     just_within, just_beyond = np.diag([2.0, 2, 2, 1]), np.diag([2.0, 2, 2, 1])
     just_within[0, 3], just_beyond[0, 3] = 0.0198, 0.0202  # of 2 mm voxels: 0.0099 and 0.0101
     assert difference(just_within) is None

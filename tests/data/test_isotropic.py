@@ -152,7 +152,7 @@ def test_a_scan_of_nothing_is_kept_whole() -> None:
 
 def test_what_is_missing_or_wrong_is_said() -> None:
     scan = ramp(OBLIQUE, (4, 4, 4))
-    with pytest.raises(InputError, match="case_7: no CT image, but the network sees PT and CT"):
+    with pytest.raises(InputError, match="case_7: no CT image, but the model needs PT and CT"):
         prepare_scan({"PT": scan}, ScanPreparation(("PT", "CT"), 2.0), case="case_7")
     for wrong in ((), ("PT", "PT"), ("MR",)):
         with pytest.raises(InputError, match="expected PT, CT or both"):

@@ -158,7 +158,7 @@ def bad_files(folder: Path) -> list[tuple[str, Path]]:
         bad[-1][1].write_text("text\n" * 200)
     save_itk(folder / "alone.mhd", values, OBLIQUE)
     (folder / "alone.zraw").unlink()
-    bad.append(("in alone.zraw, which is not beside it", folder / "alone.mhd"))
+    bad.append(("voxel file alone.zraw is missing", folder / "alone.mhd"))
     save_itk(folder / "part.mhd", values, OBLIQUE, compressed=False)
     (folder / "part.raw").write_bytes(values.tobytes()[:-4])
     bad.append(("is truncated", folder / "part.mhd"))

@@ -77,15 +77,15 @@ def test_a_manifest_in_a_linked_folder_still_finds_its_data(tmp_path):
     ("content", "message"),
     [
         ("{", "line 1 is not valid JSON"),
-        ([], "is no manifest"),
-        ({"training": []}, "is no manifest"),
+        ([], "is not a manifest"),
+        ({"training": []}, "is not a manifest"),
         ({"version": 2, "cases": []}, "manifest version 2"),
         ({"version": 1, "cases": [{"images": {}}]}, "entry 0: has no 'id'"),
         ({"version": 1, "cases": [entry(images={})]}, "case a has no 'images'"),
         ({"version": 1, "cases": [entry(images={"MR": "x"})]}, "unknown modality ['MR']"),
-        ({"version": 1, "cases": [entry(images={"PT": 3})]}, "image path that is not a text"),
+        ({"version": 1, "cases": [entry(images={"PT": 3})]}, "image path that is not text"),
         ({"version": 1, "cases": [entry(lable="x")]}, "unknown fields ['lable']"),
-        ({"version": 1, "cases": [entry(group=7)]}, "group 7, expected a text or null"),
+        ({"version": 1, "cases": [entry(group=7)]}, "group 7, expected text or null"),
         ({"version": 1, "cases": [entry(split=1), "x"]}, "2 wrong entries: entry 0: case a has split 1"),
     ],
 )
@@ -151,7 +151,7 @@ def test_nnunet_channel_names_are_taken_from_dataset_json_or_the_user(nnunet):
     with pytest.raises(InputError, match="psma_0a1_2021 has no PT"):
         from_nnunet(nnunet)
     write(nnunet / "dataset.json", {"channel_names": {"0": "CT", "1": "CT"}})
-    with pytest.raises(InputError, match=r"cannot be told which is PET .* --channels CT,PT"):
+    with pytest.raises(InputError, match=r"do not show which is PET .* --channels CT,PT"):
         from_nnunet(nnunet)
     assert from_nnunet(nnunet, ["CT", "PT"])[0].images["PT"].name == "psma_0a1_2020_0001.nii.gz"
     assert list(from_nnunet(nnunet, ["-", "PT"])[0].images) == ["PT"]
@@ -182,7 +182,7 @@ def test_nnunet_folders_hold_other_formats_too(tmp_path):
         ("b", "b_0001.mha", "b.mha"),
     ]
     touch(tmp_path, "imagesTr/a_0001.nii.gz")
-    with pytest.raises(InputError, match="imagesTr/a_0001 is there 2 times"):
+    with pytest.raises(InputError, match="imagesTr/a_0001 exists 2 times"):
         from_nnunet(folder)
 
 
@@ -208,7 +208,7 @@ def test_monai_datalist_with_one_and_two_channels(tmp_path):
     }
     path = write(tmp_path / "list.json", content)
     with pytest.raises(
-        InputError, match=r"training\[0\] has 2 images; say what they are, such as --channels CT,PT"
+        InputError, match=r"training\[0\] has 2 images; name their modalities, such as --channels CT,PT"
     ):
         from_monai(path)
     train, val, test = from_monai(path, ["CT", "PT"])
@@ -253,7 +253,7 @@ def test_monai_wrong_entries_and_files_are_listed_all_at_once(tmp_path):
     write(path, {"training": [{"image": "gone1.nii", "label": "gone2.nii"}, {"image": "gone3.nii"}]})
     with pytest.raises(InputError, match=r"3 files do not exist: .*gone1.nii; .*gone2.nii; .*gone3.nii"):
         from_monai(path)
-    with pytest.raises(InputError, match="is no datalist"):
+    with pytest.raises(InputError, match="is not a datalist"):
         from_monai(write(path, {"numTraining": 3}))
 
 
@@ -354,7 +354,7 @@ def test_folder_mistakes(tmp_path):
         from_folders(tmp_path, "pet.nii")
     with pytest.raises(InputError, match=r"\{name\} is unknown"):
         from_folders(tmp_path, "{name}/pet.nii")
-    with pytest.raises(InputError, match="uses a name"):
+    with pytest.raises(InputError, match="uses a placeholder"):
         from_folders(tmp_path, "{id}/pet.nii", "{group}/{id}/seg.nii")
     with pytest.raises(InputError, match="no case has a CT"):
         from_folders(tmp_path, "{id}/pet.nii", None, "{id}/ct.nii")
@@ -368,7 +368,7 @@ def test_group_pattern_mistakes():
     assert with_groups(cases) == cases
     with pytest.raises(InputError, match="1 id does not match: b"):
         with_groups(cases, "(.)_.")
-    with pytest.raises(InputError, match="has no bracket"):
+    with pytest.raises(InputError, match="has no group"):
         with_groups(cases, ".*")
     with pytest.raises(InputError, match="group pattern"):
         with_groups(cases, "(")

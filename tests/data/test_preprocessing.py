@@ -23,9 +23,9 @@ def test_round_trip_and_defaults():
         ('{"modalities": ["PT"]}', "modalities, spacing_mm and clip"),
         ('{"modalities": ["PT"], "spacing_mm": 0, "clip": {}}', "positive"),
         ('{"modalities": ["PT"], "spacing_mm": 1, "clip": {"PT": [5, 5]}}', "low < high"),
-        ('{"modalities": ["PT"], "spacing_mm": 1, "clip": {"CT": [0, 5]}}', "none of PT"),
+        ('{"modalities": ["PT"], "spacing_mm": 1, "clip": {"CT": [0, 5]}}', "not among the modalities PT"),
         ('{"modalities": ["MR"], "spacing_mm": 1, "clip": {}}', "no clipping range"),
-        ('{"modalities": ["PT", "PT"], "spacing_mm": 1, "clip": {}}', "different"),
+        ('{"modalities": ["PT", "PT"], "spacing_mm": 1, "clip": {}}', "distinct"),
     ],
 )
 def test_wrong_settings_are_refused(text, said):

@@ -112,7 +112,7 @@ def test_an_empty_label_gives_no_target(case, tmp_path):
     for one in (case, empty):
         prepare_case(tmp_path / "store", one, PREPROCESSING)
     assert len(open_store(tmp_path / "store", [case, empty])) == 3
-    with pytest.raises(InputError, match="every label is empty"):
+    with pytest.raises(InputError, match="all labels are empty"):
         open_store(tmp_path / "store", [empty])
 
 

@@ -37,7 +37,7 @@ def test_lists_under_a_key_and_folds_beside_them(tmp_path):
     )
     assert read_splits(path, "holdout") == {"a": "train", "b": "train", "c": "val", "d": "test"}
     assert read_splits(path, "folds", 1) == {"a": "train", "d": "train", "b": "val", "c": "val"}
-    with pytest.raises(InputError, match=r"choose one of its entries 'holdout', 'folds' by --split-key"):
+    with pytest.raises(InputError, match=r"choose one of its entries 'holdout', 'folds' with --split-key"):
         read_splits(path)
     with pytest.raises(InputError, match="has no entry 'cv'"):
         read_splits(path, "cv")
@@ -53,11 +53,11 @@ def test_nnunet_splits_final(tmp_path):
 
 
 def test_splits_file_mistakes(tmp_path):
-    with pytest.raises(InputError, match="1 id is in two splits: a"):
+    with pytest.raises(InputError, match="1 ID is in two splits: a"):
         read_splits(splits_file(tmp_path, {"train": ["a"], "val": ["a"]}))
-    with pytest.raises(InputError, match="expected lists of ids under train, val, test"):
+    with pytest.raises(InputError, match="expected lists of IDs under train, val, test"):
         read_splits(splits_file(tmp_path, {"train": ["a"], "validation": ["b"]}))
-    with pytest.raises(InputError, match="2 ids of the splits are no cases: x; y"):
+    with pytest.raises(InputError, match="2 IDs in the splits match no case: x; y"):
         assign_splits([case("a")], {"a": "train", "x": "val", "y": "val"})
 
 
@@ -75,7 +75,7 @@ def test_unlisted_cases_keep_what_the_data_set_says():
 def test_random_splits_keep_patients_whole_and_ignore_order(groups, seed, backwards):
     cases = [case(f"c{i:02}", f"p{group}") for i, group in enumerate(groups)]
     if len(set(groups)) < 3:
-        with pytest.raises(InputError, match="cannot fill train"):
+        with pytest.raises(InputError, match="are too few for train"):
             random_splits(cases, seed)
         return
     assigned = random_splits(cases[::-1] if backwards else cases, seed)

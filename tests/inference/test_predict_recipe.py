@@ -335,7 +335,7 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path, pet, clicks
     mask = Outputs(out)
     for arguments, options, said in [
         ((pet, outside, export, mask), {}, "point 1 lies outside the image"),
-        ((pet, empty, export, mask), {}, "holds no clicks"),
+        ((pet, empty, export, mask), {}, "contains no clicks"),
         ((pet, None, export, mask), {}, "give --clicks, or a mask by --start"),
         ((pet, given, export, Outputs(pet)), {}, "would overwrite an input"),
         ((pet, given, export, Outputs(given)), {}, "written as .nii.gz, .nii, .nrrd, .mha"),

@@ -88,7 +88,7 @@ def test_options_reach_the_loss() -> None:
         ("dice", {"sync_counts": True}, "loss dice has no option 'sync_counts'"),
         ("dice", {"sigmoid": False}, "loss dice has no option 'sigmoid'"),
         ("dice_ce", {"lambda_dise": 1}, "did you mean 'lambda_dice'"),
-        ("dice_ce", {"lambda_dice": -1.0}, "loss dice_ce refuses its options"),
+        ("dice_ce", {"lambda_dice": -1.0}, "loss dice_ce does not accept the options"),
     ],
 )
 def test_wrong_settings_are_one_line(name: str, options: dict, said: str) -> None:

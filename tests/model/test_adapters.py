@@ -206,7 +206,7 @@ def test_adapter_replaces_an_earlier_one_and_nothing_else(
     assert {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()} == first
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="exists and is no adapter"):
+    with pytest.raises(InputError, match="exists and is not an adapter"):
         save_adapter(report, model, tmp_path / "notes", metadata)
     assert (tmp_path / "notes" / "thesis.tex").read_text() == "years of work"
     with pytest.raises(ValueError, match="base_hash"):
@@ -236,13 +236,13 @@ def test_peft_itself_reads_the_adapter(
 def test_adapter_asks_for_its_base(stepped: tuple[SAMMed3D, TuningReport, Path], tmp_path: Path) -> None:
     model, report, base = stepped
     save_adapter(report, model, tmp_path / "a", {"base_hash": hash_of_base()})
-    with pytest.raises(InputError, match=f"without its base model: give .*{hash_of_base()}"):
+    with pytest.raises(InputError, match=f"without its base model: provide .*{hash_of_base()}"):
         load_adapter(tmp_path / "a", None)
     other = tmp_path / "other.safetensors"
     save_safetensors(other, seeded_model("mini", seed=2).state_dict(), {})
-    with pytest.raises(InputError, match=f"trained on another: give .*{hash_of_base()}"):
+    with pytest.raises(InputError, match=f"trained on another base: provide .*{hash_of_base()}"):
         load_adapter(tmp_path / "a", other)
-    with pytest.raises(InputError, match="no adapter of this toolkit: it has no adapter_config.json"):
+    with pytest.raises(InputError, match="not an adapter of this toolkit: adapter_config.json is missing"):
         load_adapter(tmp_path, base)
 
 
@@ -260,7 +260,7 @@ def test_damaged_adapters_give_one_line(stepped: tuple[SAMMed3D, TuningReport, P
 
     folder = saved("without")
     (folder / "decoder.safetensors").unlink()
-    refused(folder, "it has no decoder.safetensors")
+    refused(folder, "decoder.safetensors is missing")
 
     folder = saved("cut")
     lora = folder / "adapter_model.safetensors"
@@ -269,12 +269,12 @@ def test_damaged_adapters_give_one_line(stepped: tuple[SAMMed3D, TuningReport, P
 
     folder = saved("garbled")
     (folder / "adapter_config.json").write_text("{")
-    refused(folder, "no LoRA configuration")
+    refused(folder, "not a LoRA configuration")
 
     folder = saved("rank")
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**config, "r": 4}))
-    refused(folder, "24 of another shape")
+    refused(folder, "24 with another shape")
 
     folder = saved("decoder")
     save_safetensors(
@@ -308,17 +308,17 @@ def test_trainable_state_goes_back(method: str) -> None:
 def test_wrong_choices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="unknown tuning method 'lorra': expected one of decoder, lora, full"):
         tuned("lorra")
-    with pytest.raises(InputError, match="decoder with 2 input channels.*use full or lora"):
+    with pytest.raises(InputError, match="decoder does not support 2 input channels.*use full or lora"):
         tuned("decoder", in_channels=2)
     with pytest.raises(InputError, match="LoRA rank 0"):
         tuned("lora", lora_rank=0)
     with pytest.raises(InputError, match=r"LoRA dropout 1\.0"):
         tuned("lora", lora_dropout=1.0)
     model, _ = tuned("lora")
-    with pytest.raises(InputError, match="LoRA adapters already"):
+    with pytest.raises(InputError, match="already has LoRA adapters"):
         configure_tuning(model, "full")
     monkeypatch.setattr(adapters, "LORA_TARGETS", r"encoder\.nothing")
-    with pytest.raises(InputError, match="adapt no module"):
+    with pytest.raises(InputError, match="found no module to adapt"):
         tuned("lora")
 
 

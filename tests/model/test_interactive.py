@@ -162,7 +162,7 @@ def test_rounds_without_gradient_are_passed_through(
 
 
 def test_the_first_round_must_learn(model: SAMMed3D, embedding: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"rounds \[2, 3\]: the first round"):
+    with pytest.raises(ValueError, match=r"rounds \[2, 3\]: round 1"):
         loop(model, embedding=embedding, rounds=(2, 3))
 
 

@@ -189,7 +189,7 @@ def test_hostile_pickles_are_refused_and_nothing_runs(tmp_path: Path, state: Sta
         assert "\n" not in message, name
         assert str(path) in message, name
         if "plain" not in name:
-            assert f"names {os.mkdir.__module__}.mkdir" in message, name
+            assert f"refers to {os.mkdir.__module__}.mkdir" in message, name
         assert not trap.exists(), name
     # The trap does work where code is run.
     torch.load(tmp_path / "0True.pth", weights_only=False)
@@ -245,7 +245,7 @@ def wrong_file(kind: str, folder: Path, state: State) -> Path:
         ("lfs pointer", "a git-lfs pointer; run `git lfs pull`"),
         ("gzip", "compressed with gzip"),
         ("json", "a JSON file"),
-        ("text", "neither a file of torch.save nor safetensors"),
+        ("text", "neither by torch.save nor as safetensors"),
         ("truncated zip", "damaged or truncated checkpoint"),
         ("truncated old form", "damaged or truncated checkpoint"),
         ("truncated safetensors", "damaged or truncated safetensors file"),
@@ -285,7 +285,7 @@ def test_missing_unexpected_and_misshapen_names_by_group(tmp_path: Path, model: 
     width = state[positions].shape[-1]
     assert f"of its {len(state)} tensors, 4 missing (image_encoder.blocks.* 4, such as" in message
     assert "3 unexpected (mask_decoder.extra.weight, image_encoder.neck.* 2, such as" in message
-    assert f"1 of another shape ({positions} (1, 8, 8, 8, {width - 1}) where the model has (1, 8, 8, 8" in message
+    assert f"1 with another shape ({positions} (1, 8, 8, 8, {width - 1}) where the model has (1, 8, 8, 8" in message
     assert "\n" not in message
     assert state_hash(model.state_dict()) == before
 
@@ -306,13 +306,13 @@ def hinted_states() -> dict[str, tuple[State, str]]:
     two = on_meta(shapes_of("mini", in_channels=2))
     part = {name: tensor for name, tensor in mini.items() if "mask_decoder" not in name}
     return {
-        "other variant": (published, "it holds the variant vit_b_ori, the model is mini"),
-        "adapter": (lora, "looks like a LoRA adapter: give its base checkpoint here"),
+        "other variant": (published, "it holds the variant vit_b_ori, but the model is mini"),
+        "adapter": (lora, "looks like a LoRA adapter: use its base checkpoint here"),
         "2D SAM": (flat, "looks like weights of the 2D SAM"),
         "CNN": (cnn_state(), "looks like a CNN checkpoint"),
-        "encoder alone": (encoder, "one part of the model alone"),
+        "encoder alone": (encoder, "only one part of the model"),
         "two channels": (two, "has 2 input channels (PET and CT): build the model with in_channels=2"),
-        "without decoder": (part, "its encoder is that of mini, but other tensors were left out"),
+        "without decoder": (part, "its encoder is that of mini, but other tensors are missing"),
     }
 
 
@@ -362,7 +362,7 @@ def test_whole_models_are_named(tmp_path: Path, state: State) -> None:
     assert name == "mini"
     assert state_hash(found.state) == state_hash(state)
     torch.save(cnn_state(), tmp_path / "cnn.pth")
-    with pytest.raises(InputError, match="no whole SAM-Med3D"):
+    with pytest.raises(InputError, match="does not hold a complete SAM-Med3D"):
         read_whole_model(tmp_path / "cnn.pth")
 
 

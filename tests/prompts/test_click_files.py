@@ -217,12 +217,12 @@ def with_point(**point: object) -> dict:
 
 WRONG = {
     "empty file": ("", "the click file is empty"),
-    "no clicks": ({**OURS, "points": []}, "holds no clicks"),
-    "no autopet clicks": ({"tumor": [], "background": []}, "holds no clicks"),
+    "no clicks": ({**OURS, "points": []}, "contains no clicks"),
+    "no autopet clicks": ({"tumor": [], "background": []}, "contains no clicks"),
     "cut off": ('{"tumor": [[1, 2', "malformed JSON at line 1"),
     "endless digits": ('{"tumor": [[1, 2, ' + "9" * 5000 + "]]}", "malformed JSON"),
-    "a list": ([[1, 2, 3]], "no click file of a known form"),
-    "unknown form": ({"points": [[1, 2, 3]]}, "no click file of a known form"),
+    "a list": ([[1, 2, 3]], "not a click file in a known format"),
+    "unknown form": ({"points": [[1, 2, 3]]}, "not a click file in a known format"),
     "misspelt": ({"tumor": [[1, 2, 3]], "backgroud": []}, "unknown key 'backgroud'"),
     "version": ({**OURS, "version": 2}, "version is 2"),
     "frame": ({**OURS, "coordinate_system": "mm"}, '"voxel" or "world"'),
@@ -242,7 +242,7 @@ WRONG = {
     "slicer frame": (slicer([], coordinateSystem="IJK"), "coordinateSystem is 'IJK'"),
     "slicer line": ({"markups": [{"type": "Line"}]}, "markup of type 'Line'"),
     "slicer position": (slicer([{"position": [1, 2]}]), "point 1 is at"),
-    "slicer nothing": ({"markups": []}, "holds no clicks"),
+    "slicer nothing": ({"markups": []}, "contains no clicks"),
     "challenge name": ({"type": "Multiple points", "points": [{"point": [1, 2, 3], "name": 5}]}, "name is 5"),
     "image of no shape": ({**OURS, "image": {"affine": np.eye(4).tolist()}}, '"image" is .* must give the shape'),
     "image of no place": ({**OURS, "image": {"shape": [4, 5, 6], "affine": [[1, 2], [3]]}}, "must give the shape"),
@@ -265,12 +265,12 @@ def test_wrong_files(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("# Markups fiducial file version = 4.10\n1,2,3,4\n", "CoordinateSystem in the header is absent"),
+        ("# Markups fiducial file version = 4.10\n1,2,3,4\n", "CoordinateSystem in the header is missing"),
         ("# CoordinateSystem = 2\n1,2,3,4\n", "is '2'"),
         ("# CoordinateSystem = LPS\n1,2,three,4\n", "point 1 is"),
         ("# CoordinateSystem = LPS\n1,2,3\n", "point 1 is"),
         ("# CoordinateSystem = LPS\n1,2,3,nan\n", "point 1 is at"),
-        ("# CoordinateSystem = LPS\n", "holds no clicks"),
+        ("# CoordinateSystem = LPS\n", "contains no clicks"),
     ],
 )
 def test_wrong_fcsv(text: str, says: str, tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_a_file_names_its_image_and_is_refused_for_another(form: str, tmp_path: 
         (coarser, SHAPE, "made on another image"),
         (AFFINE, (40, 50, 61), "40x50x60 voxels against 40x50x61"),
         (AFFINE, (50, 40, 60), "40x50x60 voxels against 50x40x60"),
-        (AFFINE[:, [1, 0, 2, 3]], SHAPE, "40x50x60 voxels against 40x50x60, its axes pointing elsewhere"),
+        (AFFINE[:, [1, 0, 2, 3]], SHAPE, "40x50x60 voxels against 40x50x60 with different axis directions"),
     ):
         with pytest.raises(InputError, match=says) as caught:
             read_clicks(path, affine=affine, shape=size)

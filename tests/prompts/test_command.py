@@ -85,7 +85,7 @@ def test_convert_there_and_back(mask: Path, tmp_path: Path) -> None:
     run("convert", slicer, back, "--image", mask)
     assert read_clicks(back) == read_clicks(first)
     assert back.read_text() == first.read_text()
-    assert "no place for lesions" in run("convert", first, back, "--to", "autopet", "--image", mask)
+    assert "cannot store lesions" in run("convert", first, back, "--to", "autopet", "--image", mask)
 
 
 def test_wrong_input_is_one_line(mask: Path, pet: Path, tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ def test_wrong_input_is_one_line(mask: Path, pet: Path, tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), LAS), empty)
     nib.save(nib.Nifti1Image(np.zeros((12, 14, 15), np.float32), LAS), other)
     for arguments, says in (
-        (("make", empty, "--out", out), "holds no lesion"),
-        (("make", mask, "--out", out, "--pet", other), "does not lie on the grid"),
-        (("make", mask, "--out", out, "--strategy", "suvmax"), "give it the PET"),
+        (("make", empty, "--out", out), "contains no lesions"),
+        (("make", mask, "--out", out, "--pet", other), "is not on the grid"),
+        (("make", mask, "--out", out, "--strategy", "suvmax"), "provide the PET"),
         (("make", mask, "--out", out, "--connectivity", 7), "6, 18 or 26"),
         (("convert", tmp_path / "none.json", out), "no such click file"),
     ):
@@ -146,9 +146,9 @@ def test_propose_then_select_keeps_numbers_places_and_the_image(hot: Path, tmp_p
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (("--lesions", "4"), "no lesion 4; it holds 1, 2, 3"),
+        (("--lesions", "4"), "no lesion 4; the file has lesions 1, 2, 3"),
         (("--lesions", "1,2", "--background", "2"), "2 cannot be both kept and background"),
-        (("--lesions", " "), "no lesion is to be kept"),
+        (("--lesions", " "), "no lesion to keep"),
     ],
 )
 def test_select_refuses(hot: Path, tmp_path: Path, options: tuple[str, ...], line: str) -> None:
@@ -160,5 +160,5 @@ def test_select_refuses(hot: Path, tmp_path: Path, options: tuple[str, ...], lin
 
 def test_select_says_when_no_click_has_a_number(tmp_path: Path) -> None:
     write_clicks(tmp_path / "in.json", [Click((1.0, 2.0, 3.0), 1)])
-    with pytest.raises(InputError, match="no lesion 1; it holds clicks without lesion numbers alone"):
+    with pytest.raises(InputError, match="no lesion 1; the file has only clicks without lesion numbers"):
         run("select", tmp_path / "in.json", tmp_path / "out.json", "--lesions", "1")

@@ -116,7 +116,7 @@ def test_wrong_input() -> None:
     mask = torch.ones(1, 4, 4, 4, dtype=torch.bool)
     with pytest.raises(InputError, match="choose one of deepest"):
         first_click(mask, strategy="centre", keys=KEYS)
-    with pytest.raises(InputError, match="give it the PET"):
+    with pytest.raises(InputError, match="provide the PET"):
         first_click(mask, strategy="suvmax", keys=KEYS)
     with pytest.raises(ValueError, match=r"\(B, X, Y, Z\)"):
         first_click(mask[0], keys=KEYS)

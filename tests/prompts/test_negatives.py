@@ -101,5 +101,5 @@ def test_wrong_input() -> None:
     mask = torch.zeros(1, 4, 4, 4, dtype=torch.bool)
     with pytest.raises(InputError, match="near_miss, hot_background"):
         negative_click(mask, strategy="far", keys=[(0,)])
-    with pytest.raises(InputError, match="give it the PET"):
+    with pytest.raises(InputError, match="provide the PET"):
         negative_click(mask, strategy="hot_background", keys=[(0,)])

@@ -65,7 +65,7 @@ def test_the_grid_takes_the_highest_voxel_of_each_cube_in_the_body() -> None:
 
 @pytest.mark.parametrize("wrong", [{"suv": 0}, {"min_ml": 5, "max_ml": 2}, {"separation_mm": -1}])
 def test_wrong_settings_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="expected positive"):
+    with pytest.raises(InputError, match="invalid proposal settings"):
         proposals_from_pet(image(), SPACING, **wrong)
 
 

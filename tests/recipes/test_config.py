@@ -122,7 +122,7 @@ def test_a_wrong_setting_is_named(file: Path, override: str, says: str) -> None:
 def test_weights_have_no_default(file: Path) -> None:
     content = {**BASE, "model": {"variant": "mini"}}
     file.write_text(yaml.safe_dump(content))
-    assert "model.weights is missing: give it in the file or as model.weights=VALUE" in refused(file)
+    assert "model.weights is missing: set it in the file or with model.weights=VALUE" in refused(file)
     assert load_config(file, ["model.weights=random"]).model.weights == "random"
 
 

@@ -36,4 +36,4 @@ def test_each_named_case_has_a_row_per_number_of_clicks(tmp_path: Path) -> None:
     assert all(float(row[3]) != float(row[2]) for row in rows)
     wrong = run(tmp_path / "manifest.json", "--cases", "case_9")
     assert wrong.returncode == 1
-    assert "holds no case case_9" in wrong.stderr
+    assert "has no case case_9" in wrong.stderr
