@@ -115,8 +115,8 @@ def _draw_slice(axes: Axes, scan: Scan, number: int, when: str, k: int) -> None:
     z = int(np.rint(centre[2]))
     step = scan.pet.spacing_mm
     # Voxel centres in mm from the first click; the high x index, the patient's right, is on the left.
-    x, y = (-(np.arange(n) - c) * s for n, c, s in zip(scan.pet.array.shape, centre, step, strict=False))
-    y = -y
+    x, y = ((np.arange(scan.pet.array.shape[axis]) - centre[axis]) * step[axis] for axis in (0, 1))
+    x = -x
     high = max(4.0, float(scan.pet.array[scan.label.array > 0].max(initial=0)) * 0.4)
     axes.pcolormesh(
         x, y, scan.pet.array[:, :, z].T, cmap="gray_r", vmin=0, vmax=high, shading="nearest", rasterized=True
