@@ -1,4 +1,4 @@
-"""The script that compares prediction with and without following, on a case whose lesion leaves its first crop."""
+"""The script that compares prediction with and without zooming, on a case whose lesion leaves its first crop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "follow.py"), *map(str, words)]
+    command = [sys.executable, str(ROOT / "scripts" / "zoom.py"), *map(str, words)]
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120", "PATH": ""}
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
@@ -23,7 +23,7 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
 def test_each_named_case_has_a_row_per_number_of_clicks(tmp_path: Path) -> None:
     cases = [write_case(tmp_path, f"case_{number}", [((12.0, 12.0, 12.0), 48.0)], split="test") for number in range(3)]
     write_manifest(tmp_path / "manifest.json", cases)
-    # Random weights, which find something at every border and so follow it.
+    # Random weights, which find something at every border and so zoom out.
     save_safetensors(tmp_path / "model.safetensors", seeded_model("mini", 0).state_dict(), {})
     given = ("--checkpoint", tmp_path / "model.safetensors", "--spacing-mm", "1", "--clicks", 1, 2)
     told = run(tmp_path / "manifest.json", "--cases", "case_2", "case_0", *given)

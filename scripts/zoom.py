@@ -1,10 +1,11 @@
-"""Dice after k simulated clicks with and without following, on cases whose lesions are larger than a crop.
+"""Dice after k simulated clicks with and without zooming, on cases whose lesions are small or larger than a crop.
 
-python scripts/follow.py MANIFEST --cases STS_009 STS_013 STS_020 [--checkpoint mini] [--spacing-mm 1.5]
-                         [--clicks 1 3 5]
+python scripts/zoom.py MANIFEST --cases STS_009 STS_013 STS_020 [--checkpoint mini] [--spacing-mm 1.5]
+                       [--clicks 1 3 5]
 
-Following: a lesion that reaches its crop's border is seen again in a crop of twice, then four times the spacing. The
-simulated user is that of validation: first the lesion's deepest point, then the deepest point of the error.
+Zooming: a lesion that is small in its crop is seen again at a quarter or a half of the spacing, one that reaches the
+border of its crop at twice, then four times the spacing. The simulated user is that of validation: first the deepest
+point of the lesion, then that of the error.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ def named_cases(manifest: Path, names: list[str]) -> list[Case]:
 
 
 def scores(checkpoint: str, cases: list[Case], spacing_mm: float, clicks: list[int]) -> dict[bool, list[CaseScore]]:
-    """Of each case, without and with following."""
+    """Of each case, without and with zooming."""
     opened = Predictor.from_pretrained(checkpoint, spacing_mm=spacing_mm)
     return {
-        follow: [
+        zoom: [
             simulate_files(
-                Predictor(opened.model, opened.preprocessing, accumulate=opened.accumulate, follow=follow), case, clicks
+                Predictor(opened.model, opened.preprocessing, accumulate=opened.accumulate, zoom=zoom), case, clicks
             )
-            for case in tqdm(cases, f"follow={follow}", unit="case")
+            for case in tqdm(cases, f"zoom={zoom}", unit="case")
         ]
-        for follow in (False, True)
+        for zoom in (False, True)
     }
 
 
@@ -48,18 +49,18 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--cases", nargs="+", required=True, metavar="ID")
     parser.add_argument("--checkpoint", default="mini")
-    parser.add_argument("--spacing-mm", type=float, default=1.5, help="of the finest crop")
+    parser.add_argument("--spacing-mm", type=float, default=1.5, help="of the crops before zooming")
     parser.add_argument("--clicks", type=int, nargs="+", default=[1, 3, 5])
     given = parser.parse_args()
     cases = named_cases(given.manifest, given.cases)
     found = scores(given.checkpoint, cases, given.spacing_mm, given.clicks)
     table = Table(title=f"Dice, {given.checkpoint} at {given.spacing_mm:g} mm")
-    for column in ("case", "clicks", "in the first crop alone", "followed"):
+    for column in ("case", "clicks", "in the first crop alone", "zoomed"):
         table.add_column(column, justify="left" if column == "case" else "right")
-    for cut, followed in zip(found[False], found[True], strict=True):
+    for plain, zoomed in zip(found[False], found[True], strict=True):
         for k in given.clicks:
-            dice = [f"{score.dice[k]:.3f}" if score.dice else "no lesion" for score in (cut, followed)]
-            table.add_row(cut.case, str(k), *dice)
+            dice = [f"{score.dice[k]:.3f}" if score.dice else "no lesion" for score in (plain, zoomed)]
+            table.add_row(plain.case, str(k), *dice)
     Console().print(table)
 
 
