@@ -52,7 +52,7 @@ def obeyed(
             turned[box][also] = label == 1
     for voxel, label in labels.items():
         turned[voxel] = label == 1
-    left = _with_a_click(turned, [voxel for voxel, label in labels.items() if label == 1])
+    left = with_a_click(turned, [voxel for voxel, label in labels.items() if label == 1])
     changed = left != mask
     if not changed.any():
         return logits
@@ -104,7 +104,7 @@ def _distance_mm(
     return np.sqrt(x[:, None, None] + y[:, None] + z)
 
 
-def _with_a_click(mask: np.ndarray, foreground: Sequence[Voxel]) -> np.ndarray:
+def with_a_click(mask: np.ndarray, foreground: Sequence[Voxel]) -> np.ndarray:
     """The components of a mask (18-connected, as lesions are) that hold one of its voxels."""
     left = np.zeros_like(mask)
     box = bounding_box(mask)
@@ -113,5 +113,6 @@ def _with_a_click(mask: np.ndarray, foreground: Sequence[Voxel]) -> np.ndarray:
         clicked = np.zeros(int(parts.max()) + 1, bool)
         for voxel in foreground:
             clicked[parts[tuple(v - side.start for v, side in zip(voxel, box, strict=True))]] = True
+        clicked[0] = False
         left[box] = clicked[parts]
     return left

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from prompts.depth import bounding_box, deepest_point
 from prompts.errors import InputError
-from sammed3d_ft.data.crops import CropGrid, Region
+from sammed3d_ft.data.crops import CropGrid
 from sammed3d_ft.data.grids import Volume
 from sammed3d_ft.data.preprocessing import Preprocessing, channels
+from sammed3d_ft.inference.prediction import LesionPrediction, highest_probability, instance_map, union_mask
 from sammed3d_ft.inference.pretrained import open_pretrained
 from sammed3d_ft.inference.sites import Site, SiteDecoder
 from sammed3d_ft.inference.views import (
@@ -42,33 +43,6 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class LesionPrediction:
-    """One lesion as its last click left it, or as `Predictor.add_mask` was given it.
-
-    Attributes:
-        lesion: its number, from 1.
-        region: the smallest box of the canonical volume that its crops lie in; the lesion is known only there. Of a
-            mask without clicks, its bounding box.
-        logits: ``region.shape`` float32, on the volume's own voxels; the lesion is where they are > 0. They obey the
-            clicks, unless the predictor is told otherwise.
-        predicted_iou: the network's own estimate of its overlap with the true lesion, the mean over its voxels of what
-            the crops that decide them predict; NaN of a mask without clicks.
-        clicks: position in canonical voxels and label (1 foreground, 0 background) of every click used.
-    """
-
-    lesion: int
-    region: Region
-    logits: np.ndarray
-    predicted_iou: float
-    clicks: tuple[tuple[tuple[float, float, float], int], ...]
-
-    @property
-    def mask(self) -> np.ndarray:
-        """``region.shape`` bool."""
-        return self.logits > 0
-
-
-@dataclass(frozen=True, eq=False)
 class _LesionState:
     """A lesion after some of its clicks. A click makes a new state, which remembers the one before for `undo`."""
 
@@ -82,16 +56,17 @@ class Predictor:
     """Interactive segmentation of the lesions of one scan at a time.
 
     Each lesion is seen in a crop that is centred on its first click, as in training. The first click costs
-    one pass of the encoder; every click costs one of the decoder, which is given all clicks so far and its
-    own previous logits. Embeddings are kept until `set_image` or `reset`.
+    one pass of the encoder for each crop; every click costs one of the decoder, which is given all clicks so far and
+    its own previous logits. Embeddings are kept until `set_image` or `reset`.
 
     A lesion can start from a mask (`add_mask`), a CNN's for example, and is then corrected by clicks.
 
-    A lesion that reaches its crop's border is followed: it is seen a second time in a crop of twice the spacing
-    about the same centre, and if need be a third time, of four times. Where crops overlap the finer one holds,
-    and gives way softly to the coarser one towards its border.
+    After its first click the crop is zoomed: a lesion that is small in it is seen a second time in a crop of a quarter
+    or a half of the spacing about the same centre, where it takes at most half of the edge. One that reaches the crop's
+    border, then or after a later click, is seen in crops of twice and, if need be, four times the spacing. Where crops
+    overlap the finer one holds, and gives way softly to the coarser one towards its border.
 
-    A foreground click outside all crops of its lesion opens a site of its own: crops about that click, followed in
+    A foreground click outside all crops of its lesion opens a site of its own: crops about that click, zoomed in
     the same way. Further clicks go to every site whose crop holds them, and the lesion's logits are the highest of
     its sites'.
 
@@ -104,7 +79,7 @@ class Predictor:
         device: where to move the model; None leaves it where it is.
         accumulate: give the decoder all clicks so far; False gives it the newest alone, for models that
             were trained so.
-        follow: look further where a lesion reaches its crop's border.
+        zoom: look closer where a lesion is small in its crop, and further where it reaches the crop's border.
         flips: see each crop in its eight mirrorings about the first click, clicks mirrored along, and take the mean
             of their logits: eight times the work.
         obey: what clicks say holds, whatever the network makes of them; see `obedience`. False shows the network's own
@@ -120,7 +95,7 @@ class Predictor:
         preprocessing: Preprocessing,
         device: str | torch.device | None = None,
         accumulate: bool = True,
-        follow: bool = True,
+        zoom: bool = True,
         flips: bool = False,
         obey: bool = True,
     ) -> None:
@@ -134,7 +109,7 @@ class Predictor:
         self.model = model
         self.preprocessing = preprocessing
         self.accumulate = accumulate
-        self.follow = follow
+        self.zoom = zoom
         self.flips = flips
         self.obey = obey
         self._volume: Volume | None = None
@@ -243,9 +218,7 @@ class Predictor:
         box = bounding_box(mask != 0)
         if box is None:
             raise InputError(f"lesion {lesion}: the mask to start from is empty")
-        (x0, x1), (y0, y1), (z0, z1) = ((side.start + at, side.stop + at) for side, at in zip(box, corner, strict=True))
-        region = Region((int(x0), int(y0), int(z0)), (int(x1), int(y1), int(z1)))
-        start = StartMask(region, np.ascontiguousarray(mask[box] != 0))
+        start = StartMask.of(mask[box] != 0, box, corner_vox)
         return self._keep(lesion, _LesionState(start), self._site_decoder())
 
     def add_click(self, position_vox: Any, label: int = 1, lesion: int = 1) -> LesionPrediction:
@@ -367,11 +340,7 @@ class Predictor:
 
     def mask(self) -> np.ndarray:
         """(X, Y, Z) uint8, canonical: 1 in any lesion."""
-        mask = np.zeros(self.volume.array.shape, np.uint8)
-        for number in self._lesions:
-            found = self.lesion(number)
-            mask[found.region.slices] |= found.mask.view(np.uint8)
-        return mask
+        return union_mask(self._predictions.values(), self.volume.array.shape)
 
     def instances(self) -> np.ndarray:
         """(X, Y, Z) int32, canonical: the lesion's number, 0 background.
@@ -379,24 +348,11 @@ class Predictor:
         Where lesions overlap, the one with the highest probability has the voxel (the lowest number, when
         equal).
         """
-        instances = np.zeros(self.volume.array.shape, np.int32)
-        highest = np.zeros(instances.shape, np.float32)
-        for number in sorted(self._lesions):
-            found = self.lesion(number)
-            won = found.logits > highest[found.region.slices]
-            instances[found.region.slices][won] = number
-            highest[found.region.slices][won] = found.logits[won]
-        return instances
+        return instance_map(self._predictions.values(), self.volume.array.shape)
 
     def probability(self) -> np.ndarray:
         """(X, Y, Z) float32, canonical: the highest probability of any lesion, 0 outside all crops."""
-        probability = np.zeros(self.volume.array.shape, np.float32)
-        for number in self._lesions:
-            found = self.lesion(number)
-            own = torch.sigmoid(torch.from_numpy(found.logits)).numpy()
-            view = probability[found.region.slices]
-            np.maximum(view, own, out=view)
-        return probability
+        return highest_probability(self._predictions.values(), self.volume.array.shape)
 
     def _state(self, lesion: int) -> _LesionState:
         if lesion not in self._lesions:
@@ -411,7 +367,7 @@ class Predictor:
             self.volume,
             self.preprocessing.spacing_mm,
             accumulate=self.accumulate,
-            follow=self.follow,
+            zoom=self.zoom,
             flips=self.flips,
             obey=self.obey,
         )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
+from prompts.depth import bounding_box
 from sammed3d_ft.data.crops import CropGrid, Region, bounding_region, crop_grid
 from sammed3d_ft.data.grids import Volume
-from sammed3d_ft.inference.obedience import obeyed
+from sammed3d_ft.inference.obedience import obeyed, with_a_click
 from sammed3d_ft.inference.views import (
     Decoded,
     PlacedClick,
@@ -22,8 +23,12 @@ from sammed3d_ft.inference.views import (
     shares,
 )
 
-# The crop at the model's spacing, one of twice and one of four times: 0.77 m for a crop of 192 mm.
-_COARSER = 2
+# Times the model's spacing: crops of 192 mm become 48 mm and 96 mm for small lesions, 0.38 m and 0.77 m for large ones.
+_FINER, _COARSEST = (0.25, 0.5), 4.0
+# A lesion is seen in a finer crop when it takes at most this share of its edge, so that it has surroundings there too.
+_SHARE_OF_FINER = 0.5
+# What a finer view has for previous logits at first: nothing (False), or the lesion as the coarser view shows it.
+_FINER_STARTS_FROM_COARSER = False
 # Where no crop of a lesion reaches: a probability of 0 in float32, and finite, so that sums of logits stay numbers.
 NOWHERE = -100.0
 _AS_IT_LIES = ((False, False, False),)
@@ -37,12 +42,14 @@ class Site:
     Attributes:
         opened_by: which of the lesion's clicks it is centred on.
         views: finest first.
+        scales: of each view's spacing, times the model's.
         decoded: what the newest pass of the decoder gave in each.
         start: the mask that the lesion started from, in its first site.
     """
 
     opened_by: int
     views: tuple[View, ...]
+    scales: tuple[float, ...]
     decoded: tuple[Decoded, ...]
     start: StartMask | None = None
 
@@ -66,7 +73,7 @@ class SiteDecoder:
         volume: the scan whose grid everything is on, as it was before clipping.
         crop_spacing_mm: of the crop that a site begins with.
         accumulate: give the decoder all clicks so far, or the newest alone.
-        follow: look further where a lesion reaches its crop's border.
+        zoom: look closer where a lesion is small in its crop, and further where it reaches the crop's border.
         flips: see each crop in its eight mirrorings.
         obey: see `obedience.obeyed`.
     """
@@ -79,12 +86,12 @@ class SiteDecoder:
         crop_spacing_mm: float,
         *,
         accumulate: bool,
-        follow: bool,
+        zoom: bool,
         flips: bool,
         obey: bool,
     ) -> None:
         self.model, self.channels, self.volume, self.crop_spacing_mm = model, channels, volume, crop_spacing_mm
-        self.accumulate, self.follow, self.obey = accumulate, follow, obey
+        self.accumulate, self.zoom, self.obey = accumulate, zoom, obey
         self.mirrorings = _MIRRORINGS if flips else _AS_IT_LIES
         self._view_logits: dict[Decoded, np.ndarray] = {}
         self._site_logits: dict[Site, np.ndarray] = {}
@@ -113,20 +120,17 @@ class SiteDecoder:
         """
         opened_by = len(clicks) - 1
         view = View(self.model, self.channels, self.grids(clicks[-1].position_vox), start, embeddings)
-        site = Site(opened_by, (view,), (self._from_the_first(view, opened_by, clicks),), start)
-        return self._followed(site, clicks)
+        site = Site(opened_by, (view,), (1.0,), (self._from_the_first(view, opened_by, clicks),), start)
+        return self._zoomed_out(self._zoomed_in(site, clicks), clicks)
 
     def clicked(self, site: Site, clicks: Sequence[PlacedClick]) -> Site:
         """The site after the newest of a lesion's clicks: a pass of the decoder in every view that holds it."""
-        for last in site.decoded:
-            self._view_logits.pop(last, None)
-        self._site_logits.pop(site, None)
-        self._site_obeyed.pop(site, None)
+        self._forget(site)
         ordered = _own_first(clicks, site.opened_by)
         decoded = tuple(
             view.decode(last, ordered, self.accumulate) for view, last in zip(site.views, site.decoded, strict=True)
         )
-        return self._followed(Site(site.opened_by, site.views, decoded, site.start), clicks)
+        return self._zoomed_out(replace(site, decoded=decoded), clicks)
 
     def lesion(self, sites: Sequence[Site], clicks: Sequence[PlacedClick]) -> tuple[Region, np.ndarray, float]:
         """The lesion that sites show after all of its clicks: its region, logits (``region.shape``), predicted IoU."""
@@ -158,14 +162,58 @@ class SiteDecoder:
             return logits
         return obeyed(logits, region, clicks, self.volume.array, self.volume.spacing_mm)
 
-    def _followed(self, site: Site, clicks: Sequence[PlacedClick]) -> Site:
+    def _forget(self, site: Site) -> None:
+        for decoded in site.decoded:
+            self._view_logits.pop(decoded, None)
+        self._site_logits.pop(site, None)
+        self._site_obeyed.pop(site, None)
+
+    def _zoomed_in(self, site: Site, clicks: Sequence[PlacedClick]) -> Site:
+        """With a finer view where the lesion is small in the first one: one further pass of the encoder, at most.
+
+        Only when a site opens. A finer view answers anew inside its crop; later, that would undo what the user has
+        corrected there. A coarser one (`_zoomed_out`) adds only what lies outside of the others, at any time.
+        """
+        if not self.zoom:
+            return site
+        lesion = site.start or self._about(clicks[site.opened_by], site, clicks)
+        if lesion is None:
+            return site
+        longest_mm = float((np.array(lesion.region.shape) * self.volume.spacing_mm).max())
+        edge_mm = self.model.image_size * self.crop_spacing_mm
+        scale = next((scale for scale in _FINER if longest_mm <= _SHARE_OF_FINER * scale * edge_mm), None)
+        if scale is None:
+            return site
+        return self._with_view(site, scale, clicks, lesion if _FINER_STARTS_FROM_COARSER else site.start)
+
+    def _zoomed_out(self, site: Site, clicks: Sequence[PlacedClick]) -> Site:
         """With coarser views, as long as the lesion leaves the coarsest."""
-        while self.follow and len(site.views) <= _COARSER and self._leaves(site, clicks):
-            centre_vox = np.array(site.views[0].grids[0].centre_vox)
-            view = View(self.model, self.channels, self.grids(centre_vox, 2.0 ** len(site.views)), site.start)
-            decoded = self._from_the_first(view, site.opened_by, clicks)
-            site = Site(site.opened_by, (*site.views, view), (*site.decoded, decoded), site.start)
+        while self.zoom and site.scales[-1] < _COARSEST and self._leaves(site, clicks):
+            site = self._with_view(site, 2 * site.scales[-1], clicks, site.start)
         return site
+
+    def _with_view(self, site: Site, scale: float, clicks: Sequence[PlacedClick], start: StartMask | None) -> Site:
+        """With one more view about the same centre, finer or coarser than all others, which is given all clicks."""
+        centre_vox = np.array(site.views[0].grids[0].centre_vox)
+        view = View(self.model, self.channels, self.grids(centre_vox, scale), start)
+        decoded = self._from_the_first(view, site.opened_by, clicks)
+        self._site_logits.pop(site, None)
+        self._site_obeyed.pop(site, None)
+        at = 0 if scale < site.scales[0] else len(site.views)
+        return Site(
+            site.opened_by,
+            (*site.views[:at], view, *site.views[at:]),
+            (*site.scales[:at], scale, *site.scales[at:]),
+            (*site.decoded[:at], decoded, *site.decoded[at:]),
+            site.start,
+        )
+
+    def _about(self, click: PlacedClick, site: Site, clicks: Sequence[PlacedClick]) -> StartMask | None:
+        """The component of the site's mask that a click lies in; None when it lies in none."""
+        mask = self._obeyed(site, clicks) > 0
+        x, y, z = (int(v) for v in click.voxel - np.array(site.region.start))
+        part = with_a_click(mask, [(x, y, z)]) if mask[x, y, z] else np.zeros_like(mask)
+        return None if (box := bounding_box(part)) is None else StartMask.of(part[box], box, site.region.start)
 
     def _leaves(self, site: Site, clicks: Sequence[PlacedClick]) -> bool:
         """Whether the lesion, or the mask it started from, goes on beyond the coarsest view."""

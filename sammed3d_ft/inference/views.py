@@ -69,6 +69,16 @@ class StartMask:
     region: Region
     mask: np.ndarray
 
+    @classmethod
+    def of(
+        cls, mask: np.ndarray, box: tuple[slice, slice, slice], corner_vox: Sequence[int] = (0, 0, 0)
+    ) -> StartMask:
+        """Of a mask within its bounding box in an array whose first voxel is ``corner_vox`` of the scan."""
+        (x0, x1), (y0, y1), (z0, z1) = (
+            (side.start + int(at), side.stop + int(at)) for side, at in zip(box, corner_vox, strict=True)
+        )
+        return cls(Region((x0, y0, z0), (x1, y1, z1)), np.ascontiguousarray(mask))
+
     def holds(self, click: PlacedClick) -> bool:
         """Whether the click's voxel belongs to the lesion."""
         return self.region.holds(click.voxel) and bool(self.mask[tuple(click.voxel - self.region.start)])

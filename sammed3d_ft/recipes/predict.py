@@ -149,7 +149,7 @@ def load_model(
         "model_hash": state_hash(model.state_dict()),
         "preprocessing": json.loads(predictor.preprocessing.to_json()),
         "accumulate_clicks": predictor.accumulate,
-        "follow": predictor.follow,
+        "zoom": predictor.zoom,
         "flips": predictor.flips,
         "obey": predictor.obey,
     }

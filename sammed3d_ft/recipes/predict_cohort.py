@@ -18,7 +18,7 @@ from sammed3d_ft.recipes.predict import LoadedModel, Outputs, load_model, segmen
 from sammed3d_ft.recipes.scan_outputs import file_hashes
 
 # A case is predicted again when one of these has changed since its record was written.
-_SETTINGS = ("model_hash", "flips", "obey", "preprocessing")
+_SETTINGS = ("model_hash", "flips", "zoom", "obey", "preprocessing")
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def run(
     """Writes ``masks/``, ``instances/``, ``lesions/`` (CSV) and, if asked, ``figures/`` for each case.
 
     A case is done when its record (``masks/<id>.predict.json``, written last) is there and names the same model, image
-    and clicks by their hashes, the same ``flips``, ``obey`` and preprocessing; such a case is not done again. A case
-    that fails does not stop the others. Started by ``accelerate launch``, the processes share the cases.
+    and clicks by their hashes, the same ``flips``, ``zoom``, ``obey`` and preprocessing; such a case is not done again.
+    A case that fails does not stop the others. Started by ``accelerate launch``, the processes share the cases.
 
     Args:
         manifest: its images are used, its labels are not.
