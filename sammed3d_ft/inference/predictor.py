@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from prompts.depth import bounding_box, deepest_point
 from prompts.errors import InputError
+from sammed3d_ft.data.ambiguity import START_INSIDE, START_OUTSIDE
 from sammed3d_ft.data.crops import CropGrid
 from sammed3d_ft.data.grids import Volume
 from sammed3d_ft.data.preprocessing import Preprocessing, channels
@@ -22,8 +23,6 @@ from sammed3d_ft.inference.prediction import LesionPrediction, highest_probabili
 from sammed3d_ft.inference.pretrained import open_pretrained
 from sammed3d_ft.inference.sites import Site, SiteDecoder
 from sammed3d_ft.inference.views import (
-    START_INSIDE,
-    START_OUTSIDE,
     PlacedClick,
     PromptableModel,
     StartMask,

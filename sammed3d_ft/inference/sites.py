@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from prompts.depth import bounding_box
-from sammed3d_ft.data.crops import CropGrid, Region, bounding_region, crop_grid
+from sammed3d_ft.data.crops import CropGrid, Region, bounding_region, closer_spacing, crop_grid
 from sammed3d_ft.data.grids import Volume
 from sammed3d_ft.inference.obedience import obeyed, with_a_click
 from sammed3d_ft.inference.views import (
@@ -23,12 +23,10 @@ from sammed3d_ft.inference.views import (
     shares,
 )
 
-# Times the model's spacing: crops of 192 mm become 48 mm and 96 mm for small lesions, 0.38 m and 0.77 m for large ones.
-_FINER, _COARSEST = (0.25, 0.5), 4.0
-# A lesion is seen in a finer crop when it takes at most this share of its edge, so that it has surroundings there too.
-_SHARE_OF_FINER = 0.5
-# What a finer view has for previous logits at first: nothing (False), or the lesion as the coarser view shows it.
-_FINER_STARTS_FROM_COARSER = False
+_COARSEST = 4.0  # times the model's spacing: a crop of 192 mm becomes one of 0.77 m
+# What a finer view has for previous logits at first: the lesion as the coarser view shows it (True), or nothing. On
+# phantoms the former is better at one click (small lesions 0.71 against 0.65) and alike from three on.
+_FINER_STARTS_FROM_COARSER = True
 # Where no crop of a lesion reaches: a probability of 0 in float32, and finite, so that sums of logits stay numbers.
 NOWHERE = -100.0
 _AS_IT_LIES = ((False, False, False),)
@@ -181,8 +179,8 @@ class SiteDecoder:
             return site
         longest_mm = float((np.array(lesion.region.shape) * self.volume.spacing_mm).max())
         edge_mm = self.model.image_size * self.crop_spacing_mm
-        scale = next((scale for scale in _FINER if longest_mm <= _SHARE_OF_FINER * scale * edge_mm), None)
-        if scale is None:
+        scale = closer_spacing(longest_mm, edge_mm)
+        if scale == 1:
             return site
         return self._with_view(site, scale, clicks, lesion if _FINER_STARTS_FROM_COARSER else site.start)
 

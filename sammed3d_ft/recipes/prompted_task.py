@@ -250,6 +250,7 @@ class PromptedTask:
             self.preprocessing,
             device=accelerator.device,
             accumulate=self.config.clicks.accumulate,
+            zoom=self.config.model.zoom,
         )
 
         def score_case(case: Case) -> CaseScore:

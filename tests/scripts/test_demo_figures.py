@@ -32,7 +32,7 @@ def test_lesions_at_the_quartiles_are_shown(script: dict[str, Any]) -> None:
 def test_figures_show_every_lesion_before_and_after(script: dict[str, Any], tmp_path: Path) -> None:
     manifest = write_cohort(tmp_path / "data", 2, seed=1, field="pelvis", test=1, scanner="older", outline="41%")
     models = {"before": seeded_model("mini", 0, 1), "after": seeded_model("mini", 1, 1)}
-    predictors = {when: Predictor(model, Preprocessing(("PT",), 3.0), follow=False) for when, model in models.items()}
+    predictors = {when: Predictor(model, Preprocessing(("PT",), 3.0), zoom=False) for when, model in models.items()}
     scans = [script["scan_of"](case, predictors) for case in read_manifest(manifest).split("test")]
     dice = script["dice_table"](scans)
     count = len(scans[0].scores["before"].lesions)
