@@ -74,8 +74,8 @@ def test_gradients_and_figures_are_those_of_one_process_with_the_joint_batch(
 ) -> None:
     """With a learning rate too small to move a weight, so that the validation figures are of equal weights.
 
-    A batch of two and two batches of one differ by rounding. With L1DFL, an error that rounding moves over the edge of a
-    bin changes the voxel's weight, hence the wider limit there; a process left out would be an error of the order of 1.
+    A batch of two and two batches of one differ by rounding. With L1DFL, an error that rounding moves over the edge of
+    a bin changes the voxel's weight, hence the wider limit; a process left out would be an error of the order of 1.
     """
     limit = 1e-4 if "l1dfl" in loss else 1e-5
     settings = (loss, "optim.clip_norm=1e9", "optim.lr_decoder=1e-12", "optim.lr_encoder=1e-12")
