@@ -98,8 +98,10 @@ def test_a_case_is_done_again_when_its_clicks_or_the_model_changed(tmp_path: Pat
     (out / "masks" / "case_01.nii.gz").unlink()
     assert again() == (1, 1)
     record = out / "masks" / "case_01.predict.json"
-    for was, is_now in (('"flips": false', '"flips": true'), ('"obey": true', '"obey": false')):
-        record.write_text(record.read_text().replace(was, is_now))
+    for name, now in (("flips", "false"), ("zoom", "true"), ("obey", "true")):
+        was = {"true": "false", "false": "true"}[now]
+        assert f'"{name}": {now}' in record.read_text()
+        record.write_text(record.read_text().replace(f'"{name}": {now}', f'"{name}": {was}'))
         assert again() == (1, 1)
     record.write_text("{")
     assert again() == (1, 1)

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from sammed3d_ft.data.grids import Volume, from_array
 from sammed3d_ft.inference import sites
+from tests.data.storage_orders import ORIENTATIONS, affine_of, stored_as
 from tests.inference.stand_ins import Threshold, predictor
 from tests.inference.test_undo import Remembering, same
 
@@ -200,9 +203,41 @@ def test_every_site_zooms_by_itself_in_all_its_mirrorings() -> None:
         assert not found.crop_holds((104, 34, 34), 1)
 
 
+def test_what_was_encoded_ahead_is_used_and_only_the_finer_view_remains_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, ahead = clicked(cube(6)), predictor()
+    ahead.set_image({"PT": cube(6)})
+    for module in ("views", "predictor"):
+        monkeypatch.setattr(f"sammed3d_ft.inference.{module}.crops_at_once", lambda device: 2)
+    ahead.encode_ahead([CLICK])
+    assert len(ahead.model.encoded) == 1
+    same(ahead.add_click(CLICK), plain.lesion(1))
+    assert len(ahead.model.encoded) == 2
+
+
 def test_a_crop_smaller_than_a_voxel_still_has_the_clicked_one() -> None:
     volume = from_array(np.random.default_rng(1).gamma(2, 3, (9, 9, 9)).astype(np.float32), np.diag([40, 40, 40, 1]))
     for obey in (False, True):
         prediction = clicked(volume, Threshold(12), (4.4, 4.2, 3.8), spacing_mm=0.5, obey=obey).lesion(1)
         assert prediction.region.holds(np.array((4, 4, 4)))
         assert np.isfinite(prediction.logits).all()
+
+
+def test_all_48_storage_orders_are_zoomed_and_obeyed_alike() -> None:
+    affine = affine_of(Rotation.from_euler("xyz", (7, -11, 5), degrees=True), (2.1, 1.7, 2.6), (-61.7, 12.3, -40.9))
+    rng = np.random.default_rng(3)
+    array = ndimage.gaussian_filter(rng.gamma(2.0, 3.0, (50, 33, 26)), 1.5)
+    array[10:13, 14:17, 11:13] += 25
+    clicks = [((11.3, 15.1, 11.6), 1), ((14.2, 14.4, 11.9), 0), ((44.4, 12.2, 9.8), 1), ((40.3, 15.3, 11.2), 0)]
+    reference: Any = None
+    for order, signs in ORIENTATIONS:
+        stored, its_affine = stored_as(array.astype(np.float32), affine, order, signs)
+        volume = from_array(stored, its_affine.astype(np.float32))  # as a file would hold it
+        found = predictor(Remembering(24, level=3.0), 1.9)
+        found.set_image({"PT": volume})
+        for position, label in clicks:
+            found.add_click(volume.to_vox(affine[:3, :3] @ position + affine[:3, 3]), label)
+        if reference is None:
+            reference = found.lesion(1)
+            assert len(found.model.encoded) == 3  # two sites, the first of them zoomed in
+            assert 20 < reference.mask.sum() < 200
+        same(found.lesion(1), reference)
