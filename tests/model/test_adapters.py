@@ -61,7 +61,7 @@ def one_step(model: SAMMed3D, crop: Tensor, learning_rate: float = 1e-2) -> None
         click,
         again,
         lambda logits, truth: F.binary_cross_entropy_with_logits(logits, truth.float()),
-        rounds=2,
+        rounds=(1, 2),
         image=crop,
     ).loss
     loss.backward()
