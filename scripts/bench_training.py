@@ -88,7 +88,7 @@ class Ours:
     def step(self, indices: list[int]) -> float:
         start = time.perf_counter()
         batch: Any = collate([self.samples[index] for index in indices])  # type: ignore[misc]
-        loss, _ = self.task.loss(self.task.model, batch, epoch=0, step=0)
+        loss, _ = self.task.loss(self.task.model, batch, epoch=0, step=0, progress=0.0)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -99,7 +99,7 @@ class Reference:
     """Training steps of the published procedure with medim's model: encode, then click, decode, upsample, loss."""
 
     def __init__(self, ours: Ours) -> None:
-        self.config, self.criterion = ours.config, ours.task.criterion
+        self.config, self.criterion = ours.config, ours.task.criterion.chosen
         self.model = build_sam3D_vit_b_ori()
         self.model.load_state_dict(ours.task.model.state_dict(), strict=True)
         self.model.image_encoder.requires_grad_(False)
@@ -160,7 +160,7 @@ def parts_alone(ours: Ours, repeats: int) -> None:
     parts: dict[str, Callable[[], Tensor]] = {
         "prompt encoder and decoder": lambda: model.decode(batch["embedding"], coords, labels)[0].sum(),
         "upsampling to 128^3": lambda: upsample(low, size).sum(),
-        "L1DFL": lambda: ours.task.criterion(logits, target),
+        "L1DFL": lambda: ours.task.criterion.chosen(logits, target),
     }
     times: dict[str, list[float]] = defaultdict(list)
     for _ in range(repeats + 1):

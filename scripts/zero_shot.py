@@ -1,7 +1,7 @@
 """Dice after k simulated clicks per lesion, without training, on the scans' own grids.
 
 python scripts/zero_shot.py MANIFEST [--checkpoint mini] [--spacing-mm 1.5] [--split test] [--clicks 1 3 5 10]
-                            [--out FILE.csv]
+                            [--no-zoom] [--no-obey] [--out FILE.csv]
 
 Reports means over cases, over lesions and by size class (small < 1.5 ml, medium < 4 ml, large). Clicks are simulated as
 in validation: first the lesion's deepest point, then the deepest point of the error.
@@ -25,9 +25,16 @@ from sammed3d_ft.lesions import SIZE_CLASSES, size_class
 
 
 def click_scores(
-    checkpoint: str, manifest: Path, split: str | None, clicks: list[int], spacing_mm: float | None = None
+    checkpoint: str,
+    manifest: Path,
+    split: str | None,
+    clicks: list[int],
+    spacing_mm: float | None = None,
+    zoom: bool = True,
+    obey: bool = True,
 ) -> list[CaseScore]:
-    predictor = Predictor.from_pretrained(checkpoint, spacing_mm=spacing_mm)
+    predictor = Predictor.from_pretrained(checkpoint, spacing_mm=spacing_mm, obey=obey)
+    predictor.zoom = zoom
     found = read_manifest(manifest)
     cases = found.cases if split is None else found.split(split)
     return [simulate_files(predictor, case, clicks) for case in tqdm(cases, unit="case")]
@@ -54,9 +61,19 @@ def main() -> None:
     parser.add_argument("--spacing-mm", type=float, help="spacing of the crops; default: the checkpoint's own")
     parser.add_argument("--split", choices=SPLITS, help="use only this split; default: all cases")
     parser.add_argument("--clicks", type=int, nargs="+", default=[1, 3, 5, 10])
+    parser.add_argument("--no-zoom", action="store_true", help="see every lesion in one crop alone")
+    parser.add_argument("--no-obey", action="store_true", help="leave the mask to the network, whatever clicks say")
     parser.add_argument("--out", type=Path, help="CSV to write, with one row per lesion")
     given = parser.parse_args()
-    scores = click_scores(given.checkpoint, given.manifest, given.split, given.clicks, given.spacing_mm)
+    scores = click_scores(
+        given.checkpoint,
+        given.manifest,
+        given.split,
+        given.clicks,
+        given.spacing_mm,
+        zoom=not given.no_zoom,
+        obey=not given.no_obey,
+    )
     at = "" if given.spacing_mm is None else f" at {given.spacing_mm:g} mm"
     Console().print(table_of(scores, given.clicks, f"{given.checkpoint}{at} on {given.manifest}"))
     if given.out is not None:

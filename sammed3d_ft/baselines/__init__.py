@@ -1,6 +1,6 @@
-"""Baselines: the U-Net family, which segments whole scans without clicks, thresholds of uptake, and 2D SAM.
+"""Methods to compare with: the U-Net family (whole scans, without clicks), uptake thresholds, and 2D SAM.
 
-Public names are loaded on first use, so that importing the package costs nothing.
+Public names are loaded on first use, so that importing the package is cheap.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Automatic segmentation: a baseline slid over a whole scan, its logits brought back to the scan's own voxels."""
+"""Automatic segmentation: sliding-window inference over a whole scan, with logits on the scan's own grid."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sammed3d_ft.model.weight_fit import describe_misfit
 from sammed3d_ft.model.weights import read_state_dict
 
 FORMAT = "sammed3d_ft baseline 1"
-"""Of an export, in its metadata."""
+"""Format name in the metadata of an export."""
 
 _OVERLAP = 0.5
 _WINDOWS_AT_ONCE = 4
@@ -28,15 +28,15 @@ _WINDOWS_AT_ONCE = 4
 class AutomaticSegmenter:
     """Segments scans without clicks.
 
-    The scan is prepared as in training, the network sees windows of the crop's size that overlap by half, and their
-    logits are averaged by Gaussian weights (MONAI's sliding window). A scan smaller than the window is padded by 0.
+    The scan is prepared as in training. The network runs on windows of the crop size that overlap by half, and their
+    logits are averaged with Gaussian weights (MONAI's sliding window). A scan smaller than the window is zero-padded.
 
     Args:
         network: (B, C, S, S, S) float32 -> logits (B, 1, S, S, S).
-        preparation: what it was trained with.
+        preparation: as in the network's training.
         crop_size: S.
-        device: where to move the network, and where it runs; None leaves it where it is, and a stand-in on the CPU.
-        metadata: of its export; empty for a network that is still in training.
+        device: device to move the network to; None leaves it where it is (a plain function runs on the CPU).
+        metadata: of the network's export; empty while the network is being trained.
     """
 
     def __init__(
@@ -57,22 +57,23 @@ class AutomaticSegmenter:
 
     @classmethod
     def from_pretrained(cls, path: str | Path, device: str | torch.device | None = None) -> AutomaticSegmenter:
-        """The segmenter of a baseline's export.
+        """Load the segmenter from a baseline's export.
 
         Args:
             path: ``export/model.safetensors`` of a run, or its folder.
-            device: None takes a CUDA device if there is one, else the CPU.
+            device: None selects CUDA if available, else the CPU.
 
         Raises:
-            InputError: no such file, no baseline, metadata that are broken; a device that is not there.
+            InputError: a missing file, a file that is not a baseline's export, damaged metadata, or an unavailable
+                device.
         """
-        chosen = usable_device(device)  # before the weights are read, which takes longer
+        chosen = usable_device(device)  # checked first, because reading the weights takes longer
         found = read_state_dict(path)
         told = found.metadata
         if told.get("format") != FORMAT:
             raise InputError(
-                f"{path} is no export of a baseline (unet, segresnet, ...); models that are prompted by clicks, such "
-                "as SAM-Med3D, are used by `sammed3d-ft predict`"
+                f"{path} is not the export of a baseline (unet, segresnet, ...); use `sammed3d-ft predict` for models "
+                "prompted by clicks, such as SAM-Med3D"
             )
         try:
             preparation = ScanPreparation.from_json(told["preparation"])
@@ -80,20 +81,20 @@ class AutomaticSegmenter:
             with torch.random.fork_rng(devices=[]):
                 network = build_network(name, size, len(preparation.modalities), crop_size)
         except (KeyError, ValueError) as error:  # InputError is a ValueError
-            raise InputError(f"{path}: its metadata are not those of a baseline's export ({error})") from error
+            raise InputError(f"{path}: the metadata of a baseline's export are invalid ({error})") from error
         misfit = describe_misfit(found.state, {name: tensor.shape for name, tensor in network.state_dict().items()})
         if misfit is not None:
-            raise InputError(f"{path} holds no whole {name} of size {size}: {misfit}")
+            raise InputError(f"{path}: the weights do not fit {name} of size {size}: {misfit}")
         network.load_state_dict(found.state)
         return cls(network.eval(), preparation, crop_size, chosen, told)
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The images it needs; the first one's grid is that of its logits."""
+        """The modalities it needs; its logits are on the grid of the first."""
         return self.preparation.modalities
 
     def segment(self, images: Mapping[str, Volume]) -> np.ndarray:
-        """Logits of lesion, (x, y, z) float32, on the canonical grid of the first modality; lesion where > 0.
+        """Lesion logits, (x, y, z) float32, on the canonical grid of the first modality; lesion where > 0.
 
         Args:
             images: by modality; PT in SUV, CT in HU.
@@ -109,9 +110,9 @@ class AutomaticSegmenter:
         if module is not None:
             module.eval()
         try:
-            # Full precision, also where a caller trains in mixed precision: accelerate gives the module a forward of
-            # its own, which would turn autocast on again. Windows are summed on the CPU, so that the memory of a card
-            # does not limit the scan.
+            # Full precision, even if the caller trains in mixed precision: accelerate replaces the module's forward by
+            # one that would turn autocast on again. Windows are summed on the CPU, so that GPU memory does not limit
+            # the scan.
             network = self.network if module is None else partial(type(module).forward, module)
             with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
                 logits = sliding_window_inference(

@@ -1,8 +1,8 @@
-"""The networks of the baselines: MONAI's U-Net family in the paper's sizes, and in sizes for a laptop.
+"""The baseline networks: MONAI's U-Net family in the paper's sizes, and in sizes for a laptop.
 
-All give one logit per voxel. The paper's networks give two, for background and lesion, and take their softmax; the
-lesion's probability is then the sigmoid of the difference, so that one logit says the same, and our losses of one
-logit equal those of two (tests/losses compares L1DFL's).
+All output one logit per voxel. The paper's networks output two (background and lesion) followed by a softmax. The
+lesion probability is then the sigmoid of their difference, so one logit is equivalent, and our losses on one logit
+equal those on two (tests/losses shows this for L1DFL).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class _Form:
 
     Attributes:
         arguments: of its builder.
-        multiple: crops must have a multiple of so many voxels per axis.
-        smallest: and at least so many, so that batch norm sees more than one voxel even in a batch of one.
-        only: the one crop size it takes, or None.
+        multiple: the crop size must be a multiple of this.
+        smallest: minimum crop size, so that batch norm sees more than one voxel even in a batch of one.
+        only: the only crop size possible, or None.
     """
 
     arguments: dict[str, Any]
@@ -64,23 +64,23 @@ NETWORKS = tuple(dict.fromkeys(name for name, _ in _FORMS))
 
 
 def crop_problem(name: str, size: str, crop_size: int) -> str | None:
-    """What keeps a network from taking crops of so many voxels per axis, in one phrase; None if nothing."""
+    """Why a network cannot take crops of this many voxels per axis, in one phrase; None if it can."""
     form = _FORMS[name, size]
     if form.only is not None and crop_size != form.only:
-        return f"the encoder of {name} in size {size} sees crops of {form.only} voxels"
+        return f"the encoder of {name} in size {size} needs crops of {form.only} voxels"
     if crop_size % form.multiple or crop_size < form.smallest:
         return f"{name} in size {size} needs a multiple of {form.multiple}, at least {form.smallest}"
     return None
 
 
 def encoder_variant(name: str, size: str) -> str | None:
-    """The SAM-Med3D variant whose encoder a network has; None for the others."""
+    """The SAM-Med3D variant whose encoder a network uses; None for other networks."""
     variant: str | None = _FORMS[name, size].arguments.get("variant")
     return variant
 
 
 def build_network(name: str, size: str, in_channels: int, crop_size: int) -> nn.Module:
-    """A network with random weights, drawn from torch's global generator.
+    """Build a network with random weights, drawn from torch's global generator.
 
     Args:
         name: one of `NETWORKS`.
@@ -89,10 +89,10 @@ def build_network(name: str, size: str, in_channels: int, crop_size: int) -> nn.
         crop_size: voxels per axis of its input; UNETR's position embedding depends on it.
 
     Returns:
-        Module (B, in_channels, S, S, S) -> logits (B, 1, S, S, S). What its forward does not use is frozen.
+        Module (B, in_channels, S, S, S) -> logits (B, 1, S, S, S). Parameters unused by its forward are frozen.
 
     Raises:
-        InputError: unknown name or size, or a crop size that it cannot take.
+        InputError: an unknown name or size, or a crop size that the network cannot take.
     """
     if (name, size) not in _FORMS:
         raise InputError(
@@ -127,7 +127,7 @@ def _unetr(in_channels: int, crop_size: int, **arguments: Any) -> nn.Module:
 
     network = UNETR(in_channels=in_channels, out_channels=1, img_size=crop_size, proj_type="conv", **arguments)
     for parameter_name, parameter in network.named_parameters():
-        if "cross_attn" in parameter_name:  # made, but without a use here: several processes would wait for it
+        if "cross_attn" in parameter_name:  # unused here: without a gradient it would stall distributed training
             parameter.requires_grad_(False)
     return network
 

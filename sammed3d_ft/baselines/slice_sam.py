@@ -1,4 +1,4 @@
-"""2D SAM (Segment Anything, Kirillov et al. 2023) on a PET, slice by slice: what clicks give without a 3D model."""
+"""2D SAM (Segment Anything, Kirillov et al. 2023) on a PET, slice by slice: clicks without a 3D model."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ from sammed3d_ft.data.grids import Volume
 from sammed3d_ft.model.segment_anything_parts import TwoWayTransformer, modeling
 
 SUV_WINDOW = (0.0, 10.0)
-"""Shown to SAM as black to white."""
+"""SUV range shown to SAM as black to white."""
 
 GOES_ON_FROM_IOU = 0.5
-"""A slice's mask belongs to the lesion while it overlaps its neighbour's at least so much."""
+"""A slice's mask belongs to the lesion while its IoU with the neighbouring slice's mask is at least this."""
 
 _KEPT_SLICES = 128  # embeddings of 4 MB each
 
 
 class PointPrompted2D(Protocol):
-    """All that is asked of a 2D model; `MetaSAM` has it, and so may a stand-in."""
+    """What `SliceSAM` requires of a 2D model, such as `MetaSAM`."""
 
     def embed(self, image: np.ndarray) -> Any: ...  # (rows, columns, 3) uint8
     def best_mask(self, embedding: Any, points: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
-        """(rows, columns) bool and the model's own IoU estimate, for points (N, 2) as (column, row)."""
+        """(rows, columns) bool and the model's IoU estimate, for points (N, 2) as (column, row)."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class SliceLesion:
-    """A lesion as its last click left it."""
+    """A lesion after its last click."""
 
     region: Region
     mask: np.ndarray
     """``region.shape`` bool."""
     predicted_iou: float
-    """Mean of the 2D model's own estimates over the lesion's slices; 0 for an empty mask."""
+    """Mean of the 2D model's IoU estimates over the lesion's slices; 0 for an empty mask."""
 
 
 class SliceSAM:
-    """A 2D promptable model used on a volume by clicks; axial slices of the canonical PET.
+    """A 2D promptable model applied to the axial slices of the canonical PET.
 
-    Every slice with a foreground click is segmented from the clicks in it (of several masks the one that the model
-    itself rates best). From there the lesion is followed up and down: the next slice is clicked at the deepest point
-    of the last slice's mask, besides the clicks of its own, and belongs to the lesion while both masks overlap by
-    `GOES_ON_FROM_IOU`. Slices that have been clicked themselves are not followed through. Each click starts all this
-    anew, with embeddings kept.
+    Every slice with a foreground click is segmented from its own clicks (of several masks, the one that the model rates
+    best). From there the lesion is propagated up and down: the next slice is prompted at the deepest point of the
+    previous slice's mask, in addition to its own clicks, and belongs to the lesion while the IoU of the two masks is at
+    least `GOES_ON_FROM_IOU`. Propagation stops at slices with foreground clicks of their own. Each new click repeats
+    all this with cached embeddings.
 
     Args:
-        model: of one slice.
+        model: segments one slice.
     """
 
     modalities = ("PT",)
@@ -72,28 +72,28 @@ class SliceSAM:
 
     @classmethod
     def from_weights(cls, path: str | Path, device: str | torch.device | None = None) -> SliceSAM:
-        """With Meta's ViT-B: ``path`` is ``sam_vit_b_01ec64.pth``, or ``random``; see `MetaSAM`."""
+        """Use Meta's ViT-B: ``path`` is ``sam_vit_b_01ec64.pth``, or ``random``; see `MetaSAM`."""
         return cls(MetaSAM(path, device))
 
     def set_image(self, images: Mapping[str, Volume]) -> None:
-        """Takes the PET, in SUV; forgets all lesions."""
+        """Set the PET, in SUV, and forget all lesions."""
         self._pet = images["PT"]
         self._clicks, self._embeddings = {}, OrderedDict()
 
     def add_click(self, position_vox: Any, label: int = 1, lesion: int = 1) -> SliceLesion:
-        """One more click on a lesion, (3,) canonical voxel coordinates, and what the lesion then is.
+        """Add a click, (3,) in canonical voxel coordinates, to a lesion and return the lesion.
 
         Raises:
-            InputError: no image, a click outside of it, or a lesion's first click in the background.
+            InputError: no image, a click outside the image, or a background click as a lesion's first.
         """
         if self._pet is None:
             raise InputError("no image yet: call set_image before clicking")
         voxel: np.ndarray = np.rint(np.asarray(position_vox, np.float64)).astype(int)
         if voxel.shape != (3,) or (voxel < 0).any() or (voxel >= self._pet.array.shape).any():
-            raise InputError(f"lesion {lesion}: the click {position_vox} lies outside {self._pet.array.shape}")
+            raise InputError(f"lesion {lesion}: the click {position_vox} is outside the image {self._pet.array.shape}")
         clicks = self._clicks.setdefault(lesion, [])
         if not clicks and label != 1:
-            raise InputError(f"lesion {lesion}: its first click is background; start with a foreground click")
+            raise InputError(f"lesion {lesion}: the first click is background; start with a foreground click")
         x, y, z = voxel.tolist()
         clicks.append(((x, y, z), label))
         return self._segment(clicks)
@@ -125,11 +125,11 @@ class SliceSAM:
     def _slice(
         self, z: int, clicks: list[tuple[tuple[int, int, int], int]], extra_xy: tuple[int, int] | None
     ) -> tuple[np.ndarray, float]:
-        """(X, Y) bool of one slice, from its own clicks and the point that comes from its neighbour."""
+        """(X, Y) bool of one slice, from its own clicks and the point propagated from its neighbour."""
         given = [((x, y), label) for (x, y, at), label in clicks if at == z]
         if extra_xy is not None:
             given.append((extra_xy, 1))
-        # Rows of the picture are x, columns y; SAM counts points as (column, row).
+        # Rows of the image are x, columns y; SAM takes points as (column, row).
         points = np.array([(y, x) for (x, y), _ in given], np.float32)
         return self.model.best_mask(self._embedding(z), points, np.array([label for _, label in given]))
 
@@ -150,15 +150,15 @@ class MetaSAM:
     """Meta's SAM ViT-B: the networks of the segment-anything package, without its predictor, which needs torchvision.
 
     Args:
-        path: ``sam_vit_b_01ec64.pth`` as Meta publishes it, or ``random`` (seeded) for trials.
-        device: None takes a CUDA device if there is one, else the CPU.
+        path: ``sam_vit_b_01ec64.pth`` as published by Meta, or ``random`` (seeded) for trials.
+        device: None selects CUDA if available, else the CPU.
 
     Raises:
-        InputError: no such file, one that cannot be read without running code from it, or other weights.
+        InputError: a missing file, one that cannot be read without running code from it, or other weights.
     """
 
     def __init__(self, path: str | Path, device: str | torch.device | None = None) -> None:
-        if str(path) != "random" and not Path(path).is_file():  # before the network is built, which takes longer
+        if str(path) != "random" and not Path(path).is_file():  # checked first, because building takes longer
             raise InputError(f"no SAM weights at {path}; expected Meta's sam_vit_b_01ec64.pth, or random")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -169,9 +169,9 @@ class MetaSAM:
 
     @torch.inference_mode()
     def embed(self, image: np.ndarray) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
-        """What the decoder needs of a picture, (rows, columns, 3) uint8: embedding, resized and original size.
+        """Encode an image, (rows, columns, 3) uint8; returns embedding, resized size and original size.
 
-        The longer side becomes 1024 pixels, as SAM was trained.
+        The longer side is resized to 1024 pixels, as in SAM's training.
         """
         rows, columns = image.shape[:2]
         scale = self._model.image_encoder.img_size / max(rows, columns)
@@ -183,7 +183,7 @@ class MetaSAM:
 
     @torch.inference_mode()
     def best_mask(self, embedding: Any, points: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
-        """Of three masks the one rated best for a single point, as it is ambiguous; else the one for many points."""
+        """The best-rated of three masks for a single point, which is ambiguous; for several points the single mask."""
         features, resized, original = embedding
         model = self._model
         scale = torch.tensor([resized[1] / original[1], resized[0] / original[0]])
@@ -237,12 +237,12 @@ def _load(model: nn.Module, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a broken pickle raises
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path}: cannot be read as weights ({reason}); expected sam_vit_b_01ec64.pth") from error
+        raise InputError(f"{path}: not readable as weights ({reason}); expected sam_vit_b_01ec64.pth") from error
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path}: is not Meta's SAM ViT-B, expected sam_vit_b_01ec64.pth ({reason})") from error
+        raise InputError(f"{path}: not Meta's SAM ViT-B; expected sam_vit_b_01ec64.pth ({reason})") from error
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Classical PET segmentation by a threshold: of the whole image, or grown from clicks."""
+"""Classical PET segmentation by threshold: of the whole image, or grown from clicks."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from sammed3d_ft.data.crops import Region
 from sammed3d_ft.data.grids import Volume
 
 REACH_MM = 20.0
-"""How far from a foreground click a rule looks for uptake."""
+"""Radius around a foreground click within which a rule searches for uptake."""
 
 _CONNECTIVITY = 18
 
 
 class ThresholdRule(Protocol):
-    """What one foreground click finds."""
+    """A rule that finds the region of one foreground click."""
 
     def region_of(self, pet: np.ndarray, click_vox: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
 class FractionOfMaximum:
-    """A share of the lesion's own maximum; 0.41 is that of the EANM guidelines for FDG PET (Boellaard et al. 2015).
+    """A fraction of the lesion's maximum; 0.41 as in the EANM guidelines for FDG PET (Boellaard et al. 2015).
 
-    The maximum is that within `REACH_MM` of the click.
+    The maximum is searched within `REACH_MM` of the click.
     """
 
     fraction: float = 0.41
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:
-            raise InputError(f"fraction_of_max {self.fraction:g}: expected a share between 0 and 1, such as 0.41")
+            raise InputError(f"fraction_of_max {self.fraction:g}: expected a fraction between 0 and 1, such as 0.41")
 
     def region_of(self, pet: np.ndarray, click_vox: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
-        """Of the voxels at or above the share of the maximum, the 18-connected component that holds the maximum.
+        """The 18-connected component of voxels at or above the fraction that contains the maximum.
 
         Args:
             pet: (X, Y, Z) in any unit.
-            click_vox: (3,) in its voxels.
-            spacing_mm: (3,).
+            click_vox: (3,) voxel coordinates in ``pet``.
+            spacing_mm: (3,) voxel size in mm.
 
         Returns:
-            (X, Y, Z) bool; empty where there is no uptake within reach, as everything would be a share of nothing.
+            (X, Y, Z) bool; empty if there is no positive value within `REACH_MM`.
         """
         near = _distance_mm2(pet.shape, click_vox, spacing_mm) <= REACH_MM**2
         peak_vox = np.unravel_index(np.argmax(np.where(near, pet, -np.inf)), pet.shape)
@@ -59,7 +59,7 @@ class FractionOfMaximum:
 
 @dataclass(frozen=True)
 class SuvAtLeast:
-    """A fixed SUV; 3 and 4 are in use."""
+    """A fixed SUV threshold; 3 and 4 are common."""
 
     suv: float
 
@@ -68,10 +68,10 @@ class SuvAtLeast:
             raise InputError(f"suv_at_least {self.suv:g}: expected a positive SUV, such as 4")
 
     def region_of(self, pet: np.ndarray, click_vox: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
-        """The 18-connected component at or above the SUV that holds the click, or the nearest within `REACH_MM`.
+        """The 18-connected component at or above the SUV that contains the click, or else the nearest one.
 
-        A click into a dark centre so means the rim around it. Nothing within reach: an empty mask. Arguments and
-        result as `FractionOfMaximum.region_of`, ``pet`` in SUV.
+        A click in a cold centre thus selects the rim around it. The mask is empty if nothing is within `REACH_MM`.
+        Arguments and result as in `FractionOfMaximum.region_of`, with ``pet`` in SUV.
         """
         above = self.mask(pet)
         squares_mm2 = np.where(above, _distance_mm2(pet.shape, click_vox, spacing_mm), np.inf)
@@ -81,13 +81,13 @@ class SuvAtLeast:
         return _component(above, nearest)
 
     def mask(self, pet: np.ndarray) -> np.ndarray:
-        """(X, Y, Z) bool, every voxel at or above the SUV: the rule without clicks. It finds bladder and brain too."""
+        """(X, Y, Z) bool, every voxel at or above the SUV: the rule without clicks. Includes bladder and brain."""
         return pet >= self.suv
 
 
 @dataclass(frozen=True, eq=False)
 class ThresholdedLesion:
-    """A lesion as its last click left it; see `ThresholdByClicks`."""
+    """A lesion after its last click; see `ThresholdByClicks`."""
 
     region: Region
     mask: np.ndarray
@@ -96,16 +96,16 @@ class ThresholdedLesion:
 
 
 class ThresholdByClicks:
-    """A threshold rule used as a promptable model: one scan, its lesions by clicks.
+    """A threshold rule used as a promptable model: one scan, whose lesions are segmented from clicks.
 
-    - Each foreground click adds what the rule finds there.
-    - A background click on something that the rule has found there takes away every voxel that lies nearer (in mm)
-      to it than to all foreground clicks of the lesion. Elsewhere there is nothing to take away.
+    - Each foreground click adds the region that the rule finds there.
+    - A background click inside that region removes every voxel that is nearer (in mm) to it than to all foreground
+      clicks of the lesion. Outside the region, a background click has no effect.
 
-    So the order of the clicks does not matter, and a rule cannot be argued into voxels below its threshold.
+    The result does not depend on the order of the clicks, and never includes voxels below the threshold.
 
     Args:
-        rule: what one foreground click finds.
+        rule: finds the region of one foreground click.
     """
 
     modalities = ("PT",)
@@ -117,25 +117,25 @@ class ThresholdByClicks:
         self._found: dict[int, np.ndarray] = {}
 
     def set_image(self, images: Mapping[str, Volume]) -> None:
-        """Takes the PET, in SUV; forgets all lesions."""
+        """Set the PET, in SUV, and forget all lesions."""
         self._pet = images["PT"]
         self._clicks, self._found = {}, {}
 
     def add_click(self, position_vox: Any, label: int = 1, lesion: int = 1) -> ThresholdedLesion:
-        """One more click on a lesion, (3,) canonical voxel coordinates, and what the lesion then is.
+        """Add a click, (3,) in canonical voxel coordinates, to a lesion and return the lesion.
 
         Raises:
-            InputError: no image, a click outside of it, or a lesion's first click in the background.
+            InputError: no image, a click outside the image, or a background click as a lesion's first.
         """
         if self._pet is None:
             raise InputError("no image yet: call set_image before clicking")
         pet, spacing_mm = self._pet.array, self._pet.spacing_mm
         click_vox = np.asarray(position_vox, np.float64)
         if click_vox.shape != (3,) or (np.rint(click_vox) < 0).any() or (np.rint(click_vox) >= pet.shape).any():
-            raise InputError(f"lesion {lesion}: the click {click_vox.tolist()} lies outside the image {pet.shape}")
+            raise InputError(f"lesion {lesion}: the click {click_vox.tolist()} is outside the image {pet.shape}")
         clicks = self._clicks.setdefault(lesion, [])
         if not clicks and label != 1:
-            raise InputError(f"lesion {lesion}: its first click is background; start with a foreground click")
+            raise InputError(f"lesion {lesion}: the first click is background; start with a foreground click")
         clicks.append((click_vox, label))
         if label == 1:
             found = self.rule.region_of(pet, click_vox, spacing_mm)
@@ -152,7 +152,7 @@ class ThresholdByClicks:
 def _nearer_to(
     mask: np.ndarray, wanted_vox: list[np.ndarray], unwanted_vox: list[np.ndarray], spacing_mm: np.ndarray
 ) -> np.ndarray:
-    """The part of a (X, Y, Z) mask that is at least as near to one of the first places as to all of the second."""
+    """The part of an (X, Y, Z) mask that is at least as near to a wanted place as to every unwanted one."""
     voxels = np.argwhere(mask)
     wanted, unwanted = (
         np.min([(((voxels - place) * spacing_mm) ** 2).sum(axis=1) for place in places], axis=0)

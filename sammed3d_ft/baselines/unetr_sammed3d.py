@@ -1,4 +1,4 @@
-"""UNETR with SAM-Med3D's image encoder in the place of its own: MONAI's decoder on the encoder's hidden states."""
+"""UNETR with SAM-Med3D's image encoder in place of its own: MONAI's decoder on the encoder's hidden states."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from sammed3d_ft.model.variants import VARIANTS
 class UNETRSAMMed3D(nn.Module):
     """Crop (B, C, S, S, S) -> logits (B, 1, S, S, S).
 
-    As in UNETR (Hatamizadeh et al., arXiv 2103.10504): the deepest level is the encoder's output, the finest the input
-    itself, and the levels between are hidden states after equal shares of the blocks, brought to their resolution by
-    transposed convolutions. Patches of 16 voxels make four halvings, and three hidden states beside the encoder's
-    output (after blocks 3, 6 and 9 of 12); patches of 8 make one of each less.
+    As in UNETR (Hatamizadeh et al., arXiv 2103.10504), the deepest level is the encoder's output and the finest level
+    the input itself. The levels between are hidden states taken after equal shares of the blocks and upsampled by
+    transposed convolutions. Patches of 16 voxels give four halvings of the resolution and three hidden states (after
+    blocks 3, 6 and 9 of 12); patches of 8 give three halvings and two hidden states.
 
-    The encoder sees what it was trained with: PET clipped to [0, 50] SUV, each crop z-scored over its voxels > 0.
+    The encoder's input is preprocessed as in its training: PET clipped to [0, 50] SUV, each crop z-scored over its
+    voxels > 0.
 
     Args:
         in_channels: 1, or 2 (PET and CT).
-        variant: of SAM-Med3D; decides the crop's size S.
+        variant: of SAM-Med3D; sets the crop size S.
         feature_size: channels of the finest level; they double with every halving.
     """
 
@@ -35,7 +36,7 @@ class UNETRSAMMed3D(nn.Module):
         form = VARIANTS[variant]
         halvings = int(math.log2(form.patch_size))
         self.encoder = build_model(variant, in_channels=in_channels).train().image_encoder
-        # Blocks, counted from 0, after which the hidden states for levels 1, 2, ... (of so many halvings) are taken.
+        # Indices (from 0) of the blocks after which the hidden states of levels 1, 2, ... are taken.
         self.taps = tuple(math.ceil(form.depth * level / halvings) - 1 for level in range(1, halvings))
         common = {"spatial_dims": 3, "kernel_size": 3, "norm_name": "instance", "res_block": True}
         self.from_input = UnetrBasicBlock(in_channels=in_channels, out_channels=feature_size, stride=1, **common)
@@ -59,7 +60,7 @@ class UNETRSAMMed3D(nn.Module):
         self.out = UnetOutBlock(spatial_dims=3, in_channels=feature_size, out_channels=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        # A modality that is no PET comes scaled to [0, 1], which the clipping leaves as it is.
+        # Other modalities than PET are already scaled to [0, 1], which the clipping does not change.
         image = torch.stack([z_score(crop) for crop in image.clamp(*CLIP_RANGES["PT"])])
         coarse, hidden = self._encode(image)
         skips = [self.from_input(image), *(block(state) for block, state in zip(self.from_hidden, hidden, strict=True))]

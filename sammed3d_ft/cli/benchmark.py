@@ -1,4 +1,4 @@
-"""`sammed3d-ft benchmark`: trains and compares what a config lists, over folds and seeds."""
+"""`sammed3d-ft benchmark`: trains and compares the methods of a config, over folds and seeds."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import typer
 
 def benchmark(
     config: Annotated[
-        Path, typer.Argument(help="YAML of rows, folds and seeds, such as configs/benchmark/mini_losses.yaml.")
+        Path, typer.Argument(help="YAML of methods, folds and seeds, such as configs/benchmark/mini_losses.yaml.")
     ],
     limit: Annotated[
-        int | None, typer.Option(min=0, help="At most so many trainings now; the rest waits for the next call.")
+        int | None, typer.Option(min=0, help="Maximum number of trainings in this call; the next call continues.")
     ] = None,
 ) -> None:
-    """Train models, make their masks of every test case, score and compare them; what is done is not done again.
+    """Train models, segment every test case, score and compare the masks; finished work is not repeated.
 
-    A row is a training, a checkpoint as it is, a threshold rule, a cascade, 2D SAM, or a folder of masks. Writes
-    table.html, table.md, table.csv, sizes.csv and cases.csv. Exit code 3 when runs or cases failed: they are marked,
-    and tried again by the next call. Started several times at once, the calls share the work.
+    A method is a training, a checkpoint, a threshold rule, a cascade, 2D SAM, or a folder of masks. Writes table.html,
+    table.md, table.csv, sizes.csv and cases.csv. Exit code 3 if runs or cases failed: they are marked, and the next
+    call retries them. Several calls at the same time share the work.
     """
     from sammed3d_ft.recipes.benchmark import run
 
@@ -30,6 +30,6 @@ def benchmark(
         what = "left to another process" if failure.held else "failed"
         typer.echo(f"{what}: {failure.run}: {failure.reason}", err=True)
     if any(failure.held for failure in failures):
-        typer.echo("start this once more when the other processes have ended: the tables lack their results", err=True)
+        typer.echo("re-run this when the other processes have finished: the tables lack their results", err=True)
     if not all(failure.held for failure in failures):
         raise typer.Exit(3)

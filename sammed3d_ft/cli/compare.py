@@ -1,4 +1,4 @@
-"""`sammed3d-ft compare`: evaluations of several predictions against each other, patient by patient."""
+"""`sammed3d-ft compare`: compares evaluations of several predictions, patient by patient."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import typer
 
 def compare(
     evaluations: Annotated[
-        list[Path], typer.Argument(help="Two or more folders that `evaluate --out` wrote, of the same truths.")
+        list[Path], typer.Argument(help="Two or more folders written by `evaluate --out`, with the same ground truth.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for compare.json and compare.md.")],
     reference: Annotated[
-        str | None, typer.Option(help="The folder that the others are compared with; the first by default.")
+        str | None, typer.Option(help="The folder to compare the others with; the first by default.")
     ] = None,
 ) -> None:
-    """Say by how much predictions differ, and whether that may be chance: differences with interval, Wilcoxon, Holm.
+    """Test how much predictions differ: paired differences with intervals, Wilcoxon test, Holm correction.
 
-    Exit code 2 when the evaluations are of other truths or by other rules.
+    Exit code 2 if the evaluations differ in ground truth or rules.
     """
     from rich.console import Console
     from rich.markup import escape
@@ -43,4 +43,4 @@ def compare(
             )
         console.print(table)
     console.print(f"{content['statistics']}.")
-    console.print(f"With every other metric: {escape(str(out))}/compare.md, compare.json", soft_wrap=True)
+    console.print(f"All metrics: {escape(str(out))}/compare.md, compare.json", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`sammed3d-ft import` and `export-seg`: from a folder of DICOM files to NIfTI, and a mask back to DICOM."""
+"""`sammed3d-ft import` and `export-seg`: convert a DICOM folder to NIfTI, and a mask back to DICOM."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import typer
 
 
 def import_dicom(
-    folder: Annotated[Path, typer.Argument(help="Folder of DICOM files, sub-folders included.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of DICOM files, subfolders included.")],
     out: Annotated[Path, typer.Option(help="Folder to write PT.nii.gz, CT.nii.gz, masks and import.json to.")],
     series: Annotated[
         list[str] | None,
-        typer.Option(help="Series Instance UID to take where there are several; once each for PET and CT."),
+        typer.Option(help="Series Instance UID to use if there are several series; give it once each for PET and CT."),
     ] = None,
     ct: Annotated[bool, typer.Option("--ct", help="Import the CT as well, in HU, on its own grid.")] = False,
     roi: Annotated[
         list[str] | None,
-        typer.Option(help="Region of an RTSTRUCT or SEG to write as mask_NAME.nii.gz; may be given again."),
+        typer.Option(help="Region of an RTSTRUCT or SEG to write as mask_NAME.nii.gz. Repeatable."),
     ] = None,
 ) -> None:
-    """Read a DICOM PET as SUV by body weight, with its CT and drawn regions, to NIfTI.
+    """Convert a DICOM PET to NIfTI in SUV by body weight, with its CT and contoured regions.
 
-    SUV follows the vendor-neutral definition of QIBA; where something it needs is missing, the import is refused.
-    import.json says what the factor was computed from. It holds UIDs, times and weight: treat it as patient data.
+    SUV follows the vendor-neutral definition of QIBA; the import is refused if a required value is missing.
+    import.json lists the values the factor was computed from, including UIDs, times and weight: treat it as patient
+    data.
     """
     from sammed3d_ft.recipes.dicom_import import run
 
@@ -50,18 +51,18 @@ def import_dicom(
 
 def export_seg(
     mask: Annotated[Path, typer.Argument(help="Mask or instance map on the series' grid, in any image format.")],
-    source: Annotated[Path, typer.Option(help="Folder of the DICOM series that the mask was made on.")],
+    source: Annotated[Path, typer.Option(help="Folder of the DICOM series that the mask was made from.")],
     out: Annotated[Path, typer.Option(help="DICOM SEG file to write.")],
     series: Annotated[
-        str | None, typer.Option(help="Series Instance UID; left out: the PET, or the CT where there is no PET.")
+        str | None, typer.Option(help="Series Instance UID; by default the PET, or the CT if there is no PET.")
     ] = None,
     made: Annotated[
-        str, typer.Option(help="How the mask came about: MANUAL, SEMIAUTOMATIC or AUTOMATIC.")
+        str, typer.Option(help="How the mask was made: MANUAL, SEMIAUTOMATIC or AUTOMATIC.")
     ] = "SEMIAUTOMATIC",
 ) -> None:
-    """Write a mask as a DICOM SEG that refers to its source series, for a PACS or viewer.
+    """Write a mask as a DICOM SEG that references its source series, for a PACS or viewer.
 
-    The numbers of an instance map become segments of their own. The file repeats the patient and study of the source.
+    Each label of an instance map becomes a segment. The file copies patient and study from the source.
     """
     from sammed3d_ft.recipes.dicom_import import export_segmentation
 

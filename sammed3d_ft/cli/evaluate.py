@@ -1,4 +1,4 @@
-"""`sammed3d-ft evaluate`: compares predicted masks with true ones and states every convention it used."""
+"""`sammed3d-ft evaluate`: scores predicted masks against the ground truth, and states every definition used."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import typer
 
 def evaluate(
     pred: Annotated[Path, typer.Option(help="Folder of predicted masks named by case id, or one mask.")],
-    gt: Annotated[Path, typer.Option(help="Folder of true masks, one mask, or a manifest (.json).")],
+    gt: Annotated[Path, typer.Option(help="Folder of ground-truth masks, one mask, or a manifest (.json).")],
     out: Annotated[Path, typer.Option(help="Folder for report.html, cases.csv, lesions.csv and summary.json.")],
     pet: Annotated[
-        Path | None, typer.Option(help="Folder of PET images in SUV, or one; a manifest brings its own.")
+        Path | None, typer.Option(help="Folder of PET images in SUV, or one image; a manifest names its own.")
     ] = None,
     probabilities: Annotated[
         Path | None,
-        typer.Option(help="Folder of probability maps named by case id, or one: adds FROC, average precision, AUROC."),
+        typer.Option(
+            help="Folder of probability maps named by case id, or one map: adds FROC, average precision and AUROC."
+        ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="With a manifest: only the cases of this split.")] = None,
     connectivity: Annotated[
@@ -26,30 +28,30 @@ def evaluate(
     foreground: Annotated[
         str,
         typer.Option(
-            help="Which labels are lesion, in truth and prediction alike: binary (only 0 and 1 may occur), any, or one "
+            help="Which labels are lesion, in ground truth and prediction: binary (only 0 and 1 allowed), any, or one "
             "label."
         ),
     ] = "binary",
     instances: Annotated[
-        bool, typer.Option("--instances", help="Truth and prediction are instance maps: a lesion is a label.")
+        bool, typer.Option("--instances", help="Both masks are instance maps: each label is one lesion.")
     ] = False,
     compat: Annotated[
         list[str] | None,
-        typer.Option(help="Score by this rule as well: l1dfl, autopet, deep-psma or brats-mets. Several times."),
+        typer.Option(help="Also score by this published rule: l1dfl, autopet, deep-psma or brats-mets. Repeatable."),
     ] = None,
     figures: Annotated[
-        bool, typer.Option(help="Draw figures/CASE.png, the projections with both masks; the page shows them.")
+        bool, typer.Option(help="Draw figures/CASE.png, projections with both masks, and show them in the report.")
     ] = True,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes; 1 is this one alone. Left out: as many as help, up to 8.")
+        int | None, typer.Option(min=0, help="Number of processes; by default up to 8, chosen automatically.")
     ] = None,
 ) -> None:
-    """Score predicted lesion masks by voxels, surfaces, detection, lesions and PET, per case and cohort.
+    """Score predicted lesion masks by voxel, surface, detection, lesion and PET metrics, per case and cohort.
 
-    Finished cases are kept in OUT/cases: the same command goes on where it was stopped, and redoes only what changed.
-    To share the cases among machines: accelerate launch -m sammed3d_ft.cli.main evaluate ...
+    Finished cases are kept in OUT/cases. If interrupted, re-run the same command: only missing or changed cases are
+    evaluated. To share the cases among machines: accelerate launch -m sammed3d_ft.cli.main evaluate ...
 
-    Exit code 2 when the input does not fit together, 3 when some cases failed (they are marked in cases.csv).
+    Exit code 2 if the input files do not match, 3 if some cases failed (they are marked in cases.csv).
     """
     import os
 
@@ -76,14 +78,14 @@ def evaluate(
         workers=workers,
     )
     if os.environ.get("RANK", "0") != "0":
-        return  # the first process tells, and its exit code is the launcher's: another's would end it before that
+        return  # only the first process prints; a failing exit code from another one would end it too early
     _print(summary, out)
     if summary["cases"]["failed"]:
         raise typer.Exit(3)
 
 
 def _print(summary: dict[str, Any], out: Path) -> None:
-    """The headline metrics, the convention of each, then what failed and where the tables are."""
+    """Print the headline metrics, their definitions, failed cases, and where the tables are."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -98,7 +100,7 @@ def _print(summary: dict[str, Any], out: Path) -> None:
     values.add_column("metric", no_wrap=True)
     for name in ("mean", "95 % CI", "median", "n", "n/a"):
         values.add_column(name, justify="right", no_wrap=True)
-    # Beside the numbers the conventions would be squeezed; below them they can be read at any width.
+    # The definitions go below the numbers, where they are readable at any terminal width.
     conventions = Table.grid(padding=(0, 2))
     for metric in METRICS.values():
         of = summary["metrics"][metric.name]
@@ -119,12 +121,12 @@ def _print(summary: dict[str, Any], out: Path) -> None:
     found, there = (summary["metrics"][name]["mean"] for name in ("pred_volume_ml", "truth_volume_ml"))
     if found == 0 and there:
         label = configuration["foreground"]
-        asked = f"; only label {label} was looked for" if isinstance(label, int) else ""
-        console.print(f"[yellow]every prediction is empty[/yellow], though there are lesions{asked}", soft_wrap=True)
+        asked = f"; only label {label} counts as lesion" if isinstance(label, int) else ""
+        console.print(f"[yellow]every prediction is empty[/yellow], but the ground truth is not{asked}", soft_wrap=True)
     for case, error in cases["failed"].items():
         console.print(f"[red]failed[/red] {escape(case)}: {escape(error)}", soft_wrap=True)
     console.print(
-        f"Page: {escape(str(out))}/report.html; tables, with every other metric: cases.csv, lesions.csv, summary.json",
+        f"Report: {escape(str(out))}/report.html; tables with all metrics: cases.csv, lesions.csv, summary.json",
         soft_wrap=True,
     )
 

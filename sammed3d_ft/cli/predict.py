@@ -52,6 +52,9 @@ def predict(
     spacing_mm: Annotated[
         float | None, typer.Option(help="Of the crops, finer for small lesions; left out: as the model was trained.")
     ] = None,
+    obey: Annotated[
+        bool, typer.Option("--obey/--no-obey", help="Let the clicks have the last word, or leave it to the network.")
+    ] = True,
     base: Annotated[Path | None, typer.Option(help="The weights that a LoRA adapter was trained on.")] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; left out: cuda if there, else cpu.")
@@ -73,7 +76,7 @@ def predict(
     outputs = Outputs(out, instances, probability, table, figure, seg)
     record = run(
         image, clicks, checkpoint, outputs,
-        ct=ct, start=start, base=base, device=device, flips=flips, spacing_mm=spacing_mm,
+        ct=ct, start=start, base=base, device=device, flips=flips, spacing_mm=spacing_mm, obey=obey,
         source=source, series=series,
     )  # fmt: skip
     _print(record)

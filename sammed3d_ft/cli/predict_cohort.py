@@ -25,6 +25,9 @@ def predict_cohort(
     spacing_mm: Annotated[
         float | None, typer.Option(help="Of the crops, finer for small lesions; left out: as the model was trained.")
     ] = None,
+    obey: Annotated[
+        bool, typer.Option("--obey/--no-obey", help="Let the clicks have the last word, or leave it to the network.")
+    ] = True,
 ) -> None:
     """Segment the clicked lesions of many scans. A case that is done is not done again; one that fails stops no other.
 
@@ -34,7 +37,7 @@ def predict_cohort(
     """
     from sammed3d_ft.recipes.predict_cohort import run
 
-    outcome = run(manifest, clicks, checkpoint, out, split, figures, base, device, flips, spacing_mm)
+    outcome = run(manifest, clicks, checkpoint, out, split, figures, base, device, flips, spacing_mm, obey)
     if outcome.first_process:
         before, failed = outcome.done_before, len(outcome.failed)
         typer.echo(f"{outcome.done} predicted, {before} were done before, {failed} failed: {out}")

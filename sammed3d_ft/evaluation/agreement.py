@@ -1,4 +1,4 @@
-"""Agreement of a quantity in truth and prediction: concordance, limits of agreement, equivalence."""
+"""Agreement of a quantity between ground truth and prediction: concordance, limits of agreement, equivalence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.stats import norm, t
 from prompts.errors import InputError
 
 EQUIVALENCE_RATIOS = (0.8, 1.25)
-"""+-20 % on the logarithmic scale: 1.25 is 1 / 0.8."""
+"""Equivalence bounds of the mean ratio: symmetric on the log scale, since 1.25 = 1 / 0.8."""
 
 QUANTITIES = {
     "suv_max": "SUVmax",
@@ -23,18 +23,18 @@ QUANTITIES = {
     "dmax_cm": "Dmax (cm)",
     "lesions": "lesion count",
 }
-"""What is compared, by the name of the columns ``truth_...`` and ``pred_...`` without that prefix, with its label."""
+"""Labels of the quantities compared, keyed by column name without ``truth_`` or ``pred_``."""
 
 CONVENTIONS = {
-    "unit": "the patient: quantities averaged over the patient's cases where truth and prediction both have one",
+    "unit": "the patient: a quantity is averaged over the patient's cases where ground truth and prediction define it",
     "ccc": "Lin's concordance correlation coefficient, moments with 1/n; 95 % interval by the z-transform "
-    "(Lin 1989, variance as corrected in 2000); n/a below three patients and without variance",
-    "bland_altman": "prediction minus truth: mean (bias) and bias +- 1.96 SD (limits of agreement)",
-    "log_ratio": "the same for ln(prediction / truth), given as ratios; patients with a zero on either side are "
-    "left out and counted",
-    "tost": "two one-sided paired t tests on the logarithms: the mean ratio lies within "
-    f"{EQUIVALENCE_RATIOS[0]:g} to {EQUIVALENCE_RATIOS[1]:g}; p is the larger of both, and below 0.05 exactly when "
-    "the 90 % interval of the ratio lies within these bounds",
+    "(Lin 1989, variance as corrected in 2000); n/a without variance, the interval also below three patients",
+    "bland_altman": "prediction minus ground truth: mean (bias) and bias +- 1.96 SD (limits of agreement)",
+    "log_ratio": "the same for ln(prediction / ground truth), reported as ratios; patients with a zero in either mask "
+    "are excluded (n of ratio counts the others)",
+    "tost": "two one-sided paired t tests on the logarithms, for a mean ratio within "
+    f"{EQUIVALENCE_RATIOS[0]:g} to {EQUIVALENCE_RATIOS[1]:g}; p is the larger of the two, and is below 0.05 exactly "
+    "when the 90 % interval of the ratio lies within these bounds",
 }
 _NAN = float("nan")
 
@@ -50,7 +50,7 @@ class Concordance:
 
 @dataclass(frozen=True)
 class LimitsOfAgreement:
-    """Bland-Altman's bias and limits; NaN where not defined (below two pairs the limits are not)."""
+    """Bland-Altman bias and limits; NaN where not defined (the limits need two pairs)."""
 
     bias: float
     sd: float
@@ -70,31 +70,31 @@ class Equivalence:
 
 @dataclass(frozen=True)
 class Agreement:
-    """One quantity in truth and prediction over a cohort."""
+    """One quantity in ground truth and prediction over a cohort."""
 
     n: int
-    """Patients with the quantity in both."""
+    """Patients for whom both masks define the quantity."""
     not_defined: int
-    """Patients without."""
+    """All other patients."""
     truth_mean: float
     pred_mean: float
     concordance: Concordance
     difference: LimitsOfAgreement
-    """Of prediction minus truth, in the quantity's unit."""
+    """Of prediction minus ground truth, in the quantity's unit."""
     n_ratio: int
     """Patients with a positive quantity in both."""
     ratio: LimitsOfAgreement
-    """Of prediction / truth: bias and limits are ratios, ``sd`` is that of the logarithms."""
+    """Of prediction / ground truth: bias and limits are ratios, ``sd`` is that of the logarithms."""
     equivalence: Equivalence
     """Of the ratios."""
 
 
 def agreement(truth: Sequence[float], pred: Sequence[float], patients: Sequence[str]) -> Agreement:
-    """Agreement of one quantity over cases; `CONVENTIONS` says how each number comes about.
+    """Agreement of one quantity over cases; `CONVENTIONS` defines each number.
 
     Args:
-        truth: (n,) the quantity of each case's true mask, NaN where it has none.
-        pred: (n,) of its predicted mask.
+        truth: (n,) the quantity in each case's ground truth, NaN where not defined.
+        pred: (n,) the same in its predicted mask.
         patients: (n,) the patient of each case.
     """
     x, y = patient_means(truth, pred, patients)
@@ -117,9 +117,12 @@ def agreement(truth: Sequence[float], pred: Sequence[float], patients: Sequence[
 def patient_means(
     truth: Sequence[float], pred: Sequence[float], patients: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(patients with any,) means of truth and of prediction over a patient's cases where both are defined."""
+    """Patient means of ground truth and prediction, each (k,), over the cases where both are defined.
+
+    The k patients with at least one such case come in sorted order.
+    """
     if not len(truth) == len(pred) == len(patients):
-        raise InputError(f"agreement of {len(truth)} and {len(pred)} values of {len(patients)} cases: one each")
+        raise InputError(f"agreement: got {len(truth)} and {len(pred)} values for {len(patients)} cases")
     x, y = np.asarray(truth, np.float64), np.asarray(pred, np.float64)
     both = ~(np.isnan(x) | np.isnan(y))
     _, of = np.unique(np.asarray(patients, dtype=str)[both], return_inverse=True)
@@ -180,7 +183,7 @@ def equivalence(log_ratios: np.ndarray) -> Equivalence:
     mean, error = float(log_ratios.mean()), float(log_ratios.std(ddof=1)) / math.sqrt(n)
     low, high = (math.log(bound) for bound in EQUIVALENCE_RATIOS)
     half = t.ppf(0.95, n - 1) * error
-    if error == 0:  # all ratios are equal: within the bounds or not
+    if error == 0:  # all ratios are equal, so the mean ratio is known exactly
         p = 0.0 if low < mean < high else 1.0
     else:
         p = float(max(t.sf((mean - low) / error, n - 1), t.cdf((mean - high) / error, n - 1)))

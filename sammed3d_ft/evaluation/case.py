@@ -1,4 +1,4 @@
-"""Evaluates one case: a predicted mask against the true one, with the PET where there is one."""
+"""Evaluates one case: a predicted mask against the ground truth, with PET metrics if a PET is given."""
 
 from __future__ import annotations
 
@@ -34,35 +34,33 @@ def evaluate_case(
     instances: bool = False,
     probability: np.ndarray | None = None,
 ) -> CaseResult:
-    """Compare a predicted mask with the true one.
+    """Compare a predicted mask with the ground truth.
 
     Args:
-        gt: (x, y, z) true mask, bool or 0/1; with ``instances`` an instance map.
+        gt: (x, y, z) ground-truth mask, bool or 0/1; with ``instances`` an instance map.
         pred: (x, y, z) predicted mask, bool or 0/1; with ``instances`` an instance map.
         spacing_mm: (3,) voxel size along x, y, z in mm.
-        pet: (x, y, z) PET in SUV on the same grid, if there is one.
-        connectivity: 6, 18 or 26: which voxels that touch belong to one lesion. No lesion is too small to
-            count.
-        affine: (4, 4) voxel index to world mm, so that lesion centroids are in world mm; without it voxel
-            (0, 0, 0) is at the origin.
-        instances: both masks hold lesion numbers (0 background, 1.. lesions, gaps allowed), and all voxels of one
-            number are one lesion: touching lesions stay apart, and ``connectivity`` plays no part.
-        probability: (x, y, z) predicted probabilities in [0, 1], for FROC and AP. A predicted lesion's confidence is
-            the highest probability in it (the convention of picai_eval).
+        pet: (x, y, z) PET in SUV on the same grid; None omits SUV metrics.
+        connectivity: 6, 18 or 26: which touching voxels belong to one lesion. There is no minimum lesion size.
+        affine: (4, 4) voxel index to world mm, for lesion centroids; without it, voxel (0, 0, 0) is the origin.
+        instances: both masks contain lesion numbers (0 background, 1.. lesions, gaps allowed). Voxels with the same
+            number form one lesion, so touching lesions stay apart, and ``connectivity`` is ignored.
+        probability: (x, y, z) predicted probabilities in [0, 1], for FROC and AP. The confidence of a predicted lesion
+            is its highest probability (as in picai_eval).
 
     Returns:
-        The metrics; each definition and its value for empty masks is in `sammed3d_ft.evaluation.METRICS`.
+        The metrics; `sammed3d_ft.evaluation.METRICS` defines each one, empty masks included.
 
     Raises:
-        InputError: shapes that differ, masks that hold other values than 0 and 1 (with ``instances``: negative numbers
-            or fractions), PET that is not finite in or near a lesion, probabilities outside [0, 1] or 0 all over a
-            predicted lesion, an impossible spacing or connectivity, or an affine of another voxel size.
+        InputError: shapes that differ; masks with values other than 0 and 1 (with ``instances``: negative or
+            fractional values); PET that is not finite in or near a lesion; probabilities outside [0, 1], or 0
+            everywhere in a predicted lesion; an invalid spacing or connectivity; an affine with another voxel size.
     """
     spacing, affine = _geometry(spacing_mm, affine)
     if connectivity not in CONNECTIVITIES:
-        raise InputError(f"connectivity is {connectivity}; it must be one of 6, 18 or 26")
+        raise InputError(f"connectivity is {connectivity}; expected 6, 18 or 26")
     shape = _one_grid(gt, pred, pet, probability)
-    truth = _Side.of(gt, "truth", instances, shape, connectivity, affine, pet)
+    truth = _Side.of(gt, "ground truth", instances, shape, connectivity, affine, pet)
     prediction = _Side.of(pred, "prediction", instances, shape, connectivity, affine, pet)
 
     pairs = overlaps(truth.components, prediction.components)
@@ -101,7 +99,7 @@ def evaluate_case(
 
 @dataclass(frozen=True)
 class _Side:
-    """One of the two masks."""
+    """One of the two masks and its lesions."""
 
     coords_vox: np.ndarray
     """(n, 3) foreground voxels in index order."""
@@ -132,7 +130,7 @@ class _Side:
         return cls(coords_vox, components, lesions_of_voxels(coords_vox, labels, affine, pet))
 
     def by_lesion(self) -> list[np.ndarray]:
-        """For each lesion its (n, 3) voxels."""
+        """The (n, 3) voxels of each lesion."""
         order = np.argsort(self.components.labels, kind="stable")
         return np.split(self.coords_vox[order], np.cumsum(self.components.sizes)[:-1])
 
@@ -158,7 +156,7 @@ def _geometry(spacing_mm: Sequence[float] | np.ndarray, affine: np.ndarray | Non
         return spacing, np.diag([*spacing, 1.0])
     affine = np.asarray(affine, dtype=np.float64)
     if affine.shape != (4, 4) or not np.allclose(np.linalg.norm(affine[:3, :3], axis=0), spacing, rtol=1e-4):
-        raise InputError(f"affine {affine.tolist()} does not have voxels of {spacing.tolist()} mm")
+        raise InputError(f"affine {affine.tolist()} does not match the voxel size of {spacing.tolist()} mm")
     return spacing, affine
 
 
@@ -166,20 +164,20 @@ def _one_grid(
     gt: np.ndarray, pred: np.ndarray, pet: np.ndarray | None, probability: np.ndarray | None
 ) -> tuple[int, int, int]:
     if gt.ndim != 3:
-        raise InputError(f"truth has shape {gt.shape}; expected three axes")
+        raise InputError(f"ground truth has shape {gt.shape}; expected three axes")
     for name, array in (("prediction", pred), ("PET", pet), ("probability", probability)):
         if array is not None and array.shape != gt.shape:
-            raise InputError(f"{name} has shape {array.shape}, the truth {gt.shape}: bring both onto one grid")
+            raise InputError(f"{name} has shape {array.shape}, the ground truth {gt.shape}: resample to one grid")
     x, y, z = gt.shape
     return x, y, z
 
 
 def _check_binary(foreground_values: np.ndarray, name: str) -> None:
-    """Anything but 0 and 1 is refused, since which label is the lesion would be a guess."""
+    """Refuse values other than 0 and 1: which label is the lesion would be a guess."""
     other = foreground_values[foreground_values != 1]
     if len(other):
         raise InputError(
-            f"{name} is not binary: it holds {other[0]}; say which values are lesion (for example mask > 0)"
+            f"{name} is not binary: it contains {other[0]}; select the lesion values first (for example mask > 0)"
         )
 
 
@@ -187,12 +185,12 @@ def _confidences(prediction: _Side, probability: np.ndarray) -> np.ndarray:
     """(count,) highest probability in each predicted lesion."""
     values = probability[tuple(prediction.coords_vox.T)].astype(np.float64)
     if not (values.min(initial=0) >= 0 and values.max(initial=0) <= 1):  # NaN fails as well
-        raise InputError(f"probability holds {values[~((values >= 0) & (values <= 1))][0]}; expected values in [0, 1]")
+        raise InputError(f"probability is {values[~((values >= 0) & (values <= 1))][0]}; expected values in [0, 1]")
     highest = np.zeros(prediction.components.count)
     np.maximum.at(highest, prediction.components.labels - 1, values)
     if (highest == 0).any():
         lesion = prediction.lesions[int(np.flatnonzero(highest == 0)[0])].lesion_id
-        raise InputError(f"probability is 0 all over predicted lesion {lesion}: it is not that of this prediction")
+        raise InputError(f"probability is 0 throughout predicted lesion {lesion}: it belongs to another prediction")
     return highest
 
 
@@ -214,7 +212,7 @@ def _nsd(surfaces: SurfaceDistances) -> dict[float, float]:
 
 
 def _untouched_ml(lesions: list[Lesion], touched: np.ndarray) -> float:
-    """Volume of the lesions that are in no overlapping pair."""
+    """Volume of the lesions that do not overlap any lesion of the other mask."""
     alone = np.setdiff1d(np.arange(len(lesions)), touched)
     return math.fsum(lesions[index].volume_ml for index in alone)
 
@@ -231,7 +229,7 @@ def _lesion_results(
     confidences: np.ndarray | None,
     spacing: np.ndarray,
 ) -> tuple[LesionResult, ...]:
-    """Every true lesion, then every unmatched prediction."""
+    """Every ground-truth lesion, then every unmatched prediction."""
     no_nsd = dict.fromkeys(NSD_TOLERANCES_MM, NOT_DEFINED)
     truth_voxels, pred_voxels = truth.by_lesion(), prediction.by_lesion()
     rows = []

@@ -1,4 +1,4 @@
-"""Figures of a click curve: a metric after k clicks, for k = 0, 1, 2, ..."""
+"""Summary numbers of a click curve, which is a metric after k = 0, 1, 2, ... clicks."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from prompts.errors import InputError
 def click_curve_area(clicks: Sequence[int], values: Sequence[float], *, normalised: bool = True) -> float:
     """Area under a metric over the number of clicks, by the trapezoidal rule.
 
-    Normalised it is divided by the span of clicks, so that it is the mean height of the curve: 1 for a Dice of 1
-    throughout. As it stands (autoPET IV, steps 0 to 10) a Dice of 1 throughout gives 10.
+    Normalised, the area is divided by the range of clicks, which gives the mean height of the curve: a constant Dice of
+    1 gives 1. Not normalised (autoPET IV, steps 0 to 10), a constant Dice of 1 gives 10.
 
     Args:
-        clicks: (n,) numbers of clicks, rising, at least two.
-        values: (n,) the metric after so many clicks.
+        clicks: (n,) numbers of clicks, increasing, at least two.
+        values: (n,) the metric after that many clicks.
         normalised: divide by the last number of clicks minus the first.
 
     Returns:
         The area; NaN if a value is NaN.
 
     Raises:
-        InputError: fewer than two points, clicks that do not rise, or sequences of different lengths.
+        InputError: fewer than two points, clicks that do not increase, or sequences of different lengths.
     """
     k, metric = _curve(clicks, values)
     if len(k) < 2:
-        raise InputError(f"the area under a click curve needs two points or more, got {len(k)}")
+        raise InputError(f"the area under a click curve needs at least two points, got {len(k)}")
     area = float(np.sum(np.diff(k) * (metric[1:] + metric[:-1]) / 2))
     return area / float(k[-1] - k[0]) if normalised else area
 
 
 def clicks_to_reach(clicks: Sequence[int], values: Sequence[float], target: float) -> float:
-    """The smallest number of clicks after which the metric is at least ``target``, infinite if it never is.
+    """The smallest number of clicks after which the metric is at least ``target``; infinity if it never is.
 
-    Nothing is interpolated: a click is given or not. A NaN does not reach anything.
+    There is no interpolation, since clicks are whole. A NaN does not reach the target.
 
     Raises:
-        InputError: as `click_curve_area`, save that one point is enough.
+        InputError: as for `click_curve_area`, except that one point is enough.
     """
     k, metric = _curve(clicks, values)
     reached = np.flatnonzero(metric >= target)
@@ -50,7 +50,7 @@ def clicks_to_reach(clicks: Sequence[int], values: Sequence[float], target: floa
 def _curve(clicks: Sequence[int], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     k, metric = np.asarray(clicks, np.float64), np.asarray(values, np.float64)
     if k.shape != metric.shape or k.ndim != 1 or not len(k):
-        raise InputError(f"a click curve of {k.size} numbers of clicks and {metric.size} values: one value each")
+        raise InputError(f"click curve: got {k.size} numbers of clicks and {metric.size} values, expected one each")
     if (np.diff(k) <= 0).any():
-        raise InputError(f"numbers of clicks {list(clicks)}: they must rise")
+        raise InputError(f"click curve: numbers of clicks {list(clicks)} must increase")
     return k, metric

@@ -1,4 +1,4 @@
-"""Evaluates a cohort: reads the files of each case, in several processes if asked, and marks a case that fails."""
+"""Evaluates a cohort in one or several processes; a case that fails is marked and does not stop the others."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from sammed3d_ft.figures.mip import draw_mip
 __all__ = ["CaseEvaluation", "Foreground", "evaluate_folders", "evaluate_pair", "evaluate_pairs", "figure_file"]
 
 Foreground = Literal["binary", "any"] | int
-"""Which label values are lesion, in truth and prediction alike: ``binary`` (only 0 and 1 may occur), ``any`` above 0,
-or one value from 1 on."""
+"""Which label values are lesion, in ground truth and prediction alike: ``binary`` (only 0 and 1 allowed), ``any``
+(all above 0), or one value of at least 1."""
 
-_MOST_WORKERS = 8  # each holds a case's volumes, about 0.7 GB for a whole body of 400 x 400 x 600 voxels
+_MOST_WORKERS = 8  # each keeps one case in memory, about 0.7 GB for a whole body of 400 x 400 x 600 voxels
 
 
 def evaluate_folders(
@@ -45,13 +45,13 @@ def evaluate_folders(
     connectivity: int = 18,
     foreground: Foreground = "binary",
 ) -> list[CaseEvaluation]:
-    """Evaluate a folder of predictions against a folder of truths and write the tables to ``out_dir``.
+    """Evaluate a folder of predictions against a folder of ground truth and write the tables to ``out_dir``.
 
-    Files are matched by name (`pair_folders`); the tables are those of `write_report`.
+    Files are matched by name (`pair_folders`); the tables are those of `write_report`. A case with corrupt or
+    non-binary files is marked in the tables and does not stop the others.
 
     Raises:
-        InputError: files that are missing, extra or on differing grids, all in one message. A case whose
-            files turn out to be corrupt or not binary is marked in the tables and does not stop the others.
+        InputError: files that are missing, extra or on different grids; one message lists them all.
     """
     pairs = pair_folders(pred_dir, gt_dir, pet_dir)
     evaluations = evaluate_pairs(pairs, connectivity, foreground)
@@ -77,26 +77,25 @@ def evaluate_pairs(
         pairs: the files of each case.
         connectivity: 6, 18 or 26.
         foreground: which labels are lesion.
-        progress: may wrap the cases to show a bar, as tqdm does.
+        progress: wraps the cases to show a progress bar, as tqdm does.
         instances: both masks are instance maps, see `evaluate_case`; every label above 0 is a lesion.
-        compat: names of other people's rules (`COMPAT`) whose columns are added.
-        keep_in: folder for a small file per finished case; a case whose files, settings and code have not changed
-            since is read from there and not evaluated again.
+        compat: names of published scoring rules (`COMPAT`) whose columns are added.
+        keep_in: folder that stores each finished case; a case whose files, settings and format are unchanged is read
+            from there instead of evaluated again.
         figures: folder for ``<case>.png``, the projections with both masks.
-        workers: processes; 0 and 1 mean this one.
+        workers: number of processes; 0 and 1 evaluate in this process.
 
     Raises:
-        InputError: settings that contradict each other, a folder that cannot be written to, or a process that was
-            ended from outside.
+        InputError: contradictory settings, a folder that cannot be written to, or a killed process.
     """
     unknown = [name for name in compat if name not in COMPAT]
     if unknown:
-        raise InputError(f"no scoring rule {unknown[0]!r}; there are {', '.join(COMPAT)}")
+        raise InputError(f"unknown scoring rule {unknown[0]!r}; expected one of {', '.join(COMPAT)}")
     if foreground not in ("binary", "any") and int(foreground) < 1:
-        raise InputError(f"foreground {foreground} is the background; name the label of the lesions, from 1 on")
+        raise InputError(f"foreground {foreground}: expected a lesion label of at least 1, as 0 is the background")
     if instances and foreground not in ("binary", "any"):
-        raise InputError(f"with instance maps every label is a lesion: foreground {foreground} contradicts that")
-    for folder in filter(None, (keep_in, figures)):  # now, not as the same failure of every case
+        raise InputError(f"foreground {foreground} contradicts instance maps, where every label is a lesion")
+    for folder in filter(None, (keep_in, figures)):  # fail here once instead of in every case
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -127,7 +126,7 @@ def evaluate_pair(
     keep_in: Path | None = None,
     figures: Path | None = None,
 ) -> CaseEvaluation:
-    """Read one case and evaluate it. What is wrong with its files becomes its ``error``, not an exception."""
+    """Read and evaluate one case. A problem with its files becomes its ``error`` instead of an exception."""
     hashes: dict[str, str] = {}
     try:
         hashes = _hashes(case)
@@ -137,12 +136,12 @@ def evaluate_pair(
         settings = {"connectivity": connectivity, "foreground": foreground, "instances": instances, "compat": [*compat]}
         of = made_of(hashes, settings)
         before = kept(keep_in, case, of)
-        # A figure may be of files that have changed since: it counts only if it was drawn with this result.
+        # An existing figure may show older files: it counts only if it was drawn from this result.
         no_figure = figures is not None and not (before and before.drawn and figure_file(figures, case).is_file())
         if before is None or no_figure:
             result, columns = _evaluate(case, connectivity, foreground, instances, compat, figures)
             keep(keep_in, CaseEvaluation(case, result, None, hashes, columns, figures is not None), of)
-            before = kept(keep_in, case, of)  # the one that a second start would see, to the last bit
+            before = kept(keep_in, case, of)  # read back, so that a resumed evaluation returns the same bits
         assert before is not None
         return before
     except InputError as error:
@@ -150,10 +149,10 @@ def evaluate_pair(
 
 
 def workers_that_help(cases: int) -> int:
-    """Processes for so many cases on this machine; 0 where starting them costs more than it saves.
+    """Number of processes worth starting for this many cases; 0 if starting them costs more than it saves.
 
-    Two cases or more for each, at most one for each processor that this process may use (shared with the other
-    processes of a launcher), and no more than eight, for the memory they take.
+    Each process gets at least two cases. There is at most one per available processor (shared with the launcher's
+    other processes), and at most eight, to limit memory.
     """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     usable //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -180,7 +179,7 @@ def _evaluate(
     probability = _image(case.probability, case, "probability map", truth)
     difference = grid_difference(pred, truth)
     if difference:
-        raise InputError(f"case {case.id}: prediction is on another grid than the truth ({difference})")
+        raise InputError(f"case {case.id}: prediction and ground truth are on different grids ({difference})")
     if instances:
         gt_mask, pred_mask = truth.array, pred.array
     else:
@@ -216,7 +215,7 @@ def _image(path: Path | None, case: CasePaths, name: str, truth: Volume) -> np.n
     image = read_image(path, case=case.id)
     difference = grid_difference(image, truth)
     if difference:
-        raise InputError(f"case {case.id}: {name} is on another grid than the truth ({difference})")
+        raise InputError(f"case {case.id}: {name} and ground truth are on different grids ({difference})")
     return image.array
 
 
@@ -227,14 +226,14 @@ def _lesion_mask(labels: np.ndarray, foreground: Foreground, case: str, path: Pa
         return labels == foreground
     if labels.max() > 1:
         raise InputError(
-            f"case {case}: {path}: is not binary, it holds label {labels.max()}; state which are lesion by "
+            f"case {case}: {path} is not binary, it contains label {labels.max()}; select the lesion labels with "
             "--foreground any, or --foreground and one label"
         )
     return labels > 0
 
 
 def _hashes(case: CasePaths) -> dict[str, str]:
-    """Of the files as they are on the disk: a fraction of what unpacking them costs."""
+    """Hashes of the files as stored, at a fraction of the cost of decompressing them."""
     hashes = {}
     for name, path in case.files.items():
         try:
@@ -246,21 +245,21 @@ def _hashes(case: CasePaths) -> dict[str, str]:
 
 @contextmanager
 def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
-    # Spawned: a fork would copy locks that threads of this process (tqdm's, a BLAS library's) may hold.
+    # Spawn, because a fork would copy locks held by threads of this process (of tqdm or a BLAS library).
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_live_with_the_parent)
     try:
         yield pool
     except BrokenProcessPool as error:
         raise InputError(
-            "a process that evaluates cases was ended from outside, often for lack of memory; with fewer --workers the "
-            "same command goes on from the finished cases"
+            "an evaluation process was killed, often for lack of memory; re-run the same command with fewer --workers, "
+            "finished cases are kept"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _live_with_the_parent() -> None:
-    """In a worker: leave Ctrl-C to the parent, and end when the parent is gone, however it was ended."""
+    """In a worker: leave Ctrl-C to the parent, and exit when the parent ends for any reason."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

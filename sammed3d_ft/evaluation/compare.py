@@ -1,4 +1,4 @@
-"""Compares evaluations of several predictions against the same truths, patient by patient."""
+"""Compares evaluations of several predictions against the same ground truth, patient by patient."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from sammed3d_ft.evaluation.metrics import METRICS
 from sammed3d_ft.evaluation.paired import bonferroni, holm, paired_test
 
 _MUST_AGREE = ("connectivity", "foreground", "instances")
-_TESTABLE_FROM = 6  # pairs; with fewer no difference can reach p < 0.05
+_TESTABLE_FROM = 6  # pairs; with fewer, no difference can reach p < 0.05
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation as its folder holds it."""
+    """An evaluation as read from its folder."""
 
     name: str
     folder: Path
@@ -33,38 +33,38 @@ class Evaluated:
     patients: dict[str, str]
     """By case id."""
     values: dict[str, dict[str, float]]
-    """By metric and case id; NaN where not defined, and in every metric of a case that failed."""
+    """By metric and case id; NaN where not defined, and in every metric of a failed case."""
 
 
 def read_evaluations(folders: Sequence[Path]) -> list[Evaluated]:
-    """Read folders that `write_report` wrote, and check that they can be compared.
+    """Read folders written by `write_report`, and check that they can be compared.
 
-    An evaluation bears the name of its folder, with as many of the folders above it as tell it from the others.
+    Each evaluation is named after its folder, with as many parent folders as needed to make the names unique.
 
     Raises:
-        InputError: a folder that holds no evaluation; evaluations of other cases, of other truths or PETs (by their
-            hashes), or by other rules; every difference is named.
+        InputError: a folder without an evaluation; evaluations that differ in cases, in ground truth or PET files (by
+            their hashes), or in rules; every difference is listed.
     """
     if len(folders) < 2:
-        raise InputError(f"{len(folders)} evaluation to compare: give two folders or more")
+        raise InputError(f"{len(folders)} evaluation to compare: give at least two folders")
     read = [_read(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
     problems = [problem for other in read[1:] for problem in _differences(read[0], other)]
     if problems:
         raise InputError(
-            listing(problems, "difference", "differences") + "; only evaluations of the same truths by the same rules "
-            "can be compared: evaluate again"
+            listing(problems, "difference", "differences") + "; evaluations can only be compared if they share ground "
+            "truth and rules: evaluate again"
         )
     return read
 
 
 def compare(evaluations: Sequence[Evaluated], reference: str) -> dict[str, Any]:
-    """Paired differences to the reference for every metric, the patient as the unit.
+    """Paired differences to the reference for every metric, with the patient as the unit.
 
-    A patient's value is the mean over those of his cases where the metric is defined in both evaluations.
+    A patient's value is the mean over the cases where both evaluations define the metric.
 
     Args:
         evaluations: two or more, see `read_evaluations`.
-        reference: the name of one.
+        reference: the name of one of them.
 
     Returns:
         The content of compare.json: by metric and evaluation ``pairs``, ``mean``, ``reference_mean``,
@@ -125,7 +125,7 @@ def write_comparison(content: Mapping[str, Any], out: Path) -> None:
 
 
 def as_markdown(content: Mapping[str, Any]) -> str:
-    """The headline metrics as a table, then every other metric, then what the numbers mean."""
+    """A table of the headline metrics, a table of all other metrics, then the definitions."""
     reference, metrics = content["reference"], content["metrics"]
     lines = [
         f"# Compared with {reference}",
@@ -135,7 +135,7 @@ def as_markdown(content: Mapping[str, Any]) -> str:
     ]
     for title, chosen, corrected in (
         ("Headline metrics", content["headline"], True),
-        ("Other metrics (not corrected for their number)", [m for m in metrics if m not in content["headline"]], False),
+        ("Other metrics (p not corrected)", [m for m in metrics if m not in content["headline"]], False),
     ):
         names = ["metric", "evaluation", "pairs", "mean", f"mean of {reference}", "difference", "95 % CI", "p"]
         names += ["p (Holm)"] if corrected else []
@@ -157,23 +157,23 @@ def as_markdown(content: Mapping[str, Any]) -> str:
 def _statistics(patients: int, tests: int) -> str:
     text = (
         "The patient is the unit: a patient's value is the mean over the cases where both evaluations define the "
-        "metric, and patients where they do not are left out. Difference: Hodges-Lehmann (pseudo-median of the paired "
-        "differences, evaluation minus reference) with 95 % interval. p: Wilcoxon's signed-rank test, two-sided, zero "
-        "differences split"
+        "metric, and patients without such a case are excluded. Difference: Hodges-Lehmann estimate (pseudo-median of "
+        "the paired differences, evaluation minus reference) with 95 % CI. p: two-sided Wilcoxon signed-rank test, "
+        "zero differences split"
     )
     if tests:
         text += f". Holm's correction over {tests} tests: all headline metrics and evaluations together"
     if patients < 2:
-        text = "There is one patient only: no test is possible, and the means are this patient's values. " + text
+        text = "There is only one patient, so no test is possible and the means are this patient's values. " + text
     elif patients < _TESTABLE_FROM:
-        text = f"With {patients} patients no difference, however large, can reach p < 0.05. " + text
+        text = f"With {patients} patients, no difference can reach p < 0.05, however large. " + text
     return text
 
 
 def _read(folder: Path, name: str) -> Evaluated:
     for file in ("summary.json", "cases.csv"):
         if not (folder / file).is_file():
-            raise InputError(f"{folder}: holds no {file}; give the folder that `sammed3d-ft evaluate --out` wrote")
+            raise InputError(f"{folder}: {file} is missing; give a folder written by `sammed3d-ft evaluate --out`")
     summary = read_json(folder / "summary.json")
     with (folder / "cases.csv").open(newline="", encoding="utf-8") as text:
         rows = list(csv.DictReader(text))
@@ -184,7 +184,7 @@ def _read(folder: Path, name: str) -> Evaluated:
         found = Evaluated(name, folder, summary, patients, values)
         _ = summary["configuration"], summary["conventions"], summary["files"], summary["versions"], summary["cases"]
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(f"{folder}: is no evaluation of this version ({error!r}); evaluate again") from error
+        raise InputError(f"{folder}: not an evaluation of this version ({error!r}); evaluate again") from error
     return found
 
 
@@ -209,9 +209,9 @@ def _differences(first: Evaluated, other: Evaluated) -> list[str]:
         for what in ("truth", "pet"):
             hashes = [of.get(what, {}).get("sha256") for of in files]
             if None not in hashes and hashes[0] != hashes[1]:
-                problems.append(f"case {case}: {pair} have another {what} file")
+                problems.append(f"case {case}: {pair} have different {what} files")
         if first.patients[case] != other.patients[case]:
-            problems.append(f"case {case} is of patient {first.patients[case]} and of {other.patients[case]}")
+            problems.append(f"case {case} is assigned to patients {first.patients[case]} and {other.patients[case]}")
     for key in _MUST_AGREE:
         settings = [evaluation.summary["configuration"].get(key) for evaluation in (first, other)]
         if settings[0] != settings[1]:
@@ -241,7 +241,7 @@ def _paired(other: Evaluated, base: Evaluated, metric: str) -> dict[str, Any]:
         "hodges_lehmann": test.hodges_lehmann,
         "ci_low": test.hl_low,
         "ci_high": test.hl_high,
-        "p": test.p if test.n > 1 else math.nan,  # of one pair nothing can be said
+        "p": test.p if test.n > 1 else math.nan,  # one pair allows no test
     }
 
 

@@ -1,7 +1,7 @@
-"""Other people's scoring rules, to reproduce published numbers: each a function of masks that gives flat columns.
+"""Published scoring rules, to reproduce published numbers: each is a function of two masks that returns flat columns.
 
-Ours differ on purpose (`metrics`); these follow their source. They never fail: where a source divides 0 by 0, the
-column is NaN (n/a), unless the convention says otherwise.
+These rules follow their sources; our own metrics (`metrics`) differ on purpose. The rules never fail: where a source
+divides 0 by 0, the column is NaN (n/a), unless the convention says otherwise.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BRATS_METS_LEAVES_OUT_MM3 = 2.0
 
 @dataclass(frozen=True)
 class CompatRule:
-    """One source's way to score a case."""
+    """One published rule for scoring a case."""
 
     convention: str
     source: str
@@ -40,26 +40,26 @@ def compat_columns(
     spacing_mm: Sequence[float] | np.ndarray,
     pet: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Score one case by the rule of that name in `COMPAT`.
+    """Score one case by the rule `COMPAT` lists under ``name``.
 
     Args:
         name: a key of `COMPAT`.
-        gt: (x, y, z) true mask; every value but 0 is lesion.
-        pred: (x, y, z) predicted mask; every value but 0 is lesion.
+        gt: (x, y, z) ground-truth mask; every non-zero value is lesion.
+        pred: (x, y, z) predicted mask; every non-zero value is lesion.
         spacing_mm: (3,) voxel size in mm.
-        pet: (x, y, z) PET in SUV; only C3 of ``l1dfl`` looks at it, and is NaN without.
+        pet: (x, y, z) PET in SUV; only C3 of ``l1dfl`` uses it, and is NaN without it.
 
     Returns:
-        Columns, their names beginning with the rule's.
+        Columns, whose names begin with the rule's name.
 
     Raises:
-        InputError: no such rule, or shapes that differ.
+        InputError: an unknown rule, or shapes that differ.
     """
     if name not in COMPAT:
-        raise InputError(f"no scoring rule {name!r}; there are {', '.join(COMPAT)}")
+        raise InputError(f"unknown scoring rule {name!r}; expected one of {', '.join(COMPAT)}")
     for what, array in (("prediction", pred), ("PET", pet)):
         if array is not None and array.shape != gt.shape:
-            raise InputError(f"{what} has shape {array.shape}, the truth {gt.shape}: bring both onto one grid")
+            raise InputError(f"{what} has shape {array.shape}, the ground truth {gt.shape}: resample to one grid")
     x, y, z = gt.shape
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     columns = COMPAT[name].columns(foreground(gt), foreground(pred), (x, y, z), spacing, pet)
@@ -80,7 +80,7 @@ def _l1dfl(
     }
     columns |= _counts("c1", np.unique(pairs.pred), np.unique(pairs.truth), pairs)
     best = best_overlaps(pairs.pred, pairs.truth, pairs.iou, pairs.n_pred)
-    chosen = np.flatnonzero(pairs.truth == best[pairs.pred])  # for each prediction its truth of highest IoU
+    chosen = np.flatnonzero(pairs.truth == best[pairs.pred])  # each prediction with its lesion of highest IoU
     enough = chosen[pairs.iou[chosen] >= _C2_IOU]
     columns |= _counts("c2", pairs.pred[enough], pairs.truth[enough], pairs)
     if pet is None:
@@ -88,7 +88,7 @@ def _l1dfl(
     hottest = np.array([_hottest(voxels, pet) for voxels in truth.by_lesion()], np.int64)
     at = np.searchsorted(pred.voxels, hottest)
     at[at == len(pred.voxels)] = 0
-    holder = np.full(truth.count, -1)  # the prediction that holds the hottest voxel of each truth
+    holder = np.full(truth.count, -1)  # the prediction that contains each lesion's hottest voxel
     if len(pred.voxels):
         held = pred.voxels[at] == hottest
         holder[held] = pred.labels[at[held]] - 1
@@ -97,12 +97,12 @@ def _l1dfl(
 
 
 def _hottest(voxels: np.ndarray, pet: np.ndarray) -> int:
-    """Flat index of the highest SUV in a lesion, the first of equals."""
+    """Flat index of the highest SUV in a lesion; the first one if several are equal."""
     return int(voxels[np.argmax(pet[np.unravel_index(voxels, pet.shape)])])
 
 
 def _counts(name: str, hits: np.ndarray, found: np.ndarray, pairs: Overlaps) -> dict[str, float]:
-    """Columns of one criterion from the predictions that meet it (``hits``) and the truths that they meet it with."""
+    """Columns of one criterion: predictions that meet it (``hits``), and lesions they meet it with (``found``)."""
     tp, fp, fn = len(hits), pairs.n_pred - len(hits), pairs.n_truth - len(np.unique(found))
     values = (tp, fp, fn, _ratio(tp, tp + fn), _ratio(2 * tp, 2 * tp + fp + fn))
     return dict(zip(_count_names(name), values, strict=True))
@@ -138,7 +138,7 @@ def _deep_psma(
 
 
 def _contour(voxels: np.ndarray, shape: Shape) -> np.ndarray:
-    """The foreground voxels that have a background voxel at one of their faces; beyond the volume is no background."""
+    """Foreground voxels that share a face with a background voxel; outside the volume does not count as background."""
     coords = np.stack(np.unravel_index(voxels, shape))
     open_face = np.zeros(len(voxels), bool)
     for axis, step in product(range(3), (-1, 1)):
@@ -149,7 +149,7 @@ def _contour(voxels: np.ndarray, shape: Shape) -> np.ndarray:
 
 
 def _among(sorted_voxels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """(n,) bool: which wanted voxels are among the sorted ones."""
+    """(n,) bool: which of ``wanted`` are among ``sorted_voxels``."""
     if len(sorted_voxels) == 0:
         return np.zeros(len(wanted), bool)
     at = np.minimum(np.searchsorted(sorted_voxels, wanted), len(sorted_voxels) - 1)
@@ -161,7 +161,7 @@ def _brats_mets(
 ) -> dict[str, float]:
     pred = Components.connected(pred_voxels, shape, 26)
     dilated = Components.connected(_dilated(truth_voxels, shape), shape, 26)
-    # True lesions whose dilations meet are one lesion, which keeps its own voxels.
+    # Ground-truth lesions whose dilations meet form one lesion, made of their undilated voxels.
     lesion = dilated.labels[np.searchsorted(dilated.voxels, truth_voxels)]
     truth = Components(truth_voxels, lesion, dilated.count)
     pairs, touching = overlaps(truth, pred), overlaps(dilated, pred)
@@ -181,7 +181,7 @@ def _brats_mets(
 
 
 def _dilated(voxels: np.ndarray, shape: Shape) -> np.ndarray:
-    """Foreground after one dilation by the 18 neighbours that share a face or an edge, within the volume."""
+    """Foreground after one dilation by the 18-neighbourhood (shared face or edge), within the volume."""
     coords = np.stack(np.unravel_index(voxels, shape), axis=1)
     grown = [voxels]
     for step in product((-1, 0, 1), repeat=3):
@@ -193,7 +193,7 @@ def _dilated(voxels: np.ndarray, shape: Shape) -> np.ndarray:
 
 
 def _untouched(components: Components, touched: np.ndarray) -> int:
-    """Voxels of the lesions that are in no overlapping pair."""
+    """Number of voxels of the lesions that are in no overlapping pair."""
     alone = np.ones(components.count, bool)
     alone[touched] = False
     return int(components.sizes[alone].sum())
@@ -206,18 +206,18 @@ def _ratio(part: float, whole: float) -> float:
 COMPAT: dict[str, CompatRule] = {
     "l1dfl": CompatRule(
         convention=(
-            "18-connectivity; tp and fp count predictions, each judged by itself, fn truths that none found. c1: any "
-            "shared voxel; c2: IoU >= 0.5 with the truth of highest IoU; c3: holds the SUVmax voxel of that truth. On "
-            "a split lesion each piece counts in c1, at most one in c2 and c3. Empty truth: FNV 0, Dice 0 (n/a if both "
-            "are empty)"
+            "18-connectivity; tp and fp count predictions, each judged separately; fn counts ground-truth lesions that "
+            "no prediction found. c1: any shared voxel; c2: IoU >= 0.5 with the lesion of highest IoU; c3: contains "
+            "the SUVmax voxel of that lesion. Of the pieces of a split lesion, all count in c1, at most one in c2 and "
+            "c3. Empty ground truth: FNV 0, Dice 0 (n/a if both are empty)"
         ),
         source="Dzikunu et al., arXiv 2502.02756; ObedDzik/pca_segment, metrics/metrics.py",
         columns=_l1dfl,
     ),
     "autopet": CompatRule(
         convention=(
-            "Dice of the case; FPV and FNV, ml of 18-connected components without any shared voxel; only FPV is "
-            "defined where the truth is empty"
+            "Dice of the case; FPV and FNV: volume in ml of 18-connected components that share no voxel with the other "
+            "mask; with empty ground truth only FPV is defined"
         ),
         source="autoPET I to IV (grand-challenge.org); lab-midas/autoPET, val_script.py",
         columns=_autopet,
@@ -225,19 +225,19 @@ COMPAT: dict[str, CompatRule] = {
     "deep-psma": CompatRule(
         convention=(
             "as autopet, plus surface Dice at 0 mm: 2 x shared contour voxels / contour voxels of both; a contour "
-            "voxel is foreground with background at a face (beyond the volume's border is none)"
+            "voxel is foreground that shares a face with background (outside the volume does not count)"
         ),
         source="DEEP-PSMA (grand-challenge.org); Peter-MacCallum-Cancer-Centre/DEEP-PSMA, evaluation.py",
         columns=_deep_psma,
     ),
     "brats-mets": CompatRule(
         convention=(
-            "26-connectivity; truths whose dilations by one voxel (18 neighbours) meet are one; each is compared with "
-            "all predictions that its dilation touches; fp are those that none touches; lesion Dice = sum of Dice / "
-            "(truths + fp), 1 where there is neither; truths of at most 2 mm^3 are left out"
+            "26-connectivity; ground-truth lesions whose dilations by one voxel (18 neighbours) meet are merged; each "
+            "is compared with all predictions that its dilation touches; fp are predictions that no dilation touches; "
+            "lesion Dice = sum of Dice / (lesions + fp), 1 if there are neither; lesions of at most 2 mm^3 are excluded"
         ),
         source="BraTS-METS 2023, Moawad et al., arXiv 2306.00838; rachitsaluja/BraTS-2023-Metrics, eval.py",
         columns=_brats_mets,
     ),
 }
-"""By the name that ``--compat`` takes."""
+"""By the name given to ``--compat``."""

@@ -1,4 +1,4 @@
-"""The lesions of a mask as lists of foreground voxels, so that nothing later walks the whole volume."""
+"""The lesions of a mask as lists of foreground voxels, so that later steps need not scan the whole volume."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from prompts.errors import InputError
 
 @dataclass(frozen=True)
 class Components:
-    """Lesions of one mask, counted from 1."""
+    """Lesions of one mask, numbered from 1."""
 
     voxels: np.ndarray
-    """(n,) int64 flat indices into the volume in C order, rising."""
+    """(n,) int64 flat indices into the volume in C order, increasing."""
     labels: np.ndarray
-    """(n,) lesion of each voxel, 1..count."""
+    """(n,) lesion number of each voxel, 1..count."""
     count: int
 
     @classmethod
@@ -31,14 +31,13 @@ class Components:
 
     @classmethod
     def connected(cls, voxels: np.ndarray, shape: tuple[int, int, int], connectivity: int) -> Components:
-        """The connected components of a mask's foreground ``voxels``, flat indices into ``shape``, rising.
+        """The connected components of a mask's foreground ``voxels``, increasing flat indices into ``shape``.
 
-        Lesions are numbered by their first voxel, as `prompts.lesions_from_mask` numbers a mask's. That function works
-        on whole volumes; here only runs of foreground along z are looked at: two runs in neighbouring lines belong
-        together where they touch.
+        Lesions are numbered by their first voxel, as in `prompts.lesions_from_mask`. That function scans the whole
+        volume; this one joins runs of foreground along z that touch runs in neighbouring lines.
         """
         _, y, z = shape
-        # Lines get a gap at both ends and every x a spare line, so that no step leads from one border to another.
+        # Each line is padded at both ends and each x by one line, so that no step wraps round the volume's border.
         line, depth = np.divmod(voxels, z)
         place = (line + line // y) * (z + 2) + depth + 1
         breaks = np.flatnonzero(np.diff(place) != 1) + 1
@@ -58,7 +57,7 @@ class Components:
 
     @classmethod
     def numbered(cls, voxels: np.ndarray, numbers: np.ndarray) -> tuple[Components, np.ndarray]:
-        """One lesion for each of the ``numbers`` (n,) of the voxels, and (count,) the number of each lesion."""
+        """One lesion for each distinct value of ``numbers`` (n,), and (count,) the value of each lesion."""
         ids, index = np.unique(numbers, return_inverse=True)
         return cls(voxels, index + 1, len(ids)), ids
 
@@ -68,15 +67,15 @@ class Components:
         return np.bincount(self.labels, minlength=self.count + 1)[1:]
 
     def by_lesion(self) -> list[np.ndarray]:
-        """For each lesion its voxels, rising."""
+        """The voxels of each lesion, increasing."""
         order = np.argsort(self.labels, kind="stable")
         return np.split(self.voxels[order], np.cumsum(self.sizes)[:-1])[: self.count]
 
 
 def foreground(mask: np.ndarray) -> np.ndarray:
-    """(n,) flat C-order indices of the non-zero voxels of an (x, y, z) array, rising.
+    """(n,) flat C-order indices of the non-zero voxels of an (x, y, z) array, increasing.
 
-    The array is read in its own memory order: images come in Fortran order, which would otherwise be copied.
+    The array is read in its own memory order, because images come in Fortran order and would otherwise be copied.
     """
     order = np.argsort([-abs(stride) for stride in mask.strides], kind="stable")
     stored = mask.transpose(order)
@@ -89,7 +88,7 @@ def foreground(mask: np.ndarray) -> np.ndarray:
 
 
 def _neighbour_lines(connectivity: int) -> Iterator[tuple[int, int, int]]:
-    """Half of the neighbouring lines along z as steps (dx, dy), and how far beside it a voxel touches one there."""
+    """Half of the neighbouring lines along z as steps (dx, dy), each with the largest z offset of touching voxels."""
     for dx, dy in ((0, 1), (1, 0), (1, -1), (1, 1)):
         straight = dx == 0 or dy == 0
         if straight:
@@ -99,7 +98,7 @@ def _neighbour_lines(connectivity: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _touching(first: np.ndarray, last: np.ndarray, step: int, reach: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of runs (i, j) where j lies ``step`` places on and comes within ``reach`` of i."""
+    """Pairs of runs (i, j) such that j, moved back by ``step``, comes within ``reach`` of i."""
     low = np.searchsorted(last, first + step - reach)
     high = np.searchsorted(first, last + step + reach, side="right")
     number = np.maximum(high - low, 0)
@@ -112,11 +111,11 @@ def instance_numbers(values: np.ndarray, name: str) -> np.ndarray:
     """(n,) the foreground values of an instance map as integers.
 
     Raises:
-        InputError: values that are negative or not whole.
+        InputError: negative or fractional values.
     """
     with np.errstate(invalid="ignore"):
         whole = values.astype(np.int64)
     wrong = values[(whole != values) | (whole < 0)]
     if len(wrong):
-        raise InputError(f"{name} is no instance map: it holds {wrong[0]}; expected 0 background, 1.. lesions")
+        raise InputError(f"{name} is not an instance map: it contains {wrong[0]}; expected 0 background, 1.. lesions")
     return whole

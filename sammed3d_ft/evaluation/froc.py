@@ -2,8 +2,8 @@
 
 The conventions are those of picai_eval (Saha et al., Lancet Oncology 2024; tested against version 1.4.13): a predicted
 lesion's confidence is its highest probability, lesions are matched one to one at IoU >= 0.1, and a prediction that
-reaches that IoU with a true lesion but lost it to a better one is neither a hit nor a false alarm. There, lesions are
-26-connected components; here those that the case was evaluated with.
+reaches that IoU but whose lesion is matched to a better prediction is neither a hit nor a false positive. Unlike
+picai_eval, which uses 26-connected components, lesions are defined as in the rest of the evaluation.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ class ScoredLesions:
     """The predicted lesions of one case with their confidence in (0, 1]."""
 
     hits: tuple[float, ...]
-    """Confidence of each prediction that is matched."""
+    """Confidence of each matched prediction."""
     false_alarms: tuple[float, ...]
-    """Confidence of each prediction whose IoU with every true lesion is below the threshold."""
+    """Confidence of each prediction whose IoU with every ground-truth lesion is below the threshold."""
     ignored: int
-    """Unmatched predictions with enough IoU: duplicates, which count as neither."""
+    """Number of unmatched predictions with sufficient IoU (duplicates), which count as neither."""
     truths: int
-    """True lesions, found or not."""
+    """Number of ground-truth lesions, found or not."""
     case_confidence: float
     """Highest confidence of any predicted lesion; 0 without one."""
 
 
 class ScoredCase(Protocol):
-    """A `CaseResult`, as far as this module looks at it."""
+    """The part of `CaseResult` that this module uses."""
 
     @property
     def scored(self) -> ScoredLesions | None: ...
@@ -42,21 +42,21 @@ class ScoredCase(Protocol):
 
 @dataclass(frozen=True)
 class Froc:
-    """Free-response curve: one point for each confidence from which on predictions are accepted, falling."""
+    """Free-response ROC curve: one point per confidence threshold at which predictions are accepted."""
 
     thresholds: np.ndarray
-    """(k,) confidences that occur, falling."""
+    """(k,) confidences that occur, decreasing."""
     sensitivity: np.ndarray
-    """(k,) share of all true lesions that are hit by an accepted prediction; NaN without true lesions."""
+    """(k,) share of all ground-truth lesions hit by an accepted prediction; NaN without ground-truth lesions."""
     false_alarms_per_case: np.ndarray
-    """(k,) accepted false alarms over all cases, lesion-free ones included."""
+    """(k,) accepted false positives / cases, lesion-free cases included."""
     truths: int
-    """True lesions of all cases."""
+    """Number of ground-truth lesions in all cases."""
 
     def sensitivity_at(self, false_alarms_per_case: float) -> float:
-        """The highest sensitivity that keeps to this mean number of false alarms; 0 when nothing does.
+        """The highest sensitivity with at most this mean number of false positives per case; 0 if there is none.
 
-        NaN (not defined) without true lesions.
+        NaN (not defined) without ground-truth lesions.
         """
         if self.truths == 0:
             return float("nan")
@@ -68,7 +68,7 @@ def froc(results: Iterable[ScoredCase]) -> Froc:
     """The FROC curve of a cohort.
 
     Raises:
-        InputError: a case was evaluated without probabilities, or there is none.
+        InputError: no cases, or a case evaluated without probabilities.
     """
     cases = _scored(results)
     thresholds, hits, false_alarms, truths = _accepted(cases)
@@ -77,12 +77,12 @@ def froc(results: Iterable[ScoredCase]) -> Froc:
 
 
 def average_precision(results: Iterable[ScoredCase]) -> float:
-    """Area under the precision-recall curve of lesions, by steps: sum of (R_k - R_k-1) P_k over falling confidence.
+    """Area under the lesions' precision-recall curve, as the sum of (R_k - R_k-1) P_k over decreasing confidence.
 
-    NaN (not defined) without true lesions. A missed lesion keeps recall below 1 and adds nothing.
+    NaN (not defined) without ground-truth lesions. A missed lesion keeps recall below 1 and adds nothing.
 
     Raises:
-        InputError: a case was evaluated without probabilities, or there is none.
+        InputError: no cases, or a case evaluated without probabilities.
     """
     _, hits, false_alarms, truths = _accepted(_scored(results))
     if truths == 0:
@@ -91,12 +91,12 @@ def average_precision(results: Iterable[ScoredCase]) -> float:
 
 
 def case_auroc(results: Iterable[ScoredCase]) -> float:
-    """Probability that a case with lesions has a higher case confidence than one without, ties counting half.
+    """Probability that a case with lesions has a higher case confidence than one without; ties count half.
 
     NaN (not defined) unless there are cases of both kinds.
 
     Raises:
-        InputError: a case was evaluated without probabilities, or there is none.
+        InputError: no cases, or a case evaluated without probabilities.
     """
     cases = _scored(results)
     positive = np.array([case.case_confidence for case in cases if case.truths])
@@ -111,13 +111,13 @@ def _scored(results: Iterable[ScoredCase]) -> list[ScoredLesions]:
     cases = [result.scored for result in results]
     if not cases or None in cases:
         raise InputError(
-            f"{cases.count(None)} of {len(cases)} cases have no probabilities: FROC, AP and AUROC need every case's"
+            f"{cases.count(None)} of {len(cases)} cases have no probabilities: FROC, AP and AUROC need them for all"
         )
     return [case for case in cases if case is not None]
 
 
 def _accepted(cases: list[ScoredLesions]) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Thresholds, falling; hits and false alarms accepted at each; number of true lesions."""
+    """Thresholds (decreasing), hits and false positives accepted at each, and the number of ground-truth lesions."""
     hits = np.sort([confidence for case in cases for confidence in case.hits])
     false_alarms = np.sort([confidence for case in cases for confidence in case.false_alarms])
     thresholds = np.unique(np.concatenate((hits, false_alarms)))[::-1]

@@ -1,4 +1,4 @@
-"""One evaluated case with what it was made of, and its small file, by which an evaluation goes on where it stopped."""
+"""An evaluated case, and the JSON file that stores it so that an interrupted evaluation can resume."""
 
 from __future__ import annotations
 
@@ -6,53 +6,53 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
-import prompts
 from prompts.whole_files import write_whole
-from sammed3d_ft import data, lesions
 from sammed3d_ft.evaluation.pairing import CasePaths
 from sammed3d_ft.evaluation.results import CaseResult
-from sammed3d_ft.versions import code_digest
+
+EVALUATION_FORMAT = 1
+"""Increment when a metric's value or a field of `CaseResult` changes: stored results of an older format are then
+evaluated again. Not for wording or for new columns computed from the same fields."""
 
 EVALUATION_PACKAGES = ("numpy", "scipy", "connected-components-3d", "nibabel")
-"""What the numbers depend on."""
+"""Packages whose versions the metrics depend on."""
 
 _RESULT = TypeAdapter(CaseResult)
 
 
 @dataclass(frozen=True)
 class CaseEvaluation:
-    """One case of a cohort: its result, or what was wrong with its files."""
+    """One case of a cohort: its result, or the error in its files."""
 
     paths: CasePaths
     result: CaseResult | None
     error: str | None
     sha256: dict[str, str]
-    """Of the files that were read, by ``truth``, ``prediction``, ``pet``, ``probability``."""
+    """Hashes of the files read, keyed by ``truth``, ``prediction``, ``pet``, ``probability``."""
     compat: dict[str, float] = field(default_factory=dict)
-    """Columns of other people's rules, where asked for."""
+    """Columns of published scoring rules, if requested."""
     drawn: bool = False
-    """Whether its figure was drawn with it."""
+    """Whether its figure was drawn from this result."""
 
 
 def file_name(case: str, suffix: str) -> str:
-    """``<id><suffix>``, with what a file name cannot hold as %-codes."""
+    """``<id><suffix>``; characters not allowed in a file name are percent-encoded."""
     return f"{quote(case, safe=' +,;=@()[]')}{suffix}"
 
 
 def made_of(sha256: dict[str, str], settings: dict[str, Any]) -> dict[str, Any]:
-    """Everything that a result depends on: hashes of the files, the settings, and the version of the code."""
-    return {"sha256": sha256, "settings": settings, "code": evaluation_code()}
+    """Everything a result depends on: file hashes, settings, and the format number."""
+    return {"sha256": sha256, "settings": settings, "format": EVALUATION_FORMAT}
 
 
 def keep(folder: Path, case: CaseEvaluation, of: dict[str, Any]) -> None:
-    """Write a finished case to its file, whole or not at all. A case that failed is not kept: it is tried again.
+    """Write a finished case to its file atomically. A failed case is not stored, so that it is retried.
 
     Raises:
         InputError: the file cannot be written.
@@ -69,7 +69,7 @@ def keep(folder: Path, case: CaseEvaluation, of: dict[str, Any]) -> None:
 
 
 def kept(folder: Path, paths: CasePaths, of: dict[str, Any]) -> CaseEvaluation | None:
-    """The case as it was kept; None if it was not, or was made of something else."""
+    """The stored case; None if there is none, or if its files, settings or code have changed."""
     try:
         content = json.loads((folder / file_name(paths.id, ".json")).read_text(encoding="utf-8"))
         if content["case"] != paths.id or content["made_of"] != of:
@@ -78,25 +78,12 @@ def kept(folder: Path, paths: CasePaths, of: dict[str, Any]) -> CaseEvaluation |
         compat = {str(name): float(value) for name, value in content["compat"].items()}
         drawn = bool(content["drawn"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
-        return None  # none, or not one of ours: it is made anew
+        return None  # missing or unreadable: evaluate again
     return CaseEvaluation(paths, result, None, of["sha256"], compat, drawn)
 
 
-@cache
-def evaluation_code() -> str:
-    """Digest of the sources that a case's numbers come from, and of what they compute with."""
-    of_data = Path(data.__file__).parent
-    sources = [
-        *Path(__file__).parent.glob("*.py"),
-        *Path(lesions.__file__).parent.glob("*.py"),
-        *(of_data / name for name in ("grids.py", "images.py", "itk_images.py")),
-        Path(prompts.__file__).parent / "lesions.py",
-    ]
-    return code_digest(sources, EVALUATION_PACKAGES)
-
-
 def _plain(value: Any) -> Any:
-    """What JSON can hold: keys as text, NaN and infinity as text, which floats are read from again."""
+    """Convert to JSON types: keys to strings; NaN and infinity to strings, which are read back as floats."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

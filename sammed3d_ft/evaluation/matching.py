@@ -1,4 +1,4 @@
-"""Which predicted lesion is which true lesion: overlaps, one-to-one matching, and what became of the rest."""
+"""Matches predicted to ground-truth lesions: overlaps, one-to-one matching, and the fate of unmatched lesions."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ PredictionFate = Literal["matched", "fragment", "low_iou", "isolated"]
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Every pair of a true and a predicted lesion that share a voxel. Lesions count from 0 here."""
+    """Every pair of a ground-truth and a predicted lesion that share a voxel. Lesion indices start at 0."""
 
     truth: np.ndarray
-    """(p,) index of the pair's true lesion."""
+    """(p,) index of the pair's ground-truth lesion."""
     pred: np.ndarray
     """(p,) index of the pair's predicted lesion."""
     shared_voxels: np.ndarray
+    """(p,) number of shared voxels."""
     iou: np.ndarray
-    """(p,) shared voxels over the voxels of either."""
+    """(p,) shared voxels / voxels in the union."""
     n_truth: int
     n_pred: int
 
 
 def overlaps(truth: Components, pred: Components) -> Overlaps:
-    """The joint contingency table of two sets of lesions on one grid, by one bincount."""
+    """The overlapping pairs of two sets of lesions on one grid, counted by one bincount."""
     _, in_truth, in_pred = np.intersect1d(truth.voxels, pred.voxels, assume_unique=True, return_indices=True)
     both = (truth.labels[in_truth].astype(np.int64) - 1) * max(pred.count, 1) + (pred.labels[in_pred] - 1)
     table = np.bincount(both, minlength=0)
@@ -44,14 +45,14 @@ def overlaps(truth: Components, pred: Components) -> Overlaps:
 
 @dataclass(frozen=True)
 class Matching:
-    """One-to-one matches at an IoU threshold, and the lesions left over."""
+    """One-to-one matches at an IoU threshold."""
 
     pred_of_truth: np.ndarray
-    """(n_truth,) index of the matched prediction, -1 where there is none."""
+    """(n_truth,) index of the matched prediction, -1 if unmatched."""
     truth_of_pred: np.ndarray
-    """(n_pred,) index of the matched truth, -1 where there is none."""
+    """(n_pred,) index of the matched ground-truth lesion, -1 if unmatched."""
     iou: np.ndarray
-    """(n_truth,) IoU with the matched prediction, 0 where there is none."""
+    """(n_truth,) IoU with the matched prediction, 0 if unmatched."""
 
     @property
     def tp(self) -> int:
@@ -69,14 +70,14 @@ class Matching:
 def match(pairs: Overlaps, iou_threshold: float) -> Matching:
     """Match lesions one to one among the pairs with IoU >= threshold.
 
-    As many pairs as possible, and among the matchings of that size the one of largest summed IoU (Hungarian).
+    The matching has as many pairs as possible and, among those, the largest summed IoU (Hungarian algorithm).
     """
     pred_of_truth = np.full(pairs.n_truth, -1)
     truth_of_pred = np.full(pairs.n_pred, -1)
     iou = np.zeros(pairs.n_truth)
     allowed = np.flatnonzero(pairs.iou >= iou_threshold)
     if len(allowed):
-        # Lesions that no chain of allowed pairs connects cannot compete: each group is a problem of its own.
+        # Lesions compete only if a chain of allowed pairs connects them, so each connected group is solved alone.
         i, j = pairs.truth[allowed], pairs.pred[allowed]
         nodes = pairs.n_truth + pairs.n_pred
         graph = coo_array((np.ones(len(i)), (i, j + pairs.n_truth)), shape=(nodes, nodes))
@@ -91,12 +92,12 @@ def match(pairs: Overlaps, iou_threshold: float) -> Matching:
 
 
 def _best(pairs: Overlaps, members: np.ndarray) -> np.ndarray:
-    """The chosen ones among the pairs ``members`` of one group."""
+    """The pairs chosen among ``members``, the pairs of one group."""
     if len(members) == 1:
         return members
     truths, rows = np.unique(pairs.truth[members], return_inverse=True)
     preds, columns = np.unique(pairs.pred[members], return_inverse=True)
-    # One more match outweighs any sum of IoUs, which stays below the number of matches.
+    # One more match outweighs any sum of IoUs, which cannot exceed the number of matches.
     one_match = min(len(truths), len(preds)) + 1.0
     gain = np.zeros((len(truths), len(preds)))
     gain[rows, columns] = one_match + pairs.iou[members]
@@ -109,25 +110,25 @@ def _best(pairs: Overlaps, members: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Fates:
-    """What became of every lesion under one matching, with the partner that explains it (-1: none)."""
+    """The fate of every lesion under one matching, with the partner that explains it (-1: none)."""
 
     truth: list[TruthFate]
     truth_partner: np.ndarray
-    """(n_truth,) its match; for ``merged`` the prediction that holds it; for ``low_iou`` the best overlap."""
+    """(n_truth,) the match; for ``merged`` the prediction that covers it; for ``low_iou`` the best overlap."""
     pred: list[PredictionFate]
     pred_partner: np.ndarray
-    """(n_pred,) its match; for ``fragment`` the truth it is a part of; for ``low_iou`` the best overlap."""
+    """(n_pred,) the match; for ``fragment`` the lesion it is part of; for ``low_iou`` the best overlap."""
     splits: int
-    """True lesions that share voxels with two or more predictions."""
+    """Ground-truth lesions that share voxels with two or more predictions."""
     merges: int
-    """Predictions that share voxels with two or more true lesions."""
+    """Predictions that share voxels with two or more ground-truth lesions."""
 
 
 def fates(pairs: Overlaps, matching: Matching) -> Fates:
-    """Name every unmatched lesion by its best overlap (largest IoU; the lower number when equal).
+    """Classify every unmatched lesion by its best overlap (largest IoU; lower index if equal).
 
-    A truth without match is ``missed`` (no overlap), ``merged`` (its best overlap is matched to another
-    truth) or ``low_iou``. A prediction without match is ``isolated`` (no overlap), a ``fragment`` (its best
+    An unmatched ground-truth lesion is ``missed`` (no overlap), ``merged`` (its best overlap is matched to another
+    ground-truth lesion) or ``low_iou``. An unmatched prediction is ``isolated`` (no overlap), ``fragment`` (its best
     overlap is matched to another prediction) or ``low_iou``.
     """
     best_pred = best_overlaps(pairs.truth, pairs.pred, pairs.iou, pairs.n_truth)
@@ -159,8 +160,8 @@ def fates(pairs: Overlaps, matching: Matching) -> Fates:
 
 
 def best_overlaps(mine: np.ndarray, other: np.ndarray, iou: np.ndarray, count: int) -> np.ndarray:
-    """(count,) the partner of largest IoU of each lesion (the lower number when equal), -1 without overlap."""
+    """(count,) the largest-IoU partner of each lesion (lower index if equal), -1 without overlap."""
     best = np.full(count, -1)
-    order = np.lexsort((-other, iou))  # rising IoU, so that the last assignment is the best one
+    order = np.lexsort((-other, iou))  # increasing IoU, so that the last assignment is the best one
     best[mine[order]] = other[order]
     return best

@@ -1,4 +1,4 @@
-"""Every number of the case table: its name, unit, and the convention behind it, empty masks included."""
+"""The metrics of the case table: name, unit and definition of each, empty masks included."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Metric:
     convention: str
     """What is measured and how, in one line."""
     empties: str
-    """What it is when the truth, the prediction, or both are empty."""
+    """Value if the ground truth, the prediction, or both are empty."""
     headline: bool = False
-    """Whether the command line's closing table shows it."""
+    """Whether the table printed by the command line shows it."""
 
 
 _OVERLAP_EMPTIES = "n/a if the truth is empty, 0 if only the prediction is"

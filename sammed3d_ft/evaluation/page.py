@@ -1,4 +1,4 @@
-"""The page of an evaluation: every number with its convention, and figures, in one HTML file."""
+"""The HTML report of an evaluation: every number with its definition, and figures, in one file."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from sammed3d_ft.figures.evaluation_plots import agreement_figure, detection_fig
 from sammed3d_ft.figures.page import Page
 
 FIGURES_SHOWN = 20
-"""At most so many cases are shown; all of them lie in the folder of figures."""
+"""Maximum number of cases with a figure in the report; the folder of figures contains all of them."""
 
 
 def write_page(
     evaluations: Sequence[CaseEvaluation], summary: Mapping[str, Any], out: Path, figures: Path | None = None
 ) -> None:
-    """Write the page.
+    """Write the report.
 
     Args:
         evaluations: the cases.
         summary: what `write_report` returned for them.
         out: the HTML file.
-        figures: folder with the cases' projections; those of lowest Dice are shown.
+        figures: folder with the cases' projections; the report shows those with the lowest Dice.
 
     Raises:
         InputError: the file cannot be written.
@@ -39,8 +39,8 @@ def write_page(
     cases = summary["cases"]
     page = Page("Evaluation of predicted lesion masks")
     page.paragraph(
-        f"Cases evaluated: {cases['evaluated']}, of patients: {cases['patients']}; failed: {len(cases['failed'])}. "
-        f"{_lesion_rule(summary)} What is not defined (n/a) is left out and counted, never taken as 0."
+        f"Cases evaluated: {cases['evaluated']}; patients: {cases['patients']}; failed cases: {len(cases['failed'])}. "
+        f"{_lesion_rule(summary)} Undefined values (n/a) are excluded and counted, never taken as 0."
     )
     _failed(page, cases["failed"])
     _headline(page, summary)
@@ -59,13 +59,13 @@ def _lesion_rule(summary: Mapping[str, Any]) -> str:
     configuration = summary["configuration"]
     if configuration.get("instances"):
         return "Lesions: the labels of instance maps."
-    return f"Lesions: components at {configuration['connectivity']}-connectivity, none too small to count."
+    return f"Lesions: connected components ({configuration['connectivity']}-connectivity), without a minimum size."
 
 
 def _failed(page: Page, failed: Mapping[str, str]) -> None:
     if failed:
         page.heading("Failed cases")
-        page.table(["case", "what was wrong"], list(failed.items()), "They are in none of the numbers below.")
+        page.table(["case", "error"], list(failed.items()), "Excluded from all numbers below.")
 
 
 def _headline(page: Page, summary: Mapping[str, Any]) -> None:
@@ -76,7 +76,7 @@ def _headline(page: Page, summary: Mapping[str, Any]) -> None:
             of = summary["metrics"][metric.name]
             numbers = [of[name] for name in ("mean", "ci_low", "ci_high", "median", "n", "not_defined")]
             rows.append([metric.name, *numbers, f"{metric.convention}; {metric.empties}"])
-    columns = ["metric", "mean", "95 % CI from", "to", "median", "n", "n/a", "definition"]
+    columns = ["metric", "mean", "95 % CI low", "95 % CI high", "median", "n", "n/a", "definition"]
     page.table(columns, rows, summary["statistics"])
 
 
@@ -85,26 +85,26 @@ def _detection(page: Page, summary: Mapping[str, Any], results: Sequence[CaseRes
     pooled = summary["pooled_detection"]
     names = ["tp", "fp", "fn", "precision", "recall", "f1", "pq"]
     rows = [[f"{t:g}", *(pooled[f"iou{t:g}"][name] for name in names)] for t in IOU_THRESHOLDS]
-    page.table(["IoU at least", *names], rows, "Lesions of all cases together, matched one to one.")
+    page.table(["IoU threshold", *names], rows, "Lesions of all cases pooled, matched one to one.")
     curve = None
     if "froc" in summary:
         of = summary["froc"]
         sensitivity = of["sensitivity_at_false_alarms_per_case"]
         page.table(
-            ["average precision", "AUROC of cases", *(f"sensitivity at {allowed}" for allowed in sensitivity)],
+            ["average precision", "case AUROC", *(f"sensitivity at {allowed}" for allowed in sensitivity)],
             [[of["average_precision"], of["case_auroc"], *sensitivity.values()]],
-            f"By confidence, with the sensitivity at so many false alarms per case; {of['convention']}.",
+            f"Sensitivity at the given number of false positives per case; {of['convention']}.",
         )
         points = froc(results)
         if len(points.thresholds) and np.isfinite(points.sensitivity).all():
-            # From nothing accepted on: no false alarm, nothing found.
+            # The curve starts at the origin, where no prediction is accepted.
             curve = ([0.0, *points.false_alarms_per_case], [0.0, *points.sensitivity])
     scores = {
         label: (IOU_THRESHOLDS, [_number(pooled[f"iou{t:g}"][name]) for t in IOU_THRESHOLDS])
         for name, label in (("f1", "F1"), ("precision", "precision"), ("recall", "recall"))
     }
     if not all(math.isnan(value) for _, values in scores.values() for value in values):
-        page.figure(detection_figure(scores, curve), "Detection over the IoU that a match needs, lesions pooled.")
+        page.figure(detection_figure(scores, curve), "Detection scores by IoU threshold of a match, lesions pooled.")
 
 
 def _sizes(page: Page, summary: Mapping[str, Any], results: Sequence[CaseResult]) -> None:
@@ -112,18 +112,18 @@ def _sizes(page: Page, summary: Mapping[str, Any], results: Sequence[CaseResult]
     by_size = summary["by_size"]
     columns = ["lesions", "detected", "recall", "lesion_dice", "unmatched_predictions"]
     page.table(
-        ["size class", "true lesions", "detected", "recall", "mean Dice, missed as 0", "unmatched predictions"],
+        ["size class", "ground-truth lesions", "detected", "recall", "mean Dice (missed: 0)", "unmatched predictions"],
         [[name, *(of[column] for column in columns)] for name, of in by_size.items()],
-        f"Matched at IoU >= {HEADLINE_IOU:g}; small below 1.5 ml, medium below 4 ml, large from 4 ml on.",
+        f"Matched at IoU >= {HEADLINE_IOU:g}. Small: below 1.5 ml; medium: 1.5 to below 4 ml; large: 4 ml and above.",
     )
     truths = [row for result in results for row in result.lesions if row.source == "truth"]
     if truths:
         dice = {name: [row.dice for row in truths if row.lesion.size_class == name] for name in by_size}
-        page.figure(size_figure(dice), "Dice of each true lesion with its match, 0 where it has none.")
+        page.figure(size_figure(dice), "Dice of each ground-truth lesion with its match, 0 if it has none.")
 
 
 def _quantities(page: Page, summary: Mapping[str, Any], results: Sequence[CaseResult], patients: Sequence[str]) -> None:
-    page.heading("Quantities of the patient")
+    page.heading("Quantities per patient")
     rows, figures = [], []
     for name, label in QUANTITIES.items():
         of = summary["agreement"]["quantities"][name]
@@ -145,13 +145,13 @@ def _quantities(page: Page, summary: Mapping[str, Any], results: Sequence[CaseRe
             points = patient_means(truth, pred, patients)
             figures.append((agreement_figure(*points, label, _lines(difference), _lines(ratio)), label))
     columns = [
-        *("quantity", "n", "truth", "prediction", "CCC", "95 % CI", "bias", "limits of agreement"),
-        *("mean ratio", "limits", "n of ratio", "90 % CI of ratio", "TOST p"),
+        *("quantity", "n", "ground truth", "prediction", "CCC", "95 % CI", "bias", "limits of agreement"),
+        *("mean ratio", "limits of ratio", "n of ratio", "90 % CI of ratio", "TOST p"),
     ]
-    page.table(columns, rows, "Truth and prediction: means over patients. Bias and ratio: prediction against truth.")
+    page.table(columns, rows, "Ground truth and prediction: means over patients. Bias and ratio: definitions below.")
     page.table(["term", "definition"], list(CONVENTIONS.items()))
     for figure, label in figures:
-        page.figure(figure, f"{label}, a point per patient; solid: bias, dashed: limits of agreement, grey: equality.")
+        page.figure(figure, f"{label}, a point per patient. Solid: bias; dashed: limits of agreement; grey: equality.")
 
 
 def _lesion_free(page: Page, of: Mapping[str, Any]) -> None:
@@ -159,17 +159,17 @@ def _lesion_free(page: Page, of: Mapping[str, Any]) -> None:
         page.heading("Lesion-free cases")
         columns = ["cases", "specificity", "mean FPV (ml)", "false-positive lesions"]
         row = [of["cases"], of["specificity"], of["mean_fpv_ml"], of["false_positive_lesions"]]
-        page.table(columns, [row], "Cases without a true lesion; specificity: the share without a predicted one.")
+        page.table(columns, [row], "Cases without ground-truth lesions. Specificity: their share without predictions.")
 
 
 def _other_rules(page: Page, compat: Mapping[str, Any]) -> None:
     if compat:
-        page.heading("Other people's rules")
+        page.heading("Published scoring rules")
     for name, rule in compat.items():
         numbers = ["mean", "ci_low", "ci_high", "median", "n", "not_defined"]
         rows = [[column, *(of[key] for key in numbers)] for column, of in rule["metrics"].items()]
         caption = f"{name} ({rule['source']}): {rule['convention']}."
-        page.table(["column", "mean", "95 % CI from", "to", "median", "n", "n/a"], rows, caption)
+        page.table(["column", "mean", "95 % CI low", "95 % CI high", "median", "n", "n/a"], rows, caption)
 
 
 def _cases(page: Page, evaluations: Sequence[CaseEvaluation], figures: Path | None) -> None:
@@ -184,11 +184,11 @@ def _cases(page: Page, evaluations: Sequence[CaseEvaluation], figures: Path | No
     for case, result in done:
         row = result.as_row()
         rows.append([case, *(row[column] for column in columns)])
-    page.table(["case", *columns], rows, "From the lowest Dice on; every other column is in cases.csv.")
+    page.table(["case", *columns], rows, "Lowest Dice first; cases.csv has all columns.")
     if figures is None:
         return
     if len(done) > FIGURES_SHOWN:
-        page.paragraph(f"Below, the {FIGURES_SHOWN} cases of lowest Dice; all are in the folder {figures.name}.")
+        page.paragraph(f"The {FIGURES_SHOWN} cases with the lowest Dice; the folder {figures.name} contains all cases.")
     for case, result in done[:FIGURES_SHOWN]:
         png = figures / file_name(case, ".png")
         if not png.is_file():  # drawn on another machine
@@ -207,14 +207,15 @@ def _all_metrics(page: Page, summary: Mapping[str, Any]) -> None:
     rows = []
     for name, of in summary["metrics"].items():
         rows.append([name, *(of[key] for key in numbers), summary["conventions"][name]])
-    page.table(["metric", "mean", "SD", "median", "Q1", "Q3", "95 % CI from", "to", "n", "n/a", "definition"], rows)
+    columns = ["metric", "mean", "SD", "median", "Q1", "Q3", "95 % CI low", "95 % CI high", "n", "n/a", "definition"]
+    page.table(columns, rows)
 
 
 def _made_by(page: Page, summary: Mapping[str, Any]) -> None:
-    page.heading("How this was made")
+    page.heading("Settings and versions")
     page.table(["setting", "value"], [[name, str(value)] for name, value in summary["configuration"].items()])
     page.table(["software", "version"], list(summary["versions"].items()))
-    page.paragraph(f"Written {summary['written']}. The SHA-256 of every file that was read is in summary.json.")
+    page.paragraph(f"Written {summary['written']}. summary.json lists the SHA-256 of every file read.")
 
 
 def _lines(of: Mapping[str, Any]) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""Paired comparison of methods on the same patients, and correction for many comparisons."""
+"""Paired comparison of methods on the same patients, and correction for multiple comparisons."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from scipy.stats import norm, wilcoxon
 
 from prompts.errors import InputError
 
-_EXACT_UP_TO = 300  # pairs; the interval's rank by the exact distribution, above by its normal approximation
+_EXACT_UP_TO = 300  # pairs; with more, the interval's rank uses the normal approximation
 _NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two methods on the patients for which both are defined."""
+    """Comparison of two methods on the patients for whom both are defined."""
 
     n: int
     mean_difference: float
-    """Of the first minus the second; NaN without pairs."""
+    """First minus second; NaN without pairs."""
     median_difference: float
     p: float
     """Wilcoxon signed-rank test, two-sided; NaN without pairs, 1 if all pairs are equal."""
     hodges_lehmann: float = _NAN
-    """The pseudo-median of the differences, see `hodges_lehmann`; NaN without pairs."""
+    """Pseudo-median of the differences, see `hodges_lehmann`; NaN without pairs."""
     hl_low: float = _NAN
-    """95 % confidence interval of it; NaN below six pairs."""
+    """95 % confidence interval of the pseudo-median; NaN below six pairs."""
     hl_high: float = _NAN
 
 
 def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
-    """Wilcoxon's signed-rank test over pairs; a pair with NaN on either side is left out.
+    """Wilcoxon signed-rank test over pairs; pairs with a NaN are excluded.
 
-    The ranks of equal pairs count half for each side (``zsplit``), so that ties between methods speak for equality.
-    The p-value is exact up to 50 pairs without ties, and up to 13 with them, as scipy decides.
+    The rank of a zero difference is split between both sides (``zsplit``), so that ties count as evidence for equality.
+    The p-value is exact up to 50 pairs without ties and up to 13 with them, as scipy decides.
 
     Raises:
         InputError: sequences of different lengths.
     """
     if len(first) != len(second):
-        raise InputError(f"paired test of {len(first)} and {len(second)} values: the same patients are needed in both")
+        raise InputError(f"paired test: got {len(first)} and {len(second)} values, expected the same patients in both")
     differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     differences = differences[~np.isnan(differences)]
     if differences.size == 0:
@@ -56,16 +56,17 @@ def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
 def hodges_lehmann(differences: np.ndarray) -> tuple[float, float, float]:
     """The pseudo-median of paired differences and its 95 % confidence interval.
 
-    The median of the means of all pairs of differences, each with itself included (Walsh averages; Hodges and
-    Lehmann, Ann Math Stat 1963;34:598). The interval lies between the k-th smallest and the k-th largest of them, k
-    from the distribution of Wilcoxon's signed-rank statistic (Hollander and Wolfe, Nonparametric Statistical Methods,
-    1973, section 3.4); it covers at least 95 % when differences are continuous and symmetric.
+    The pseudo-median is the median of the Walsh averages: the means of all pairs of differences, each difference also
+    paired with itself (Hodges and Lehmann, Ann Math Stat 1963;34:598). The interval runs from the k-th smallest to the
+    k-th largest Walsh average, with k from the distribution of Wilcoxon's signed-rank statistic (Hollander and Wolfe,
+    Nonparametric Statistical Methods, 1973, section 3.4); it covers at least 95 % if differences are continuous and
+    symmetric.
 
     Args:
         differences: (n,) without NaN.
 
     Returns:
-        Estimate, lower and upper end; the ends are NaN below six pairs, where no interval reaches 95 %.
+        Estimate, lower and upper bound; the bounds are NaN below six pairs, where no interval reaches 95 %.
     """
     n = len(differences)
     if n == 0:
@@ -79,11 +80,11 @@ def hodges_lehmann(differences: np.ndarray) -> tuple[float, float, float]:
 
 
 def _interval_rank(n: int) -> int:
-    """The largest k with P(signed-rank statistic of n pairs < k) <= 2.5 %, 0 if there is none."""
+    """The largest k with P(signed-rank statistic of n pairs < k) <= 2.5 %; 0 if there is none."""
     if n > _EXACT_UP_TO:
         mean, sd = n * (n + 1) / 4, math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
         return math.floor(mean + norm.ppf(0.025) * sd)
-    # Every pair's rank is added or not with probability one half: the distribution of the sum, pair by pair.
+    # Each rank enters the sum with probability one half: build the distribution of the sum rank by rank.
     probability = np.zeros(n * (n + 1) // 2 + 1)
     probability[0] = 1.0
     for rank in range(1, n + 1):
@@ -93,9 +94,9 @@ def _interval_rank(n: int) -> int:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for their number by Holm's step-down method (Scand J Stat 1979;6:65).
+    """P-values adjusted by Holm's step-down method (Scand J Stat 1979;6:65).
 
-    NaN (no test was possible) stays NaN and does not count.
+    NaN (no test possible) stays NaN and is not counted.
     """
     adjusted = [_NAN] * len(p_values)
     known = sorted((p, index) for index, p in enumerate(p_values) if p == p)
@@ -107,6 +108,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def bonferroni(p_values: Sequence[float]) -> list[float]:
-    """P-values times their number, at most 1; NaN stays NaN and does not count."""
+    """P-values times their number, at most 1; NaN stays NaN and is not counted."""
     count = sum(p == p for p in p_values)
     return [min(1.0, p * count) if p == p else p for p in p_values]

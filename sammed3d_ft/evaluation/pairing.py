@@ -1,4 +1,4 @@
-"""Which prediction belongs to which truth and PET: by case id, never by position, all offenders named."""
+"""Pairs predictions with ground truth and PET by case id, never by position, and reports all mismatches."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class CasePaths:
     pred: Path
     pet: Path | None
     patient: str
-    """The unit of the statistics: the manifest's group, else the case itself."""
+    """The unit of the statistics: the manifest's group, or the case itself."""
     probability: Path | None = None
 
     @property
     def files(self) -> dict[str, Path]:
-        """The files that there are, by ``truth``, ``prediction``, ``pet``, ``probability``."""
+        """The files given, keyed by ``truth``, ``prediction``, ``pet``, ``probability``."""
         named = {"truth": self.truth, "prediction": self.pred, "pet": self.pet, "probability": self.probability}
         return {name: path for name, path in named.items() if path is not None}
 
 
 def pair_files(pred: Path, gt: Path, pet: Path | None = None, *, probability: Path | None = None) -> list[CasePaths]:
-    """One case from single files, whatever their names; its id is the truth's file name.
+    """One case from single files of any name; its id is the ground truth's file name without suffix.
 
     Raises:
-        InputError: a file is not there, or grids differ.
+        InputError: a missing file, or grids that differ.
     """
     for path in (pred, gt, pet, probability):
         if path is not None and not path.is_file():
@@ -52,16 +52,16 @@ def pair_folders(
 ) -> list[CasePaths]:
     """Cases from folders of image files; the file name without its suffix (`IMAGE_SUFFIXES`) is the case id.
 
-    PET files are named by the case id, or by it and nnU-Net's channel ``_0001``; other files of the PET
-    folder are ignored, as are files that are no images. Probability maps are named by the case id.
+    PET files are named by case id, with or without nnU-Net's channel suffix ``_0001``; other files in the PET folder
+    are ignored, as are files that are not images. Probability maps are named by case id.
 
     Raises:
-        InputError: missing or extra files, or grids that differ; all of them in one message.
+        InputError: missing or extra files, or grids that differ; one message lists them all.
     """
     problems: list[str] = []
     truths = _folder(gt_dir, problems)
     if not truths:
-        raise InputError(f"{gt_dir}: holds no images (.nii.gz, .nii, .nrrd, .mha, .mhd) to evaluate against")
+        raise InputError(f"{gt_dir}: contains no ground-truth images (.nii.gz, .nii, .nrrd, .mha, .mhd)")
     cases: dict[str, tuple[Path, Path | None, str]] = {name: (path, None, name) for name, path in truths.items()}
     pairs = _pair(pred_dir, cases, pet_dir, probability_dir, problems)
     check_grids(pairs)
@@ -76,23 +76,23 @@ def pair_manifest(
     *,
     probability_dir: Path | None = None,
 ) -> list[CasePaths]:
-    """Cases from a manifest: labels by id, its `PT` images as PET if no folder is given, groups as patients.
+    """Cases from a manifest: labels by id, `PT` images as PET unless a folder is given, groups as patients.
 
     Args:
-        pred_dir: holds ``<id>.nii.gz`` of every case, and nothing more.
+        pred_dir: folder with ``<id>.nii.gz`` of every case and no other images.
         manifest: a manifest file.
         pet_dir: PET files to use instead of the manifest's.
         split: only the cases of this split.
-        probability_dir: holds the probability map ``<id>.nii.gz`` of every case, and nothing more.
+        probability_dir: folder with the probability map ``<id>.nii.gz`` of every case and no other images.
 
     Raises:
-        InputError: no cases, cases without a label, missing or extra files, or grids that differ; all in one
-            message.
+        InputError: no cases, cases without a label, missing or extra files, or grids that differ; one message lists
+            them all.
     """
     content = read_manifest(manifest)
     cases = content.cases if split is None else content.split(split)
     if not cases:
-        raise InputError(f"{manifest}: holds no cases" + (f" of split {split!r}" if split else ""))
+        raise InputError(f"{manifest}: contains no cases" + (f" of split {split!r}" if split else ""))
     problems = [f"case {case.id} has no label in the manifest" for case in cases if case.label is None]
     truths = {
         case.id: (case.label, case.images.get("PT"), case.group or case.id)
@@ -105,12 +105,12 @@ def pair_manifest(
 
 
 def check_grids(pairs: Sequence[CasePaths]) -> None:
-    """Check from the headers that truth, prediction, PET and probabilities of each case lie on one grid.
+    """Check from the headers that each case's ground truth, prediction, PET and probabilities share one grid.
 
-    A file whose header cannot be read is passed over here: reading it says what is wrong with it.
+    Files with unreadable headers are skipped here; reading them later reports the error.
 
     Raises:
-        InputError: shapes or affines that differ; all of them in one message.
+        InputError: shapes or affines that differ; one message lists them all.
     """
     problems = []
     for case in pairs:
@@ -120,10 +120,10 @@ def check_grids(pairs: Sequence[CasePaths]) -> None:
             other = None if path is None else _grid(path)
             difference = None if truth is None or other is None else grid_difference(other, truth)
             if difference:
-                problems.append(f"case {case.id}: {name} is on another grid than the truth ({difference})")
+                problems.append(f"case {case.id}: {name} and ground truth are on different grids ({difference})")
     if problems:
         raise InputError(
-            listing(problems, "grid differs", "grids differ", len(problems)) + "; resample to the truth's grid first"
+            listing(problems, "grid differs", "grids differ", len(problems)) + "; resample to the ground truth's grid"
         )
 
 
@@ -140,7 +140,7 @@ def _pair(
     pairs = []
     for name, (truth, own_pet, patient) in truths.items():
         if not truth.is_file():
-            problems.append(f"case {name}: no truth at {truth}")
+            problems.append(f"case {name}: no ground truth at {truth}")
         pet = own_pet
         if pets is not None:
             found = [pets[key] for key in (name, name + _PET_CHANNEL) if key in pets]
@@ -157,17 +157,17 @@ def _pair(
         else:
             problems.append(f"case {name}: no prediction in {pred_dir}")
     for files in (preds, probabilities or {}):
-        problems += [f"{path} belongs to no case" for name, path in files.items() if name not in truths]
+        problems += [f"{path} does not belong to any case" for name, path in files.items() if name not in truths]
     if problems:
         raise InputError(
-            listing(problems, "file does not fit", "files do not fit", len(problems))
-            + "; truth and prediction must bear the same case ids"
+            listing(problems, "file does not match", "files do not match", len(problems))
+            + "; ground truth and predictions must have the same case ids"
         )
     return pairs
 
 
 def _folder(folder: Path, problems: list[str]) -> dict[str, Path]:
-    """Image files by case id, sorted by it."""
+    """Image files by case id, sorted."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     files: dict[str, Path] = {}
@@ -182,7 +182,7 @@ def _folder(folder: Path, problems: list[str]) -> dict[str, Path]:
 
 
 def _grid(path: Path) -> Volume | None:
-    """Where the file lies, from its header; None when that cannot be read."""
+    """The file's grid, from its header; None if that cannot be read."""
     try:
         return read_grid(path)
     except InputError:

@@ -16,7 +16,7 @@ from sammed3d_ft.evaluation.agreement import CONVENTIONS, QUANTITIES, agreement
 from sammed3d_ft.evaluation.compat import COMPAT
 from sammed3d_ft.evaluation.detection import Detection
 from sammed3d_ft.evaluation.froc import average_precision, case_auroc, froc
-from sammed3d_ft.evaluation.kept_cases import EVALUATION_PACKAGES, CaseEvaluation, evaluation_code
+from sammed3d_ft.evaluation.kept_cases import EVALUATION_FORMAT, EVALUATION_PACKAGES, CaseEvaluation
 from sammed3d_ft.evaluation.metrics import HEADLINE_IOU, IOU_THRESHOLDS, METRICS
 from sammed3d_ft.evaluation.results import LESION_COLUMNS, CaseResult
 from sammed3d_ft.evaluation.statistics import RESAMPLES, summarise
@@ -25,20 +25,20 @@ from sammed3d_ft.versions import package_versions
 
 BOOTSTRAP_SEED = 0
 FROC_FALSE_ALARMS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Mean false alarms per case at which the FROC curve is read off, as in LUNA16 (Setio et al., 2017)."""
+"""Mean false positives per case at which the FROC curve is read, as in LUNA16 (Setio et al., 2017)."""
 
 
 def write_report(
     evaluations: Sequence[CaseEvaluation], out_dir: Path | None, configuration: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write the three tables and return the content of summary.json. An empty cell or a null is n/a.
+    """Write the three tables and return the content of summary.json. An empty cell or a null means n/a.
 
-    Without a folder nothing is written (for a process that is not the one to write).
+    With ``out_dir`` None nothing is written (for all processes but the first).
 
-    - ``cases.csv``: a row per case; a failed case has only its ``error``. Columns of other people's rules come last.
-    - ``lesions.csv``: a row per true lesion and a row per unmatched prediction.
+    - ``cases.csv``: a row per case; a failed case has only its ``error``. Columns of published rules come last.
+    - ``lesions.csv``: a row per ground-truth lesion and per unmatched prediction.
     - ``summary.json``: statistics of each metric, pooled detection, lesion sizes, agreement of quantities, lesion-free
-      cases, conventions, configuration, versions and file hashes; FROC where there are probabilities.
+      cases, conventions, configuration, versions and file hashes; FROC if there are probabilities.
 
     Raises:
         InputError: the folder cannot be written to.
@@ -99,14 +99,11 @@ def _summary(evaluations: Sequence[CaseEvaluation], configuration: Mapping[str, 
         "lesion_free": _lesion_free(results),
         "conventions": {name: f"{m.convention}; {m.empties}" for name, m in METRICS.items()},
         "statistics": (
-            "n: cases where the metric is defined, n/a is left out; 95 % percentile bootstrap interval "
-            f"of the mean, patients drawn with replacement, {RESAMPLES} resamples, seed {BOOTSTRAP_SEED}"
+            "n: cases where the metric is defined (n/a is excluded); 95 % CI of the mean: percentile bootstrap "
+            f"over patients, {RESAMPLES} resamples, seed {BOOTSTRAP_SEED}"
         ),
         "configuration": dict(configuration),
-        "versions": {
-            **package_versions(*EVALUATION_PACKAGES),
-            "evaluation_code": evaluation_code(),
-        },
+        "versions": {**package_versions(*EVALUATION_PACKAGES), "evaluation_format": EVALUATION_FORMAT},
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "files": {
             case.paths.id: {
@@ -124,12 +121,12 @@ def _summary(evaluations: Sequence[CaseEvaluation], configuration: Mapping[str, 
 
 
 def _compat_columns(evaluations: Sequence[CaseEvaluation]) -> list[str]:
-    """Columns of other people's rules, those of the first case that has them: all have the same."""
+    """Columns of published rules, taken from the first case that has them: all cases have the same ones."""
     return next((list(case.compat) for case in evaluations if case.compat), [])
 
 
 def _compat(evaluations: Sequence[CaseEvaluation], patients: Sequence[str]) -> dict[str, Any]:
-    """By rule: its convention and source, and the statistics of its columns over cases."""
+    """For each published rule its convention, source, and the statistics of its columns over cases."""
     rows = [case.compat for case in evaluations if case.result is not None]
     columns = {name: [row[name] for row in rows] for name in _compat_columns(evaluations)}
     statistics = summarise(columns, patients, RESAMPLES, BOOTSTRAP_SEED)
@@ -151,18 +148,18 @@ def _froc(results: Sequence[CaseResult]) -> dict[str, Any]:
         "average_precision": average_precision(results),
         "case_auroc": case_auroc(results),
         "convention": "confidence of a predicted lesion: its highest probability; matched one to one at IoU >= "
-        f"{HEADLINE_IOU:g}; a prediction that reaches it but lost its truth to a better one counts as neither",
+        f"{HEADLINE_IOU:g}; a prediction that reaches this IoU but whose lesion is matched to a better one is ignored",
     }
 
 
 def _pooled(counts: Iterable[Detection]) -> dict[str, Any]:
-    """Scores from the counts of all cases added up, lesion-free cases included."""
+    """Scores from the summed counts of all cases, lesion-free cases included."""
     total = sum(counts, start=Detection(0, 0, 0))
     return {name: getattr(total, name) for name in ("tp", "fp", "fn", "precision", "recall", "f1", "pq")}
 
 
 def _by_size(results: Sequence[CaseResult]) -> dict[str, Any]:
-    """True lesions of all cases by size class, at the headline IoU threshold."""
+    """Ground-truth lesions of all cases by size class, at the headline IoU threshold."""
     classes: dict[str, Any] = {}
     for name in SIZE_CLASSES:
         rows = [row for result in results for row in result.lesions if row.lesion.size_class == name]
@@ -179,7 +176,7 @@ def _by_size(results: Sequence[CaseResult]) -> dict[str, Any]:
 
 
 def _lesion_free(results: Sequence[CaseResult]) -> dict[str, Any]:
-    """Cases without a true lesion: n/a in most metrics, and judged here by what was predicted."""
+    """Cases without ground-truth lesions: most metrics are n/a, so only the predictions are scored."""
     free = [result for result in results if result.truth.lesions == 0]
     clean = sum(result.pred.lesions == 0 for result in free)
     return {

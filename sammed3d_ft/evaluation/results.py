@@ -1,4 +1,4 @@
-"""What the evaluation of one case says: quantities of both masks, a row per lesion, and all metrics as flat columns."""
+"""The evaluation result of one case: quantities of both masks, a row per lesion, and all metrics as flat columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sammed3d_ft.lesions.table import Lesion
 
 @dataclass(frozen=True)
 class MaskQuantities:
-    """What one mask says of the patient. SUV quantities are NaN for an empty mask and without PET."""
+    """Quantities of one whole mask. SUV quantities are NaN for an empty mask or without PET."""
 
     lesions: int
     volume_ml: float
@@ -25,7 +25,7 @@ class MaskQuantities:
 
 @dataclass(frozen=True)
 class LesionResult:
-    """A true lesion with what became of it, or a predicted lesion that no true one was matched with."""
+    """A ground-truth lesion and its fate, or an unmatched predicted lesion."""
 
     source: str
     """``truth`` or ``prediction``."""
@@ -33,22 +33,22 @@ class LesionResult:
     fate: str
     """truth: matched, merged, low_iou, missed; prediction: fragment, low_iou, isolated; see `matching.fates`."""
     partner_id: int | None
-    """Number of the lesion on the other side that it is matched with, or that explains the fate."""
+    """Number of the lesion in the other mask that it is matched with, or that explains its fate."""
     iou: float
-    """With the match; 0 for a truth without one, NaN for a prediction."""
+    """With the match; 0 for a missed ground-truth lesion, NaN for a prediction."""
     dice: float
-    """With the match; 0 for a truth without one, NaN for a prediction."""
+    """With the match; 0 for a missed ground-truth lesion, NaN for a prediction."""
     volume_error_ml: float
-    """Matched prediction minus truth; NaN without a match."""
+    """Matched prediction minus ground truth; NaN without a match."""
     nsd: dict[float, float]
-    """By tolerance in mm, of the two matched lesions alone; NaN without a match."""
+    """By tolerance in mm, between the two matched lesions alone; NaN without a match."""
     hd95_mm: float
-    """Of the two matched lesions alone; NaN without a match."""
+    """Between the two matched lesions alone; NaN without a match."""
     confidence: float
-    """Highest probability in the predicted lesion (a truth's match); NaN without match or without probabilities."""
+    """Highest probability in the predicted lesion (for a ground-truth lesion, in its match); NaN without either."""
 
     def as_row(self) -> dict[str, Any]:
-        """Flat columns, those of `LESION_COLUMNS`."""
+        """Flat columns, as listed in `LESION_COLUMNS`."""
         return {
             "source": self.source,
             **self.lesion.as_row(),
@@ -70,12 +70,12 @@ LESION_COLUMNS = (
     *("fate", "partner_id", "iou", "dice", "volume_error_ml"),
     *("nsd_2mm", "nsd_4mm", "hd95_mm", "confidence"),
 )
-"""Columns of `LesionResult.as_row`, for a table that may have no rows."""
+"""Columns of `LesionResult.as_row`, also known when a table has no rows."""
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """All metrics of one case. NaN means not defined (n/a); `metrics.METRICS` states each convention."""
+    """All metrics of one case. NaN means not defined (n/a); `metrics.METRICS` defines each metric."""
 
     dice: float
     iou: float
@@ -99,9 +99,9 @@ class CaseResult:
     truth: MaskQuantities
     pred: MaskQuantities
     lesions: tuple[LesionResult, ...]
-    """Every true lesion, then every unmatched prediction, at the headline IoU threshold."""
+    """Every ground-truth lesion, then every unmatched prediction, at the headline IoU threshold."""
     scored: ScoredLesions | None
-    """What `froc` and `average_precision` need; None without probabilities."""
+    """Input of `froc` and `average_precision`; None without probabilities."""
 
     def as_row(self) -> dict[str, Any]:
         """Flat columns, in the order of `metrics.METRICS`."""

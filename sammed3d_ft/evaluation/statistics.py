@@ -1,4 +1,4 @@
-"""Cohort statistics of the case metrics: location, spread, and a bootstrap interval over patients."""
+"""Cohort statistics of the case metrics: mean, spread, and a bootstrap interval over patients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Summary:
     n: int
     """Cases where the metric is defined."""
     not_defined: int
-    """Cases where it is n/a: left out of everything else."""
+    """Cases where it is n/a, excluded from all other numbers."""
     mean: float
     sd: float
     """With n - 1; NaN below two cases."""
@@ -41,17 +41,16 @@ def summarise(
 
     Args:
         columns: by metric name, (n,) one value per case, NaN where it is not defined.
-        patients: (n,) the patient of each case. Whole patients are drawn with replacement, with all their
-            cases.
-        resamples: bootstrap resamples; all metrics share the same draws.
-        seed: of the draws.
+        patients: (n,) the patient of each case. Patients are resampled with replacement, each with all of their cases.
+        resamples: number of bootstrap resamples; all metrics share the same ones.
+        seed: random seed of the resampling.
     """
     names = list(columns)
     values = (
         np.array([columns[name] for name in names], dtype=np.float64).reshape(len(names), len(patients)).T
     )
     defined = ~np.isnan(values)
-    # Per patient the sum and number of defined cases: a resample's mean is their ratio, for all metrics.
+    # Sum and count of the defined cases per patient: a resample's mean is the ratio of their totals.
     _, patient_of_case = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     n_patients = int(patient_of_case.max(initial=-1)) + 1
     sums, counts = np.zeros((n_patients, len(names))), np.zeros((n_patients, len(names)))
@@ -81,7 +80,7 @@ def summarise(
 
 
 def _bootstrap_means(sums: np.ndarray, counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """(resamples, metrics) mean over the drawn patients' cases; NaN where none of them defines the metric."""
+    """(resamples, metrics) mean over the cases of the drawn patients; NaN if none of them defines the metric."""
     patients = len(sums)
     if patients == 0:
         return np.full((resamples, sums.shape[1]), np.nan)

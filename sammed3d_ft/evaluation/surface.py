@@ -12,7 +12,7 @@ from sammed3d_ft.evaluation.surface_elements import element_areas_mm2, surface_e
 
 @dataclass(frozen=True)
 class SurfaceDistances:
-    """For each surface element of one mask the distance to the other's nearest element, rising."""
+    """Distance of each surface element of one mask to the nearest element of the other, increasing."""
 
     truth_mm: np.ndarray
     truth_area_mm2: np.ndarray
@@ -23,12 +23,12 @@ class SurfaceDistances:
 def surface_distances(truth_vox: np.ndarray, pred_vox: np.ndarray, spacing_mm: np.ndarray) -> SurfaceDistances:
     """Distances between the surfaces of two masks on one grid.
 
-    Elements and areas are those of `surface_elements`; distances run between element centres. When one mask is empty,
-    the distances of the other are infinite.
+    Elements and areas are those of `surface_elements`; distances are between element centres. If one mask is empty, the
+    distances of the other are infinite.
 
     Args:
-        truth_vox: (n, 3) indices of the true mask's voxels, each once.
-        pred_vox: (m, 3) indices of the predicted mask's voxels, each once.
+        truth_vox: (n, 3) voxel indices of the ground-truth mask, each once.
+        pred_vox: (m, 3) voxel indices of the predicted mask, each once.
         spacing_mm: (3,) voxel size in mm.
     """
     spacing = np.asarray(spacing_mm, dtype=np.float64)
@@ -41,9 +41,9 @@ def surface_distances(truth_vox: np.ndarray, pred_vox: np.ndarray, spacing_mm: n
 
 
 def nsd(distances: SurfaceDistances, tolerance_mm: float) -> float:
-    """Share of both surfaces' area that lies within ``tolerance_mm`` of the other surface.
+    """Share of the area of both surfaces that lies within ``tolerance_mm`` of the other surface.
 
-    NaN (not defined) when the truth is empty; 0 when only the prediction is.
+    NaN (not defined) if the ground truth is empty; 0 if only the prediction is.
     """
     if len(distances.truth_mm) == 0:
         return float("nan")
@@ -55,9 +55,9 @@ def nsd(distances: SurfaceDistances, tolerance_mm: float) -> float:
 
 
 def hd95_mm(distances: SurfaceDistances) -> float:
-    """Distance to the other surface that 95 % of a surface's area keeps, the larger of both directions.
+    """95th percentile (by area) of the distance to the other surface, the larger of both directions.
 
-    NaN (not defined) when either mask is empty.
+    NaN (not defined) if either mask is empty.
     """
     if len(distances.truth_mm) == 0 or len(distances.pred_mm) == 0:
         return float("nan")
@@ -73,22 +73,22 @@ def _percentile(distances_mm: np.ndarray, areas_mm2: np.ndarray) -> float:
 
 
 def _nearest_mm(cells: np.ndarray, others: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """(n,) distance of each cell to the nearest of the others."""
+    """(n,) distance in mm of each cell to the nearest of the others."""
     if len(others) == 0:
         return np.full(len(cells), np.inf)
     distances = np.zeros(len(cells))
     apart = np.flatnonzero(~_contains(others, cells))  # shared elements are at distance 0
     if len(apart):
-        # Splitting at the middle builds faster than balancing, and lattice points fill space evenly enough for it.
+        # Midpoint splits are faster to build than balanced ones, and lattice points are evenly enough spaced for them.
         tree = cKDTree(others * spacing, balanced_tree=False, compact_nodes=False)
         _, nearest = tree.query(cells[apart] * spacing)
-        # From whole cell steps: differences of products would round 2 mm to just above a tolerance of 2 mm.
+        # Subtract before scaling: differences of scaled coordinates could round 2 mm to just above the tolerance.
         distances[apart] = np.sqrt((((cells[apart] - others[nearest]) * spacing) ** 2).sum(axis=1))
     return distances
 
 
 def _contains(sorted_cells: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """(n,) bool: which cells are among the sorted ones; both in index order of one grid."""
+    """(n,) bool: which cells are among ``sorted_cells``, which are in index order."""
     extent = np.maximum(sorted_cells.max(axis=0, initial=0), cells.max(axis=0, initial=0)) + 1
     numbers = np.ravel_multi_index(tuple(sorted_cells.T), tuple(extent))
     wanted = np.ravel_multi_index(tuple(cells.T), tuple(extent))

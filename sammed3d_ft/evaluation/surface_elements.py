@@ -2,8 +2,8 @@
 
 The definition is that of DeepMind's surface-distance (Nikolov et al., arXiv 1809.04430): one element per cell
 of 2x2x2 neighbouring voxels that are not all equal, placed at the cell's centre, with the area of the
-marching-cubes surface through the cell. The area table is derived here from geometry instead of being listed;
-tests compare it with areas measured on that library.
+marching-cubes surface through the cell. The area table is derived from geometry rather than listed; tests compare it
+with areas measured on that library.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import numpy as np
 Point = tuple[int, int, int]
 
 _CORNERS: list[Point] = [(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
-"""Corners of a cell; corner number i has the bit ``1 << i`` in a cell's code."""
+"""Corners of a cell; corner i is bit ``1 << i`` of a cell's code."""
 
 
 def surface_elements(coords_vox: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cells of 2x2x2 voxels through which the surface of a mask passes.
 
     Args:
-        coords_vox: (n, 3) indices of the mask's voxels, each once, none negative; all else is background, so that a
-            lesion at the volume's edge is closed there.
+        coords_vox: (n, 3) indices of the mask's voxels, each once, none negative. Everything else is background, also
+            outside the volume, so the surface of a lesion at the volume's edge is closed.
 
     Returns:
-        (m, 3) int64 cell indices in index order: cell (i, j, k) is centred at voxel coordinate (i - 0.5, j - 0.5,
+        (m, 3) int64 cell indices in index order, where cell (i, j, k) is centred at voxel coordinate (i - 0.5, j - 0.5,
         k - 0.5); and (m,) uint8 codes, the bits of the cell's foreground corners.
     """
     if len(coords_vox) == 0:
@@ -38,7 +38,7 @@ def surface_elements(coords_vox: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     at = np.ravel_multi_index(tuple((coords_vox - origin).T), cells)
     codes = np.zeros(np.prod(cells), np.uint8)
     for bit, corner in enumerate(_CORNERS):
-        # A voxel is the corner (x, y, z) of the cell that starts that far before it; cell 0 starts at voxel -1.
+        # A voxel is corner (x, y, z) of the cell that starts (x, y, z) before it; cell 0 starts at voxel -1.
         before = np.ravel_multi_index((1 - corner[0], 1 - corner[1], 1 - corner[2]), cells)
         codes[at + before] |= np.uint8(1 << bit)
     touched = np.flatnonzero(codes)
@@ -57,9 +57,9 @@ def element_areas_mm2(spacing_mm: np.ndarray) -> np.ndarray:
 def _normals() -> np.ndarray:
     """(256, 4, 3) area vectors of the triangles through a unit cell, by code; unused triangles are zero.
 
-    Marching cubes with vertices at the middle of the edges. Two choices make it the published table: on a
-    face whose corners alternate, and throughout a cell, it is the rarer kind of corner that is cut off; and a
-    polygon that is not flat is cut into the triangles of largest area.
+    Marching cubes with vertices at the midpoints of edges. Two choices reproduce the published table: on a face whose
+    corners alternate, and throughout a cell, the rarer kind of corner is cut off; and a non-planar polygon is
+    triangulated for the largest area.
     """
     normals = np.zeros((256, 4, 3))
     for code in range(1, 255):
@@ -71,7 +71,7 @@ def _normals() -> np.ndarray:
 
 
 def _polygons(code: int) -> list[list[Point]]:
-    """Closed polygons that cut the corners of ``code`` off; vertices as the sum of an edge's two corners."""
+    """Closed polygons that cut off the corners of ``code``; a vertex is the sum of its edge's two corners."""
     inside = {corner: bool(code >> bit & 1) for bit, corner in enumerate(_CORNERS)}
     neighbours: dict[Point, list[Point]] = {}
     for ring in _faces():
@@ -79,7 +79,7 @@ def _polygons(code: int) -> list[list[Point]]:
         crossed = [i for i in range(4) if inside[ring[i]] != inside[ring[(i + 1) % 4]]]
         if len(crossed) == 2:
             segments = [(middles[crossed[0]], middles[crossed[1]])]
-        else:  # none, or all four: then each inside corner is cut off by itself
+        else:  # none or all four; with four, each inside corner is cut off separately
             segments = [(middles[i - 1], middles[i]) for i in range(4) if crossed and inside[ring[i]]]
         for a, b in segments:
             neighbours.setdefault(a, []).append(b)
@@ -114,7 +114,7 @@ def _middle(a: Point, b: Point) -> Point:
 
 
 def _largest_triangulation(polygon: list[Point]) -> np.ndarray:
-    """(n, 3) area vectors of the triangles; mirror-image ties have equal areas at any spacing."""
+    """(n, 3) area vectors of the triangulation of largest area; mirror-image ties have equal areas at any spacing."""
     vertices = np.array(polygon) / 2.0
     candidates = [
         np.array([np.cross(vertices[j] - vertices[i], vertices[k] - vertices[i]) / 2.0 for i, j, k in triangles])
@@ -124,7 +124,7 @@ def _largest_triangulation(polygon: list[Point]) -> np.ndarray:
 
 
 def _triangulations(first: int, last: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Every way to cut the polygon of vertices first..last into triangles."""
+    """Every triangulation of the polygon with vertices first..last."""
     if last - first < 2:
         yield []
         return

@@ -1,4 +1,4 @@
-"""Figures: training curves, maximum-intensity projections, plots of an evaluation, and the page that holds them."""
+"""Figures: training curves, maximum-intensity projections, evaluation plots, and the HTML page that shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures that compare the rows of a benchmark: click curves, boxes of patients, lesions by size."""
+"""Figures that compare the methods of a benchmark: click curves, box plots over patients, results by lesion size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 Estimate = Sequence[float]
-"""A mean, and the lower and upper end of its interval (NaN where there is none)."""
+"""A mean, and the lower and upper bound of its interval (NaN if not defined)."""
 
 _MARKERS = "osD^vP*X<>"
 _NO_CLICKS = " (no clicks)"
@@ -26,14 +26,14 @@ def click_curves_figure(
     unit: str,
     rows: Sequence[str],
 ) -> Figure:
-    """A metric against the number of clicks, a line for each row.
+    """A metric against the number of clicks, one line per method.
 
     Args:
-        curves: by row and clicks.
-        flat: rows without clicks, drawn as level dashed lines.
+        curves: estimates by method and number of clicks.
+        flat: means of methods without clicks, drawn as dashed horizontal lines.
         metric: the metric's name.
-        unit: what the horizontal axis counts.
-        rows: all rows of the benchmark, whose places give the colours, here and in the other figures.
+        unit: label of the horizontal axis.
+        rows: all methods of the benchmark; their order sets the colours of all figures.
     """
     figure, axes = _figure(10, 5)
     colours = _colours(rows)
@@ -42,7 +42,7 @@ def click_curves_figure(
     for number, (row, curve) in enumerate(curves.items()):
         k = np.array(sorted(curve))
         mean, low, high = np.array([curve[at] for at in k], np.float64).T
-        # Side by side, so that intervals do not hide each other.
+        # Shifted sideways, so that intervals do not hide each other.
         shift = 0.35 * step * (number - (len(curves) - 1) / 2) / len(curves)
         style: dict[str, Any] = {"color": colours[row], "marker": _MARKERS[number % len(_MARKERS)], "markersize": 5}
         errors = np.abs(np.nan_to_num(np.stack([mean - low, high - mean])))
@@ -57,13 +57,13 @@ def click_curves_figure(
 def boxes_figure(
     values: Mapping[str, Sequence[float]], metric: str, prompted: Sequence[str], rows: Sequence[str]
 ) -> Figure:
-    """A metric's distribution over patients, a box for each row and a point for each patient.
+    """A metric's distribution over patients, with a box per method and a point per patient.
 
     Args:
-        values: by row, one value per patient; NaN is left out.
+        values: by method, one value per patient; NaN is left out.
         metric: the metric's name.
-        prompted: the rows that were given clicks; the others' boxes are hatched.
-        rows: all rows of the benchmark.
+        prompted: the methods that were given clicks; the boxes of the others are hatched.
+        rows: all methods of the benchmark.
     """
     figure, axes = _figure(10, 1.2 + 0.42 * len(values))
     colours = _colours(rows)
@@ -78,7 +78,7 @@ def boxes_figure(
             patch.set(facecolor=(*colours[row][:3], 0.35), edgecolor="0.3", hatch="" if row in prompted else "///")
         for line in (*box["medians"], *box["whiskers"], *box["caps"]):
             line.set_color("0.2")
-        # Points at heights that depend on nothing but their number.
+        # Vertical jitter that depends only on a point's index, so that the figure is reproducible.
         heights = place + 0.22 * np.sin(2.4 * np.arange(len(known)))
         axes.plot(known, heights, ".", color="0.25", markersize=3.5, alpha=0.7)
         axes.plot(known.mean(), place, "D", color="white", markeredgecolor="black", markersize=5.5)
@@ -92,11 +92,11 @@ def boxes_figure(
 def size_figure(
     by_size: Mapping[str, Mapping[str, tuple[int, Estimate, Estimate]]], rows: Sequence[str]
 ) -> Figure:
-    """Recall and mean Dice of lesions, a group for each size class, a mark for each row.
+    """Recall and mean Dice of lesions, with a group per size class and a marker per method.
 
     Args:
-        by_size: by class and row the number of lesions, recall, and Dice.
-        rows: all rows of the benchmark.
+        by_size: by class and method: number of lesions, recall, and Dice.
+        rows: all methods of the benchmark.
     """
     shown = [row for row in rows if any(row in of for of in by_size.values())]
     figure = Figure(figsize=(10, 4.6), layout="constrained")
@@ -145,7 +145,7 @@ def _plain(axes: Axes) -> None:
 
 def _legend_beside(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    # Lines with intervals first: matplotlib would put them behind plain ones.
+    # Lines with intervals first; matplotlib would list them after plain ones.
     order = sorted(range(len(labels)), key=lambda number: labels[number].endswith(_NO_CLICKS))
     axes.legend(
         [handles[number] for number in order],
@@ -157,6 +157,6 @@ def _legend_beside(axes: Axes) -> None:
 
 
 def _colours(rows: Sequence[str]) -> dict[str, tuple[float, float, float, float]]:
-    """A colour for each row, the same in every figure of the same rows."""
+    """A colour for each method, the same in every figure of the same methods."""
     palette = colormaps["tab10" if len(rows) <= 10 else "tab20"]
     return {row: palette(number % palette.N) for number, row in enumerate(rows)}

@@ -1,4 +1,4 @@
-"""Training curves of a run: loss, and validation Dice after k clicks or without, from its metrics.jsonl."""
+"""Training curves of a run, from its metrics.jsonl: loss, and validation Dice after k clicks or without clicks."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from prompts.whole_files import whole_file
 
 _log = logging.getLogger(__name__)
 
-_DICE_AT = re.compile(r"val/dice(?:@(\d+))?")  # without a number: of a model that takes no clicks
-_SMOOTHED_SHARE = 0.05  # of the logged steps, for the running mean drawn over the noisy loss
+_DICE_AT = re.compile(r"val/dice(?:@(\d+))?")  # without a number for models that take no clicks
+_SMOOTHED_SHARE = 0.05  # share of the logged steps in the running mean drawn over the noisy loss
 
 Curve = tuple[np.ndarray, np.ndarray]
-"""Steps (rising) and values, both (n,)."""
+"""Steps (increasing) and values, both (n,)."""
 
 
 def draw_training_curves(run_folder: Path, out: Path | None = None) -> Path:
-    """Draw loss and validation Dice over training steps into a PNG.
+    """Draw loss and validation Dice over training steps to a PNG.
 
     Args:
         run_folder: holds ``metrics.jsonl``: JSON lines with ``step`` and any of ``train/loss``,
@@ -39,7 +39,7 @@ def draw_training_curves(run_folder: Path, out: Path | None = None) -> Path:
         The PNG's path.
 
     Raises:
-        InputError: no metrics.jsonl, or nothing to draw in it.
+        InputError: metrics.jsonl is missing, or contains nothing to draw.
     """
     figure = curves_figure(read_curves(run_folder / "metrics.jsonl"), run_folder / "metrics.jsonl")
     out = out or run_folder / "curves.png"
@@ -49,11 +49,11 @@ def draw_training_curves(run_folder: Path, out: Path | None = None) -> Path:
 
 
 def curves_figure(curves: Mapping[str, Curve], source: Path) -> Figure:
-    """The figure of the curves that were read from the file ``source``."""
+    """The figure of curves read from the file ``source``."""
     loss = curves.get("train/loss")
     dice = {int(m[1] or 0): curve for name, curve in curves.items() if (m := _DICE_AT.fullmatch(name))}
     if loss is None and not dice:
-        raise InputError(f"{source}: holds neither train/loss nor val/dice@k to draw")
+        raise InputError(f"{source}: nothing to draw, as it contains neither train/loss nor val/dice@k")
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -68,10 +68,10 @@ def curves_figure(curves: Mapping[str, Curve], source: Path) -> Figure:
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
-    """Every finite number of a metrics.jsonl by its name, over the steps.
+    """Every finite number of a metrics.jsonl over the steps, by name.
 
-    Of a step logged twice (a run resumed from an earlier checkpoint) the later line counts. A line that
-    was cut off while being written, as a killed run leaves it, is skipped with a warning.
+    If a step was logged twice (by a run resumed from an earlier checkpoint), the later line counts. A truncated line,
+    as a killed run may leave, is skipped with a warning.
 
     Raises:
         InputError: no such file.
@@ -79,7 +79,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; it is written by training") from None
+        raise InputError(f"{path}: no such file; training writes it") from None
     values: dict[str, dict[int, float]] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -88,7 +88,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
             entry = json.loads(line)
             step = int(entry.pop("step"))
         except (ValueError, KeyError, TypeError, AttributeError):
-            _log.warning("%s: line %d is no JSON object with a step, skipped", path, number)
+            _log.warning("%s: line %d skipped, as it is not a JSON object with a step", path, number)
             continue
         for name, value in entry.items():
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
@@ -108,7 +108,7 @@ def _draw_loss(axes: Axes, loss: Curve | None) -> None:
     width = max(1, round(_SMOOTHED_SHARE * len(values)))
     axes.plot(steps, values, color="0.7", linewidth=0.8, label="each logged step")
     if width > 1:
-        # A window that only looks back: no step's mean uses values that came after it.
+        # A trailing window, so that no step's mean uses later values.
         total = np.concatenate([[0.0], np.cumsum(values)])
         ends = np.arange(1, len(values) + 1)
         starts = np.maximum(ends - width, 0)

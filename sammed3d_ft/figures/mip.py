@@ -1,4 +1,4 @@
-"""Maximum-intensity projections, coronal and sagittal: a PET with outlines of masks and numbered places."""
+"""Coronal and sagittal maximum-intensity projections of a PET, with mask outlines and labelled markers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from prompts.errors import InputError
 from prompts.whole_files import whole_file
 
 SUV_WINDOW = (0.0, 10.0)
-_TRUTH_COLOUR, _PREDICTION_COLOUR, _PLACE_COLOUR = "#0072b2", "#d55e00", "#009e73"  # apart for colour-blind readers too
+_TRUTH_COLOUR, _PREDICTION_COLOUR, _PLACE_COLOUR = "#0072b2", "#d55e00", "#009e73"  # safe for colour-blind readers
 _HEIGHT_INCHES = 8.0
-_WIDEST_INCHES = 20.0  # of a slab of few slices, which is drawn lower instead
-_OUTLINE_FINENESS = 4  # contour points per voxel; the outline's cost grows with its square
+_WIDEST_INCHES = 20.0  # a slab of few slices would be wider; it is drawn smaller
+_OUTLINE_FINENESS = 4  # contour points per voxel; the cost of an outline grows with the square
 
 
 def draw_mip(
@@ -48,35 +48,36 @@ def mip_figure(
     title: str = "",
     places_vox: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
-    """The projections as nuclear medicine reads them.
+    """The projections in the usual display of nuclear medicine.
 
-    High uptake is dark; millimetres are true to scale; the patient faces the reader (right side on the left),
-    and looks to the left in profile.
+    High uptake is dark, and distances are to scale. The patient faces the viewer in the coronal view (right side on the
+    left), and looks to the left in the sagittal view.
 
     Args:
-        pet: (x, y, z) PET in SUV, axes towards right, anterior, superior; None: the masks alone, on white.
-        spacing_mm: (3,) voxel size.
-        truth: (x, y, z) mask, outlined in blue.
-        prediction: (x, y, z) mask, outlined dashed in orange.
-        suv_window: SUV shown white and SUV shown black.
-        title: over the figure, such as the case id.
-        places_vox: by name, such as a lesion's number, a voxel (x, y, z) to mark with it in green.
+        pet: (x, y, z) PET in SUV, axes towards right, anterior, superior; None draws the masks alone on white.
+        spacing_mm: (3,) voxel size in mm.
+        truth: (x, y, z) ground-truth mask, outlined in blue.
+        prediction: (x, y, z) predicted mask, dashed orange outline.
+        suv_window: SUVs shown as white and as black.
+        title: title of the figure, such as the case id.
+        places_vox: voxels (x, y, z) to mark in green, keyed by their label, such as a lesion's number.
 
     Raises:
-        InputError: shapes that differ, nothing to draw, or a window that is not rising.
+        InputError: shapes that differ, nothing to draw, or window bounds that do not increase.
     """
-    given = {name: a for name, a in (("PET", pet), ("truth", truth), ("prediction", prediction)) if a is not None}
+    arrays = (("PET", pet), ("ground truth", truth), ("prediction", prediction))
+    given = {name: array for name, array in arrays if array is not None}
     if not given:
         raise InputError("a projection needs a PET or a mask")
     (first, array), *others = given.items()
     for name, mask in others:
         if mask.shape != array.shape:
-            raise InputError(f"{name} has shape {mask.shape}, the {first} {array.shape}: bring both onto one grid")
+            raise InputError(f"{name} has shape {mask.shape}, the {first} {array.shape}: resample to one grid")
     if not suv_window[0] < suv_window[1]:
-        raise InputError(f"SUV window {suv_window}: the upper end must lie above the lower one")
+        raise InputError(f"SUV window {suv_window}: the upper bound must be above the lower bound")
     x_mm, y_mm, z_mm = np.array(array.shape) * np.asarray(spacing_mm, dtype=np.float64)
 
-    # Room beside the two projections for the colour bar, above for title and legend.
+    # Leave room beside the two projections for the colour bar, and above and below for title and legend.
     width = min(max((x_mm + y_mm) / z_mm * (_HEIGHT_INCHES - 1.5) + 1.5, 5.0), _WIDEST_INCHES)
     figure = Figure(figsize=(width, _HEIGHT_INCHES), layout="constrained")
     FigureCanvasAgg(figure)
@@ -107,7 +108,7 @@ def mip_figure(
         bar.set_label(f"SUV, window {suv_window[0]:g} to {suv_window[1]:g}")
     shown = []
     if truth is not None:
-        shown.append(Line2D([], [], color=_TRUTH_COLOUR, linestyle="solid", linewidth=1.8, label="truth"))
+        shown.append(Line2D([], [], color=_TRUTH_COLOUR, linestyle="solid", linewidth=1.8, label="ground truth"))
     if prediction is not None:
         shown.append(Line2D([], [], color=_PREDICTION_COLOUR, linestyle="dashed", linewidth=1.0, label="prediction"))
     if shown:
@@ -126,7 +127,7 @@ def _draw(
     along: int,
     size_mm: tuple[float, float],
 ) -> None:
-    """One projection along x (0) or y (1). Right and anterior are high indices and shown on the left."""
+    """One projection along x (0) or y (1). High indices (right, anterior) are shown on the left."""
     extent = (0.0, size_mm[0], 0.0, size_mm[1])
     axes.set_aspect("equal")
     if pet is not None:
@@ -139,12 +140,12 @@ def _draw(
             extent=extent,
             interpolation="nearest",
         )
-    # The truth's line is the broader one, so that it shows on both sides where the prediction lies on it.
+    # The ground truth's line is wider, so that it stays visible where the prediction's line covers it.
     outlines = ((truth, _TRUTH_COLOUR, "solid", 1.8), (prediction, _PREDICTION_COLOUR, "dashed", 1.0))
     for mask, colour, style, width in outlines:
         if mask is not None and mask.any():
             shadow = _as_seen(np.asarray((mask > 0).any(axis=along)))
-            # Finer than voxels, so that the outline follows their edges; a rim closes it at the border.
+            # Upsampled, so that the outline follows the voxels' edges; padding closes it at the border.
             fine = shadow.repeat(_OUTLINE_FINENESS, axis=0).repeat(_OUTLINE_FINENESS, axis=1)
             fine = np.pad(fine, 1).astype(np.float32)
             rows, columns = fine.shape
@@ -155,5 +156,5 @@ def _draw(
 
 
 def _as_seen(projection: np.ndarray) -> np.ndarray:
-    """(horizontal, z) to image rows from the feet up, the high horizontal index on the left."""
+    """(horizontal, z) to image rows from the feet up, with high horizontal indices on the left."""
     return projection[::-1].T

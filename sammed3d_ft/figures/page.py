@@ -1,4 +1,4 @@
-"""An HTML page in one file: headings, paragraphs, tables and figures, with nothing loaded from elsewhere."""
+"""A self-contained HTML page: headings, paragraphs, tables and figures in one file."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _NUMBER = re.compile(r"[-+−]?\d[\d.,]*(e[-+]?\d+)?( ?%)?|n/a|")
 
 
 class Page:
-    """A report that is one HTML file: figures are inside it, all text is escaped, and no script is needed.
+    """A report in one HTML file: figures are embedded, all text is escaped, and no script is needed.
 
-    Sections come in the order of the calls; the headings make a list of contents at the top.
+    Sections appear in the order of the calls; the headings form a table of contents at the top.
     """
 
     def __init__(self, title: str) -> None:
@@ -52,10 +52,10 @@ class Page:
         self._body.append(f"<p>{_escaped(text)}</p>")
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> None:
-        """A table; None and NaN are shown as n/a, numbers stand at the right, floats with four digits.
+        """A table; None and NaN are shown as n/a, numbers are right-aligned, floats have four significant digits.
 
         Raises:
-            ValueError: a row with another number of cells than there are columns.
+            ValueError: a row whose number of cells differs from the number of columns.
         """
         for row in rows:
             if len(row) != len(columns):
@@ -68,7 +68,7 @@ class Page:
         )
 
     def figure(self, figure: bytes | Figure, caption: str) -> None:
-        """A figure, as the bytes of a PNG or as a matplotlib figure; its caption is its alternative text too."""
+        """A figure, as PNG bytes or a matplotlib figure; the caption is also its alternative text."""
         png = figure if isinstance(figure, bytes) else png_of(figure)
         data = base64.b64encode(png).decode("ascii")
         text = _escaped(caption)
@@ -77,7 +77,7 @@ class Page:
         )
 
     def write(self, path: Path) -> None:
-        """Write the page whole, or not at all.
+        """Write the page atomically.
 
         Raises:
             InputError: the file cannot be written.
@@ -103,7 +103,7 @@ class Page:
 
 def png_of(figure: Figure, dpi: int = 110) -> bytes:
     """The figure as the bytes of a PNG."""
-    FigureCanvasAgg(figure)  # a figure made without pyplot has no canvas that could draw it
+    FigureCanvasAgg(figure)  # a figure made without pyplot has no canvas to draw on
     file = io.BytesIO()
     figure.savefig(file, dpi=dpi, format="png")
     return file.getvalue()

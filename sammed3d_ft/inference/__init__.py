@@ -6,9 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sammed3d_ft.inference.predictor import LesionPrediction, Predictor
+    from sammed3d_ft.inference.prediction import LesionPrediction
+    from sammed3d_ft.inference.predictor import Predictor
 
-_HOME = {"LesionPrediction": "predictor", "Predictor": "predictor"}
+_HOME = {"LesionPrediction": "prediction", "Predictor": "predictor"}
 
 __all__ = ["LesionPrediction", "Predictor"]
 

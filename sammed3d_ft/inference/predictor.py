@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from prompts.depth import bounding_box, deepest_point
 from prompts.errors import InputError
-from sammed3d_ft.data.crops import CropGrid, Region
+from sammed3d_ft.data.ambiguity import START_INSIDE, START_OUTSIDE
+from sammed3d_ft.data.crops import CropGrid
 from sammed3d_ft.data.grids import Volume
 from sammed3d_ft.data.preprocessing import Preprocessing, channels
+from sammed3d_ft.inference.prediction import LesionPrediction, highest_probability, instance_map, union_mask
 from sammed3d_ft.inference.pretrained import open_pretrained
-from sammed3d_ft.inference.sites import Site, SiteDecoder, lesion_logits, predicted_iou
+from sammed3d_ft.inference.sites import Site, SiteDecoder
 from sammed3d_ft.inference.views import (
-    START_INSIDE,
-    START_OUTSIDE,
     PlacedClick,
     PromptableModel,
     StartMask,
@@ -42,32 +42,6 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class LesionPrediction:
-    """One lesion as its last click left it, or as `Predictor.add_mask` was given it.
-
-    Attributes:
-        lesion: its number, from 1.
-        region: the smallest box of the canonical volume that its crops lie in; the lesion is known only there. Of a
-            mask without clicks, its bounding box.
-        logits: ``region.shape`` float32, on the volume's own voxels; the lesion is where they are > 0.
-        predicted_iou: the network's own estimate of its overlap with the true lesion, the mean over its voxels of what
-            the crops that decide them predict; NaN of a mask without clicks.
-        clicks: position in canonical voxels and label (1 foreground, 0 background) of every click used.
-    """
-
-    lesion: int
-    region: Region
-    logits: np.ndarray
-    predicted_iou: float
-    clicks: tuple[tuple[tuple[float, float, float], int], ...]
-
-    @property
-    def mask(self) -> np.ndarray:
-        """``region.shape`` bool."""
-        return self.logits > 0
-
-
-@dataclass(frozen=True, eq=False)
 class _LesionState:
     """A lesion after some of its clicks. A click makes a new state, which remembers the one before for `undo`."""
 
@@ -81,16 +55,17 @@ class Predictor:
     """Interactive segmentation of the lesions of one scan at a time.
 
     Each lesion is seen in a crop that is centred on its first click, as in training. The first click costs
-    one pass of the encoder; every click costs one of the decoder, which is given all clicks so far and its
-    own previous logits. Embeddings are kept until `set_image` or `reset`.
+    one pass of the encoder for each crop; every click costs one of the decoder, which is given all clicks so far and
+    its own previous logits. Embeddings are kept until `set_image` or `reset`.
 
     A lesion can start from a mask (`add_mask`), a CNN's for example, and is then corrected by clicks.
 
-    A lesion that reaches its crop's border is followed: it is seen a second time in a crop of twice the spacing
-    about the same centre, and if need be a third time, of four times. Where crops overlap the finer one holds,
-    and gives way softly to the coarser one towards its border.
+    After its first click the crop is zoomed: a lesion that is small in it is seen a second time in a crop of a quarter
+    or a half of the spacing about the same centre, where it takes at most half of the edge. One that reaches the crop's
+    border, then or after a later click, is seen in crops of twice and, if need be, four times the spacing. Where crops
+    overlap the finer one holds, and gives way softly to the coarser one towards its border.
 
-    A foreground click outside all crops of its lesion opens a site of its own: crops about that click, followed in
+    A foreground click outside all crops of its lesion opens a site of its own: crops about that click, zoomed in
     the same way. Further clicks go to every site whose crop holds them, and the lesion's logits are the highest of
     its sites'.
 
@@ -103,9 +78,11 @@ class Predictor:
         device: where to move the model; None leaves it where it is.
         accumulate: give the decoder all clicks so far; False gives it the newest alone, for models that
             were trained so.
-        follow: look further where a lesion reaches its crop's border.
+        zoom: look closer where a lesion is small in its crop, and further where it reaches the crop's border.
         flips: see each crop in its eight mirrorings about the first click, clicks mirrored along, and take the mean
             of their logits: eight times the work.
+        obey: what clicks say holds, whatever the network makes of them; see `obedience`. False shows the network's own
+            answer.
 
     Raises:
         InputError: the model's input channels and the modalities differ in number.
@@ -117,8 +94,9 @@ class Predictor:
         preprocessing: Preprocessing,
         device: str | torch.device | None = None,
         accumulate: bool = True,
-        follow: bool = True,
+        zoom: bool = True,
         flips: bool = False,
+        obey: bool = True,
     ) -> None:
         if model.in_channels != len(preprocessing.modalities):
             raise InputError(
@@ -130,8 +108,9 @@ class Predictor:
         self.model = model
         self.preprocessing = preprocessing
         self.accumulate = accumulate
-        self.follow = follow
+        self.zoom = zoom
         self.flips = flips
+        self.obey = obey
         self._volume: Volume | None = None
         self._channels = torch.empty(0)
         self._lesions: dict[int, _LesionState] = {}
@@ -146,6 +125,7 @@ class Predictor:
         base: str | Path | None = None,
         flips: bool = False,
         spacing_mm: float | None = None,
+        obey: bool = True,
     ) -> Predictor:
         """The predictor of a checkpoint.
 
@@ -154,7 +134,7 @@ class Predictor:
                 its variant), or the folder of a LoRA adapter.
             device: None takes a CUDA device if there is one, else the CPU.
             base: the weights an adapter was trained on.
-            flips: as for the class.
+            flips, obey: as for the class.
             spacing_mm: of the crops; None takes what the checkpoint was trained with. Finer crops show small lesions
                 larger, at the price of seeing less around them.
 
@@ -168,7 +148,7 @@ class Predictor:
         preprocessing = found.preprocessing
         if spacing_mm is not None:
             preprocessing = replace(preprocessing, spacing_mm=spacing_mm)
-        return cls(found.model, preprocessing, chosen, found.accumulate, flips=flips)
+        return cls(found.model, preprocessing, chosen, found.accumulate, flips=flips, obey=obey)
 
     def set_image(self, images: Mapping[str, Volume]) -> None:
         """Takes the scan to segment, by modality (PT in SUV, CT in HU); forgets all lesions.
@@ -237,10 +217,8 @@ class Predictor:
         box = bounding_box(mask != 0)
         if box is None:
             raise InputError(f"lesion {lesion}: the mask to start from is empty")
-        (x0, x1), (y0, y1), (z0, z1) = ((side.start + at, side.stop + at) for side, at in zip(box, corner, strict=True))
-        region = Region((int(x0), int(y0), int(z0)), (int(x1), int(y1), int(z1)))
-        start = StartMask(region, np.ascontiguousarray(mask[box] != 0))
-        return self._keep(lesion, _LesionState(start))
+        start = StartMask.of(mask[box] != 0, box, corner_vox)
+        return self._keep(lesion, _LesionState(start), self._site_decoder())
 
     def add_click(self, position_vox: Any, label: int = 1, lesion: int = 1) -> LesionPrediction:
         """One more click on a lesion, and what the lesion then looks like.
@@ -291,9 +269,10 @@ class Predictor:
                 "start with a foreground click inside the lesion"
             )
         before = state if state.clicks or state.start is not None else None
+        decoder = self._site_decoder()
         with torch.inference_mode(), evaluating(self.model), self._precision():
             for number, click in enumerate(clicks):
-                sites = self._after_click(state, click)
+                sites = self._after_click(state, click, decoder)
                 if sites is None:
                     _log.warning(
                         "lesion %d: the background click %s lies outside its crops, changes nothing and is left out",
@@ -304,7 +283,7 @@ class Predictor:
                 state = _LesionState(state.start, sites, (*state.clicks, click), before)
                 # A click that the mask was given by itself is taken back together with the user's first.
                 before = before if number == 0 and first_by_itself else state
-            return self._predictions[lesion] if state is given else self._keep(lesion, state)
+            return self._predictions[lesion] if state is given else self._keep(lesion, state, decoder)
 
     def undo(self, lesion: int) -> LesionPrediction | None:
         """Takes back a lesion's newest click (the last of `LesionPrediction.clicks`), as if it had never been given.
@@ -325,7 +304,7 @@ class Predictor:
             self.remove(lesion)
             return None
         with torch.inference_mode():
-            return self._keep(lesion, state.before)
+            return self._keep(lesion, state.before, self._site_decoder())
 
     def remove(self, lesion: int) -> None:
         """Forgets a lesion with all its clicks; `InputError` when there is none of this number."""
@@ -360,11 +339,7 @@ class Predictor:
 
     def mask(self) -> np.ndarray:
         """(X, Y, Z) uint8, canonical: 1 in any lesion."""
-        mask = np.zeros(self.volume.array.shape, np.uint8)
-        for number in self._lesions:
-            found = self.lesion(number)
-            mask[found.region.slices] |= found.mask.view(np.uint8)
-        return mask
+        return union_mask(self._predictions.values(), self.volume.array.shape)
 
     def instances(self) -> np.ndarray:
         """(X, Y, Z) int32, canonical: the lesion's number, 0 background.
@@ -372,24 +347,11 @@ class Predictor:
         Where lesions overlap, the one with the highest probability has the voxel (the lowest number, when
         equal).
         """
-        instances = np.zeros(self.volume.array.shape, np.int32)
-        highest = np.zeros(instances.shape, np.float32)
-        for number in sorted(self._lesions):
-            found = self.lesion(number)
-            won = found.logits > highest[found.region.slices]
-            instances[found.region.slices][won] = number
-            highest[found.region.slices][won] = found.logits[won]
-        return instances
+        return instance_map(self._predictions.values(), self.volume.array.shape)
 
     def probability(self) -> np.ndarray:
         """(X, Y, Z) float32, canonical: the highest probability of any lesion, 0 outside all crops."""
-        probability = np.zeros(self.volume.array.shape, np.float32)
-        for number in self._lesions:
-            found = self.lesion(number)
-            own = torch.sigmoid(torch.from_numpy(found.logits)).numpy()
-            view = probability[found.region.slices]
-            np.maximum(view, own, out=view)
-        return probability
+        return highest_probability(self._predictions.values(), self.volume.array.shape)
 
     def _state(self, lesion: int) -> _LesionState:
         if lesion not in self._lesions:
@@ -401,16 +363,19 @@ class Predictor:
         return SiteDecoder(
             self.model,
             self._channels,
-            self.volume.spacing_mm,
+            self.volume,
             self.preprocessing.spacing_mm,
             accumulate=self.accumulate,
-            follow=self.follow,
+            zoom=self.zoom,
             flips=self.flips,
+            obey=self.obey,
         )
 
-    def _after_click(self, state: _LesionState, click: PlacedClick) -> tuple[Site, ...] | None:
+    def _after_click(
+        self, state: _LesionState, click: PlacedClick, decoder: SiteDecoder
+    ) -> tuple[Site, ...] | None:
         """The lesion's sites after one more click; None when it is in the background and in no crop."""
-        decoder, clicks = self._site_decoder(), (*state.clicks, click)
+        clicks = (*state.clicks, click)
         if any(site.holds(click) for site in state.sites):
             return tuple(decoder.clicked(site, clicks) if site.holds(click) else site for site in state.sites)
         if click.label == 0:
@@ -432,7 +397,7 @@ class Predictor:
         position_vox = deepest[0] + np.array(start.region.start, np.float64)
         return PlacedClick.at(position_vox, 1, self.volume.array.shape)
 
-    def _keep(self, lesion: int, state: _LesionState) -> LesionPrediction:
+    def _keep(self, lesion: int, state: _LesionState, decoder: SiteDecoder) -> LesionPrediction:
         """Makes this the lesion's present state, and the prediction of it."""
         if not state.sites:
             start = state.start
@@ -440,9 +405,7 @@ class Predictor:
             logits = np.where(start.mask, START_INSIDE, START_OUTSIDE).astype(np.float32)
             prediction = LesionPrediction(lesion, start.region, logits, math.nan, ())
         else:
-            each = [site.logits() for site in state.sites]
-            region, logits = lesion_logits(state.sites, each)
-            iou = predicted_iou(state.sites, each, region, logits > 0)
+            region, logits, iou = decoder.lesion(state.sites, state.clicks)
             prediction = LesionPrediction(lesion, region, logits, iou, tuple(map(_as_told, state.clicks)))
         self._lesions[lesion], self._predictions[lesion] = state, prediction
         return prediction

@@ -11,16 +11,12 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from prompts.depth import bounding_box
+from sammed3d_ft.data.ambiguity import mask_logits
 from sammed3d_ft.data.crops import CropGrid, Region, covered_region, logits_on_region, read_crop
 from sammed3d_ft.data.preprocessing import prepare_crop
 from sammed3d_ft.model.variants import Variant
-
-# What the decoder is given of a mask that it did not make itself: logits of the size of its own, which it was trained
-# to read (`mini` on real scans: medians 2 to 8 inside, -8 to -24 outside). From 0.5 to 20 `mini` tells no difference.
-START_INSIDE, START_OUTSIDE = 4.0, -10.0
 
 
 class PromptableModel(Protocol):
@@ -69,22 +65,24 @@ class StartMask:
     region: Region
     mask: np.ndarray
 
+    @classmethod
+    def of(
+        cls, mask: np.ndarray, box: tuple[slice, slice, slice], corner_vox: Sequence[int] = (0, 0, 0)
+    ) -> StartMask:
+        """Of a mask within its bounding box in an array whose first voxel is ``corner_vox`` of the scan."""
+        (x0, x1), (y0, y1), (z0, z1) = (
+            (side.start + int(at), side.stop + int(at)) for side, at in zip(box, corner_vox, strict=True)
+        )
+        return cls(Region((x0, y0, z0), (x1, y1, z1)), np.ascontiguousarray(mask))
+
     def holds(self, click: PlacedClick) -> bool:
         """Whether the click's voxel belongs to the lesion."""
         return self.region.holds(click.voxel) and bool(self.mask[tuple(click.voxel - self.region.start)])
 
     def low_resolution(self, grid: CropGrid, size: int) -> Tensor:
-        """(1, 1, size, size, size) logits of the mask in a crop, for the decoder's mask input.
-
-        They cross zero where a low-resolution voxel is covered half as much as the fullest one, which is full but for
-        lesions smaller than such a voxel; those would be invisible otherwise.
-        """
+        """(1, 1, size, size, size) logits of the mask in a crop, for the decoder's mask input; see `mask_logits`."""
         within = replace(grid, centre_vox=tuple(np.subtract(grid.centre_vox, self.region.start)))
-        fine = read_crop(torch.from_numpy(self.mask.astype(np.float32))[None], within)
-        covered = F.avg_pool3d(fine[None], grid.size // size)
-        most = float(covered.max())  # 0 where the crop holds nothing of the lesion
-        sign = 2 * covered / (most or 1.0) - 1
-        return torch.where(sign > 0, START_INSIDE * sign, -START_OUTSIDE * sign)
+        return mask_logits(read_crop(torch.from_numpy(self.mask.astype(np.float32))[None], within), size)[None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,6 +221,8 @@ def shares(views: Sequence[View], mask: np.ndarray) -> np.ndarray:
 def merged_logits(views: Sequence[View], logits: Sequence[np.ndarray]) -> np.ndarray:
     """``views[-1].region.shape``: each view inside the next, coarser one, giving way softly towards its border."""
     outer, merged = views[-1].region, logits[-1]
+    if len(views) > 1:
+        merged = merged.copy()
     for view, finer in zip(views[-2::-1], logits[-2::-1], strict=True):
         inner = view.region.within(outer)
         merged[inner] += view.inner_weight() * (finer - merged[inner])

@@ -1,4 +1,4 @@
-"""Lesions and their quantities: size classes, SUV, TLA, Dmax, and the table that others share."""
+"""Lesions and their quantities: size classes, SUV, TLA, Dmax, and the lesion table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SUVpeak: the highest mean in a 1 ml sphere that is centred on a voxel of the lesion."""
+"""SUVpeak: the highest mean SUV in a 1 ml sphere centred on a voxel of the lesion."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from prompts.errors import InputError
 
 SPHERE_RADIUS_MM = 6.2
-"""Radius of a 1 ml sphere: (3 * 1000 mm^3 / (4 pi))^(1/3) = 6.204 mm, in the field's rounded form."""
+"""Radius of a 1 ml sphere: (3 * 1000 mm^3 / (4 pi))^(1/3) = 6.204 mm, rounded as is customary."""
 
-_BLOCK_VOXELS = 2_000_000  # a lesion that spans more of the image is taken in parts: bounds memory to 24 MB
+_BLOCK_VOXELS = 2_000_000  # larger lesions are processed in parts, which limits memory to 24 MB
 
 
 def sphere_margin_vox(affine: np.ndarray) -> np.ndarray:
-    """How far the sphere reaches from its centre along each axis of the grid, (3,) in voxels."""
+    """(3,) how far the sphere reaches from its centre along each axis of the grid, in voxels."""
     inverse = np.linalg.inv(np.asarray(affine, dtype=np.float64)[:3, :3])
     return np.floor(SPHERE_RADIUS_MM * np.linalg.norm(inverse, axis=1) + 1e-9).astype(np.int64)
 
@@ -25,12 +25,12 @@ def suv_peak(pet: np.ndarray, coords_vox: np.ndarray, affine: np.ndarray) -> flo
 
     Args:
         pet: (x, y, z) PET in SUV.
-        coords_vox: (n, 3) integer indices of the lesion's voxels, n > 0: the possible centres.
+        coords_vox: (n, 3) integer indices of the lesion's voxels, n > 0: the possible sphere centres.
         affine: (4, 4) voxel to world in mm; only its linear part matters.
 
     Returns:
-        The highest mean over a sphere. A voxel belongs to the sphere when its centre lies within 6.2 mm, in
-        the lesion or not. At the border of the image the mean is over the part that the image holds.
+        The highest mean over a sphere. A voxel belongs to the sphere if its centre lies within 6.2 mm, whether or not
+        it is in the lesion. At the image border, the mean is over the voxels inside the image.
 
     Raises:
         InputError: the PET is not finite in or near the lesion.
@@ -43,7 +43,7 @@ def suv_peak(pet: np.ndarray, coords_vox: np.ndarray, affine: np.ndarray) -> flo
         halves = np.array_split(centres, 2)
         return max(suv_peak(pet, half, affine) for half in halves)
     held_first, held_last = np.maximum(first, 0), np.minimum(last, np.array(pet.shape) - 1)
-    # A small block round the lesion, with room for the spheres: gathering by flat index from it is fast.
+    # A small block around the lesion, with a margin for the spheres, makes gathering by flat index fast.
     block = np.zeros(last - first + 1, np.float32)
     held = tuple(slice(a, b + 1) for a, b in zip(held_first - first, held_last - first, strict=True))
     block[held] = pet[tuple(slice(a, b + 1) for a, b in zip(held_first, held_last, strict=True))]
@@ -55,7 +55,7 @@ def suv_peak(pet: np.ndarray, coords_vox: np.ndarray, affine: np.ndarray) -> flo
         block[held] = 1
         peak = float((sums / _sphere_sums(block, centres - first, columns)).max())
     if not np.isfinite(peak):
-        raise InputError("PET holds NaN or infinite values in or near a lesion: repair the image")
+        raise InputError("PET contains NaN or infinite values in or near a lesion: repair the image")
     return peak
 
 
@@ -65,12 +65,12 @@ def _linear(affine: np.ndarray) -> tuple[float, ...]:
 
 @lru_cache(maxsize=8)
 def _sphere_columns(linear: tuple[float, ...]) -> tuple[list[tuple[int, int, int, int]], int]:
-    """The sphere's voxels as columns along z: index steps (x, y, first z, last z) from the centre; and their number."""
+    """The sphere's voxels as columns along z, (x, y, first z, last z) relative to the centre, and their number."""
     matrix = np.array(linear).reshape(3, 3)
     axes = [np.arange(-reach, reach + 1) for reach in sphere_margin_vox(matrix)]
     offsets = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     inside = offsets[np.linalg.norm(offsets @ matrix.T, axis=1) <= SPHERE_RADIUS_MM + 1e-9]
-    # A sphere is convex, so in each column its voxels follow one another.
+    # A sphere is convex, so the voxels of each column are contiguous.
     lines, start, number = np.unique(inside[:, :2], axis=0, return_index=True, return_counts=True)
     columns = [
         (x, y, z, z + n - 1)
@@ -80,7 +80,7 @@ def _sphere_columns(linear: tuple[float, ...]) -> tuple[list[tuple[int, int, int
 
 
 def _sphere_sums(block: np.ndarray, centres: np.ndarray, columns: list[tuple[int, int, int, int]]) -> np.ndarray:
-    """(n,) sum over the sphere round each centre: of each column, the difference of two running sums along z."""
+    """(n,) sum over the sphere around each centre; each column is a difference of two cumulative sums along z."""
     x, y, z = block.shape
     running = np.zeros((x, y, z + 1))
     np.cumsum(block, axis=2, dtype=np.float64, out=running[:, :, 1:])

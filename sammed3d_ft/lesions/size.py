@@ -25,7 +25,7 @@ def size_class(volume_ml: float) -> SizeClass:
     """
     if not (math.isfinite(volume_ml) and volume_ml > 0):
         raise ValueError(f"a lesion's volume must be positive and finite, got {volume_ml} ml")
-    # An oblique affine gives a voxel of 1 mm^3 as 0.9999999999999998: that must not move a lesion of 1.5 ml.
+    # With an oblique affine, a 1 mm^3 voxel may be 0.9999999999999998; rounding keeps a 1.5 ml lesion in its class.
     volume_ml = round(volume_ml, 9)
     if volume_ml < MEDIUM_FROM_ML:
         return "small"

@@ -1,4 +1,4 @@
-"""The lesion table: volume, place and PET quantities of every lesion of an instance map, in one pass."""
+"""The lesion table: volume, position and PET quantities of every lesion of an instance map, in one pass."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from sammed3d_ft.lesions.peak import suv_peak
 from sammed3d_ft.lesions.size import SizeClass, size_class
 
 SUV_PEAK_RELIABLE_FROM_ML = 1.0
-"""Below the volume of its own sphere, SUVpeak averages over the surroundings as well and is flagged."""
+"""SUVpeak of a lesion smaller than the 1 ml sphere also averages over its surroundings, so it is flagged."""
 
 TABLE_COLUMNS = (
     *("lesion_id", "voxels", "volume_ml", "size_class", "centroid_x_mm", "centroid_y_mm", "centroid_z_mm"),
     *("suv_max", "suv_mean", "suv_peak", "suv_peak_flagged", "tla"),
 )
-"""Of a lesion as a row of a table, units in the names."""
+"""Columns of a lesion's row; units are in the names."""
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """One lesion. SUV quantities and TLA are NaN when there is no PET."""
+    """One lesion. SUV quantities and TLA are NaN without PET."""
 
     lesion_id: int
     """The lesion's number in the instance map, from 1."""
@@ -36,30 +36,29 @@ class Lesion:
     suv_mean: float
     suv_peak: float
     suv_peak_flagged: bool
-    """True when SUVpeak is given for a lesion below 1 ml."""
+    """True if SUVpeak is given for a lesion below 1 ml."""
     tla: float
-    """Total lesion activity: the SUV summed over the voxels times the voxel's volume (SUV ml)."""
+    """Total lesion activity: the sum of SUV over the voxels times the voxel volume (SUV ml)."""
     suv_max_vox: tuple[int, int, int] | None
-    """Voxel of SUVmax (the first in index order when several are equal); None when there is no PET."""
+    """Voxel of SUVmax (the first in index order if several are equal); None without PET."""
 
     def as_row(self) -> dict[str, Any]:
-        """The lesion by `TABLE_COLUMNS`."""
+        """The columns of `TABLE_COLUMNS`."""
         x_mm, y_mm, z_mm = self.centroid_mm
         places = {"centroid_x_mm": x_mm, "centroid_y_mm": y_mm, "centroid_z_mm": z_mm}
         return {name: places[name] if name in places else getattr(self, name) for name in TABLE_COLUMNS}
 
 
 def lesion_table(instances: np.ndarray, affine: np.ndarray, pet: np.ndarray | None = None) -> list[Lesion]:
-    """Every lesion of an instance map, in the order of its numbers.
+    """Every lesion of an instance map, in the order of lesion numbers.
 
     Args:
-        instances: (x, y, z) integers, 0 background, 1.. lesions; numbers may be missing.
-        affine: (4, 4) voxel index to world mm (RAS+); ``numpy.diag([*spacing_mm, 1])`` where only it is
-            known.
-        pet: (x, y, z) PET in SUV on the same grid, if there is one.
+        instances: (x, y, z) integers, 0 background, 1.. lesions; gaps are allowed.
+        affine: (4, 4) voxel index to world mm (RAS+); ``numpy.diag([*spacing_mm, 1])`` if only the spacing is known.
+        pet: (x, y, z) PET in SUV on the same grid; None omits PET quantities.
 
     Raises:
-        InputError: a negative or non-integer instance map, shapes that differ, PET that is not finite in a
+        InputError: a negative or non-integer instance map, shapes that differ, or PET that is not finite in or near a
             lesion.
     """
     instances = np.asarray(instances)
@@ -80,13 +79,13 @@ def lesion_table(instances: np.ndarray, affine: np.ndarray, pet: np.ndarray | No
 def lesions_of_voxels(
     coords_vox: np.ndarray, labels: np.ndarray, affine: np.ndarray, pet: np.ndarray | None = None
 ) -> list[Lesion]:
-    """Every lesion of a list of voxels, in the order of their numbers; `lesion_table` without the instance map.
+    """Every lesion of a list of voxels, in the order of lesion numbers; as `lesion_table`, without an instance map.
 
     Args:
         coords_vox: (n, 3) indices of the lesions' voxels, each once, in index order.
-        labels: (n,) number of the lesion that each voxel belongs to, from 1; numbers may be missing.
+        labels: (n,) lesion number of each voxel, from 1; gaps are allowed.
         affine: (4, 4) voxel index to world mm (RAS+).
-        pet: (x, y, z) PET in SUV, if there is one.
+        pet: (x, y, z) PET in SUV; None omits PET quantities.
 
     Raises:
         InputError: PET that is not finite in or near a lesion.
@@ -97,7 +96,7 @@ def lesions_of_voxels(
     # The triple product is exact for a diagonal affine, unlike the determinant by elimination.
     voxel_mm3 = float(abs(affine[:3, 0] @ np.cross(affine[:3, 1], affine[:3, 2])))
 
-    # Sorting by lesion makes every lesion one run: counts and sums by bincount, extremes by reduceat.
+    # Sorting by lesion makes each lesion contiguous: counts and sums by bincount, maxima by reduceat.
     order = np.argsort(labels, kind="stable")
     coords_vox = coords_vox[order]
     ids, starts, lesion_of_voxel = np.unique(labels[order], return_index=True, return_inverse=True)

@@ -27,7 +27,8 @@ class LoopOutput(NamedTuple):
     loss: Tensor  # scalar: mean over rounds with gradient of mask loss + iou_weight * IoU loss
     mask_losses: Tensor  # (R,), detached
     iou_losses: Tensor  # (R,), detached
-    dice: Tensor  # (R, B), Dice of the thresholded crop, detached
+    dice: Tensor  # (R, B), of the thresholded crop, detached
+    max_probability: Tensor  # (R,), the highest of any voxel's foreground probability, detached
     logits: Tensor  # (B, 1, L, L, L) low-resolution logits of the last round, detached
 
 
@@ -156,7 +157,7 @@ class SAMMed3D(nn.Module):
         coords_vox, labels = first_click[0].unsqueeze(1), first_click[1].unsqueeze(1)
         previous, last = start, max(rounds)
         total = torch.zeros((), device=target.device)
-        mask_losses, iou_losses, dice = [], [], []
+        mask_losses, iou_losses, dice, highest = [], [], [], []
         for number in range(1, last + 1):
             learns = number in rounds
             with nullcontext() if learns else torch.no_grad():
@@ -171,6 +172,7 @@ class SAMMed3D(nn.Module):
                 mask_losses.append(mask_loss.detach())
                 iou_losses.append(iou_loss.detach())
                 dice.append(measured_dice)
+                highest.append(logits.detach().amax().float().sigmoid())
             previous = low.detach()
             if number < last:
                 with torch.no_grad():
@@ -182,7 +184,12 @@ class SAMMed3D(nn.Module):
                 coords_vox, labels = new_coords, new_labels
         assert previous is not None
         return LoopOutput(
-            total / len(rounds), torch.stack(mask_losses), torch.stack(iou_losses), torch.stack(dice), previous
+            total / len(rounds),
+            torch.stack(mask_losses),
+            torch.stack(iou_losses),
+            torch.stack(dice),
+            torch.stack(highest),
+            previous,
         )
 
 

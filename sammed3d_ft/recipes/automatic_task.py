@@ -30,7 +30,7 @@ from sammed3d_ft.data.scan_store import ScanStore, prepare_scan_of
 from sammed3d_ft.evaluation.matching import Components, match, overlaps
 from sammed3d_ft.evaluation.metrics import HEADLINE_IOU
 from sammed3d_ft.lesions import SIZE_CLASSES, size_class
-from sammed3d_ft.losses import TrainingLoss, build_loss
+from sammed3d_ft.losses import TrainingLoss
 from sammed3d_ft.model.build import build_model, parameter_count
 from sammed3d_ft.model.weight_fit import describe_misfit
 from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors, state_hash
@@ -88,7 +88,7 @@ class AutomaticTask:
             self.base_hash = state_hash(self.model.state_dict())
             if network.weights not in (None, "random"):
                 self.base_hash = self._load_encoder(network.weights)
-        self.criterion = TrainingLoss(build_loss(config.loss.name, **config.loss.options))
+        self.criterion = TrainingLoss(config.loss.name, config.loss.options, config.loss.warm_start)
         drawing = config.crops.model_dump(exclude={"spacing_mm"})
         self.crops = CropSettings(**drawing, seed=config.run.seed)
         self.store: ScanStore | None = None
@@ -144,14 +144,17 @@ class AutomaticTask:
         """Cases of a batch, for messages."""
         return [self.cases.train[index // self.config.crops.per_case].id for index in batch["index"]]
 
-    def loss(self, model: nn.Module, batch: dict[str, Any], epoch: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, model: nn.Module, batch: dict[str, Any], epoch: int, step: int, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch of crops, and its Dice over all of them as one."""
         logits, target = model(batch["image"]), batch["target"]
-        loss = self.criterion(logits, target)
+        loss = self.criterion(logits, target, progress)
         with torch.no_grad():
             found = logits > 0
             dice = 2 * (found & target).sum() / (found.sum() + target.sum()).clamp(min=1)
-        return loss, {"train/loss": loss.detach(), "train/dice": dice}
+            highest = logits.amax().float().sigmoid()
+        return loss, {"train/loss": loss.detach(), "train/dice": dice, "train/max_probability": highest}
 
     def state(self) -> dict[str, Tensor]:
         """Parameters and the running statistics of batch norm."""

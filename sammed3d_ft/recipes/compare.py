@@ -1,4 +1,4 @@
-"""Compare evaluations of several predictions: read their folders, test patient by patient, write what was found."""
+"""Compare evaluations of several predictions: read their folders, test patient by patient, write the comparison."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from sammed3d_ft.evaluation.compare import compare, read_evaluations, write_comp
 
 
 def run(folders: Sequence[Path], out: Path, reference: str | None = None) -> dict[str, Any]:
-    """Write compare.json and compare.md to ``out`` and return the content of the first.
+    """Write compare.json and compare.md to ``out`` and return the content of compare.json.
 
     Args:
-        folders: two or more folders that `sammed3d-ft evaluate` wrote.
-        out: folder.
-        reference: one of the folders, or the name that its evaluation bears; the first by default.
+        folders: two or more folders written by `sammed3d-ft evaluate`.
+        out: output folder.
+        reference: one of the folders, or its evaluation's name; the first by default.
 
     Raises:
-        InputError: folders that hold no evaluations, or some that cannot be compared; every reason is named.
+        InputError: folders without evaluations, or evaluations that cannot be compared; every reason is listed.
     """
     evaluations = read_evaluations(folders)
     by_folder = {str(evaluation.folder): evaluation.name for evaluation in evaluations}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -36,6 +36,16 @@ class MaskLossConfig(Section):
 
     name: Literal["l1dfl", "dice", "dice_ce", "dice_focal"] = "l1dfl"
     options: dict[str, Any] = Field(default_factory=dict)
+    warm_start: float = Field(0.0, ge=0, lt=1)  # share of the steps, the first ones, with Dice-CE instead
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MaskLossConfig:
+        if self.warm_start and self.name == "dice_ce":
+            raise ValueError(
+                f"loss.warm_start {self.warm_start:g} starts with Dice-CE, and loss.name is dice_ce throughout: "
+                f"set loss.warm_start=0"
+            )
+        return self
 
 
 class StepsConfig(Section):

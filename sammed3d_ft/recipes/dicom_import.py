@@ -1,4 +1,4 @@
-"""A folder of DICOM files to NIfTI images in SUV and HU with masks, and a mask back to a DICOM SEG."""
+"""Import a DICOM folder to NIfTI (PET in SUV, CT in HU, masks), and export a mask to DICOM SEG."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from sammed3d_ft.recipes.scan_outputs import file_hashes
 def run(
     folder: Path, out: Path, series: Sequence[str] = (), ct: bool = False, roi: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Write ``PT.nii.gz`` in SUVbw, and if asked ``CT.nii.gz`` in HU and masks; return what import.json holds.
+    """Write ``PT.nii.gz`` in SUVbw and, on request, ``CT.nii.gz`` in HU and masks; return the content of import.json.
 
     Each image keeps the grid of its own series. Nothing is written unless everything could be read.
 
     Args:
-        folder: DICOM files, sub-folders included.
+        folder: DICOM files, subfolders included.
         out: folder for PT.nii.gz, CT.nii.gz, mask_<name>.nii.gz and import.json.
-        series: Series Instance UIDs to take where there are several of a modality.
+        series: Series Instance UIDs to choose, for modalities with several series.
         ct: import the CT as well.
-        roi: names of regions (RTSTRUCT) or labels of segments (SEG) to turn into masks on the PET's grid.
+        roi: names of regions (RTSTRUCT) or labels of segments (SEG) to convert to masks on the PET's grid.
 
     Raises:
-        InputError: see `sammed3d_ft.data.dicom`; a region that is not there or there twice.
+        InputError: see `sammed3d_ft.data.dicom`; also a region that is missing, or in several files.
     """
     contents = scan_folder(folder)
     pet = order_slices(choose_series(contents, "PT", series))
@@ -48,17 +48,17 @@ def run(
     if ct:
         found = choose_series(contents, "CT", series, pet.frame_of_reference)
         if found.frame_of_reference != pet.frame_of_reference:
-            text = f"CT series {found.uid} lies in another frame of reference than the PET"
+            text = f"CT series {found.uid} and the PET have different frames of reference"
             if found.uid not in series:
-                raise InputError(f"{folder}: {text}; register them, or take it as it is by --series {found.uid}")
-            warnings.append(f"{text}: they are not known to be aligned")
+                raise InputError(f"{folder}: {text}; register them, or use it unregistered with --series {found.uid}")
+            warnings.append(f"{text}, so they may not be aligned")
         images["CT"] = order_slices(found)
 
     regions = _regions(contents, pet)
     masks = {name: _read_region(name, regions, pet, folder) for name in dict.fromkeys(roi)}
     files = {name: f"mask_{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.nii.gz" for name in masks}
     if len(set(files.values())) < len(files):
-        raise InputError(f"--roi {', '.join(masks)}: two of these names make one file name; import one at a time")
+        raise InputError(f"--roi {', '.join(masks)}: two of these give the same file name; import them separately")
 
     record: dict[str, Any] = {
         "software": f"sammed3d-ft {__version__}",
@@ -97,20 +97,20 @@ def run(
 def export_segmentation(
     mask: Path, source: Path, out: Path, series: str | None = None, made: str = "SEMIAUTOMATIC"
 ) -> dict[str, Any]:
-    """Write a mask or instance map as a DICOM SEG that refers to the series it lies on.
+    """Write a mask or instance map as a DICOM SEG that references its source series.
 
     Args:
         mask: an image file on the grid of the series, in any axis order.
         source: folder of the DICOM files that the image was imported from.
         out: DICOM file to write.
-        series: Series Instance UID; left out, the PET, else the CT.
+        series: Series Instance UID; by default the PET, or the CT if there is no PET.
         made: MANUAL, SEMIAUTOMATIC or AUTOMATIC.
 
     Returns:
-        ``series``, ``segments`` and ``voxels`` of what was written.
+        ``series``, and the numbers of ``segments`` and ``voxels`` written.
 
     Raises:
-        InputError: the mask does not lie on the grid of the series, or holds no lesion.
+        InputError: the mask is not on the grid of the series, or is empty.
     """
     if made not in get_args(seg.AlgorithmType):
         raise InputError(f"--made {made}: expected {', '.join(get_args(seg.AlgorithmType))}")
@@ -121,13 +121,13 @@ def export_segmentation(
 
 
 def find_series(source: Path, volume: Volume, name: Path, series: str | None = None) -> Series:
-    """The DICOM series that an image or mask was made on.
+    """The DICOM series that an image or mask was made from.
 
     Args:
         source: folder of DICOM files.
         volume: the image.
         name: its file, for messages.
-        series: Series Instance UID; left out, the PET, else the CT.
+        series: Series Instance UID; by default the PET, or the CT if there is no PET.
 
     Raises:
         InputError: no such series, several, or one on another grid.
@@ -139,8 +139,8 @@ def find_series(source: Path, volume: Volume, name: Path, series: str | None = N
     target = order_slices(choose_series(contents, modality, () if series is None else (series,)))
     if difference := grid_difference(volume, _grid(target)):
         raise InputError(
-            f"{name}: does not lie on the grid of series {target.uid}: {difference}; name the series it was made on "
-            "by --series, or resample it"
+            f"{name}: not on the grid of series {target.uid}: {difference}; name its source series with --series, or "
+            "resample it"
         )
     return target
 
@@ -148,11 +148,11 @@ def find_series(source: Path, volume: Volume, name: Path, series: str | None = N
 def write_seg(
     out: Path, labels: np.ndarray, like: Volume, target: Series, made: seg.AlgorithmType = "SEMIAUTOMATIC"
 ) -> int:
-    """Write a mask or instance map as a DICOM SEG; returns the number of segments.
+    """Write a mask or instance map as a DICOM SEG and return the number of segments.
 
     Args:
         labels: (X, Y, Z), canonical, on the grid of ``like``.
-        like: a volume on the grid of the series (`find_series` has checked that), in any axis order.
+        like: a volume on the grid of the series (as `find_series` checks), in any axis order.
 
     Raises:
         InputError: see `seg.write_segmentation`.
@@ -166,7 +166,7 @@ def _grid(series: Series) -> Volume:
 
 
 def _regions(contents: DicomFolder, pet: Series) -> dict[str, list[DicomFile]]:
-    """The files that hold each region, of those in the PET's frame of reference."""
+    """The files that contain each region, limited to the PET's frame of reference."""
     files: dict[str, list[DicomFile]] = {}
     for file in contents.regions:
         reader = rtstruct if file.text("Modality") == "RTSTRUCT" else seg
@@ -179,10 +179,10 @@ def _read_region(name: str, regions: dict[str, list[DicomFile]], pet: Series, fo
     files = regions.get(name, [])
     if not files:
         there = ", ".join(sorted(regions)) or "none"
-        raise InputError(f"{folder}: --roi {name} is not there; regions on this PET: {there}")
+        raise InputError(f"{folder}: --roi {name} not found; regions on this PET: {there}")
     if len(files) > 1:
         places = ", ".join(str(file.path) for file in files)
-        raise InputError(f"{folder}: --roi {name} is in {len(files)} files ({places}); leave one of them in the folder")
+        raise InputError(f"{folder}: --roi {name} is in {len(files)} files ({places}); keep only one of them")
     reader = rtstruct if files[0].text("Modality") == "RTSTRUCT" else seg
     return reader.read_region(files[0], name, pet)
 

@@ -1,6 +1,6 @@
-"""Evaluate masks against truths: pair the files, evaluate each case, write the tables and the page.
+"""Evaluate masks against the ground truth: pair the files, evaluate each case, write the tables and the report.
 
-A killed evaluation goes on where it stopped; under `accelerate launch` the processes share the cases.
+An interrupted evaluation resumes where it stopped; under `accelerate launch` the processes share the cases.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ def run(
 ) -> dict[str, Any]:
     """Evaluate ``pred`` against ``gt`` and return the content of summary.json.
 
-    Each finished case is kept in ``out/cases``, so that the same command, started again, evaluates only what is
-    missing, and what was made of other files, settings or code.
+    Finished cases are stored in ``out/cases``, so re-running the same command evaluates only cases that are missing or
+    whose files, settings or format have changed.
 
     Args:
         pred: a folder of predicted masks named by case id, or one mask file.
-        gt: a folder of true masks, a manifest (.json), or one mask file where ``pred`` is one.
+        gt: a folder of ground-truth masks, a manifest (.json), or one mask file if ``pred`` is one.
         out: folder for cases.csv, lesions.csv, summary.json, report.html and ``figures``.
-        pet: folder of PET images in SUV (one file where ``pred`` is one); a manifest brings its own.
-        split: of a manifest, only these cases.
+        pet: folder of PET images in SUV (one file if ``pred`` is one); a manifest names its own.
+        split: with a manifest, only the cases of this split.
         connectivity: 6, 18 or 26.
         foreground: which labels are lesion.
-        figures: draw ``figures/<case>.png``, the projections with both masks (of the masks alone without PET).
-        instances: truth and prediction are instance maps.
-        probabilities: folder of probability maps named by case id (one file where ``pred`` is one), for FROC and AP.
-        compat: names of other people's rules to score by as well.
-        workers: processes that this one starts; None: as many as help.
+        figures: draw ``figures/<case>.png``, the PET projections with both masks (without PET, the masks alone).
+        instances: ground truth and prediction are instance maps.
+        probabilities: folder of probability maps named by case id (one file if ``pred`` is one), for FROC and AP.
+        compat: names of published rules to score by as well.
+        workers: number of processes to start; None chooses a sensible number.
 
     Raises:
-        InputError: the files do not fit together (every offender is named), or another evaluation writes to ``out``.
+        InputError: files that do not match (all are listed), or another evaluation that is writing to ``out``.
     """
     pairs = _pairs(pred, gt, pet, split, probabilities)
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -125,7 +125,8 @@ def _gathered(mine: list[CaseEvaluation], pairs: Sequence[CasePaths]) -> list[Ca
     from accelerate import PartialState
     from accelerate.utils import gather_object
 
-    # On the CPU whatever the launcher is set to: only results travel. A process may have far larger scans to read.
+    # On the CPU whatever the launcher's settings, since only results travel. The timeout is long because one process
+    # may have far larger scans than another.
     state = PartialState(cpu=True, timeout=timedelta(days=1))
     by_case = {case.paths.id: case for case in gather_object(mine)}
     state.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What a run can meet without a mistake in the program, said in one line with the way out."""
+"""Explains failures that are not bugs, such as lack of memory, in one line with a way out."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from sammed3d_ft.recipes.config import BaselineConfig, TrainConfig
 
 
 def explain_failure(error: RuntimeError, config: TrainConfig | BaselineConfig) -> str | None:
-    """One line for what a run can meet without a mistake in the program; None for everything else."""
+    """One line that explains a failure that is not a bug; None for any other error."""
     text = " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
         ways = _memory_savers(config)
         return f"out of memory ({text[:120]}); try {', or '.join(ways) or 'a device with more memory'}"
     if "DataLoader worker" in text:
-        return f"a process that loads samples died ({text[:120]}): often out of memory; lower data.workers, 0 at last"
+        return f"a data-loading process died ({text[:120]}), often for lack of memory; lower data.workers, even to 0"
     if isinstance(error, torch.distributed.DistError) or "/gloo/" in text:  # gloo's are plain RuntimeErrors
         return (
-            f"lost contact with another process of this run ({text[:120]}); the launcher says below which one ended, "
-            "and why. The same command goes on from the last checkpoint"
+            f"lost contact with another process of this run ({text[:120]}); the launcher reports below which one ended "
+            "and why. Re-run the same command to resume from the last checkpoint"
         )
     return None
 
 
 def _memory_savers(config: TrainConfig | BaselineConfig) -> list[str]:
-    """Settings that need less memory, the mildest first."""
+    """Settings that need less memory, those with the smallest side effects first."""
     optim, ways = config.optim, []
     if optim.batch_size > 1:
         ways.append(f"optim.batch_size={optim.batch_size // 2} optim.accumulate={optim.accumulate * 2} (the same step)")
@@ -45,10 +45,10 @@ def _memory_savers(config: TrainConfig | BaselineConfig) -> list[str]:
 
 
 def print_error(message: str) -> None:
-    """Once, though every process may meet the same error: the others give the first one time to say it.
+    """Print an error once, although every process may meet it: the others wait, so that the first one can print it.
 
-    The launcher ends all processes as soon as one has ended, so a process that still lives after that time
-    is the only one with this error.
+    The launcher ends all processes as soon as one has ended, so a process that is still alive after the wait is the
+    only one with this error.
     """
     rank = int(os.environ.get("RANK", "0"))
     if rank:

@@ -90,6 +90,7 @@ def run(
     device: str | None = None,
     flips: bool = False,
     spacing_mm: float | None = None,
+    obey: bool = True,
     source: Path | None = None,
     series: str | None = None,
 ) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def run(
     Args:
         image: the first modality the model sees: PET in SUV, or CT for a model of CT alone.
         clicks: a click file of any form that `prompts` reads; None to click each lesion of ``start`` once.
-        checkpoint, base, device, flips, spacing_mm: see `Predictor.from_pretrained`.
+        checkpoint, base, device, flips, spacing_mm, obey: see `Predictor.from_pretrained`.
         outputs: what to write, and where.
         ct: for a model that sees CT as its second channel.
         start: a mask or instance map on the image's grid; see `group_clicks`.
@@ -118,7 +119,8 @@ def run(
     )
     scan = ClickedScan.read(image, clicks, start)  # what is quick to check comes before the weights
     dicom = None if source is None else _series_of(scan, source, series)
-    return segment(load_model(checkpoint, device, base, flips, spacing_mm), scan, ct, outputs, started, dicom)
+    model = load_model(checkpoint, device, base, flips, spacing_mm, obey)
+    return segment(model, scan, ct, outputs, started, dicom)
 
 
 def _series_of(scan: ClickedScan, source: Path, series: str | None) -> Series:
@@ -133,9 +135,10 @@ def load_model(
     base: Path | None = None,
     flips: bool = False,
     spacing_mm: float | None = None,
+    obey: bool = True,
 ) -> LoadedModel:
     """A model to segment scans with; see `Predictor.from_pretrained`."""
-    predictor = Predictor.from_pretrained(checkpoint, device, base, flips, spacing_mm)
+    predictor = Predictor.from_pretrained(checkpoint, device, base, flips, spacing_mm, obey)
     model = predictor.model
     assert isinstance(model, nn.Module)  # as all that comes from a checkpoint
     facts = {
@@ -146,8 +149,9 @@ def load_model(
         "model_hash": state_hash(model.state_dict()),
         "preprocessing": json.loads(predictor.preprocessing.to_json()),
         "accumulate_clicks": predictor.accumulate,
-        "follow": predictor.follow,
+        "zoom": predictor.zoom,
         "flips": predictor.flips,
+        "obey": predictor.obey,
     }
     return LoadedModel(predictor, facts)
 

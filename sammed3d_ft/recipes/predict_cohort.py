@@ -17,6 +17,9 @@ from sammed3d_ft.recipes.clicked_scan import ClickedScan
 from sammed3d_ft.recipes.predict import LoadedModel, Outputs, load_model, segment
 from sammed3d_ft.recipes.scan_outputs import file_hashes
 
+# A case is predicted again when one of these has changed since its record was written.
+_SETTINGS = ("model_hash", "flips", "zoom", "obey", "preprocessing")
+
 
 @dataclass(frozen=True)
 class CohortOutcome:
@@ -41,18 +44,19 @@ def run(
     device: str | None = None,
     flips: bool = False,
     spacing_mm: float | None = None,
+    obey: bool = True,
 ) -> CohortOutcome:
     """Writes ``masks/``, ``instances/``, ``lesions/`` (CSV) and, if asked, ``figures/`` for each case.
 
     A case is done when its record (``masks/<id>.predict.json``, written last) is there and names the same model, image
-    and clicks by their hashes, the same ``flips`` and preprocessing; such a case is not done again. A case that fails
-    does not stop the others. Started by ``accelerate launch``, the processes share the cases.
+    and clicks by their hashes, the same ``flips``, ``zoom``, ``obey`` and preprocessing; such a case is not done again.
+    A case that fails does not stop the others. Started by ``accelerate launch``, the processes share the cases.
 
     Args:
         manifest: its images are used, its labels are not.
         clicks: folder of click files, ``<id>.json`` (or .mrk.json, .fcsv), of any form that `prompts` reads.
-        checkpoint, base, device, flips, spacing_mm: see `Predictor.from_pretrained`; ``device`` None takes that of the
-            process.
+        checkpoint, base, device, flips, spacing_mm, obey: see `Predictor.from_pretrained`; ``device`` None takes that
+            of the process.
         out: folder.
         split: only these cases.
 
@@ -66,7 +70,7 @@ def run(
         raise InputError(f"{manifest}: no case{'' if split is None else f' of split {split!r}'}")
     if not clicks.is_dir():
         raise InputError(f"{clicks}: no such folder; it should hold a click file per case, such as {cases[0].id}.json")
-    model = load_model(checkpoint, device or str(state.device), base, flips, spacing_mm)
+    model = load_model(checkpoint, device or str(state.device), base, flips, spacing_mm, obey)
     failed: dict[str, str] = {}
     counts = [0, 0]
     mine = cases[state.process_index :: state.num_processes]
@@ -117,7 +121,7 @@ def _click_file(folder: Path, case: str) -> Path:
 def _is_done(outputs: Outputs, model: LoadedModel, files: dict[str, Path]) -> bool:
     try:
         record = json.loads(outputs.record.read_text(encoding="utf-8"))
-        same_model = all(record[fact] == model.facts[fact] for fact in ("model_hash", "flips", "preprocessing"))
+        same_model = all(record[fact] == model.facts[fact] for fact in _SETTINGS)
         before = {name: given["sha256"] for name, given in record["inputs"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False  # none, or not one of ours: it is made anew

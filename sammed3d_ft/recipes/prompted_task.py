@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from sammed3d_ft.data.samples import LesionSamples, SampleSettings, loader_worke
 from sammed3d_ft.inference.predictor import Predictor
 from sammed3d_ft.inference.simulation import CaseScore, simulate_files
 from sammed3d_ft.lesions import SIZE_CLASSES, size_class
-from sammed3d_ft.losses import TrainingLoss, build_loss
+from sammed3d_ft.losses import TrainingLoss
 from sammed3d_ft.model.adapters import (
     configure_tuning,
     load_trainable_state,
@@ -84,7 +85,7 @@ class PromptedTask:
             lora_alpha=config.tune.lora_alpha,
             lora_dropout=config.tune.lora_dropout,
         )
-        self.criterion = TrainingLoss(build_loss(config.loss.name, **config.loss.options))
+        self.criterion = TrainingLoss(config.loss.name, config.loss.options, config.loss.warm_start)
         self.cached = config.tune.method == "decoder"
         self.samples = SampleSettings(
             crop_size=self.model.image_size,
@@ -202,8 +203,10 @@ class PromptedTask:
             lesions[index % len(lesions)].id if index < shown else f"shape {index - shown}" for index in batch["index"]
         ]
 
-    def loss(self, model: nn.Module, batch: dict[str, Any], epoch: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch and values to log; ``model`` is the DDP-wrapped model, so that gradients are averaged."""
+    def loss(
+        self, model: nn.Module, batch: dict[str, Any], epoch: int, step: int, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch and what to log; ``model`` is the wrapped one, so that gradients are averaged."""
         seed, indices = self.config.run.seed, batch["index"]
 
         def correct(prediction: Tensor, target: Tensor, number: int) -> tuple[Tensor, Tensor]:
@@ -214,7 +217,7 @@ class PromptedTask:
             batch["target"],
             (batch["coords_vox"], batch["label"]),
             correct,
-            self.criterion,
+            partial(self.criterion, progress=progress),
             rounds=self._rounds_with_gradient(step),
             image=batch.get("image"),
             embedding=batch.get("embedding"),
@@ -228,6 +231,7 @@ class PromptedTask:
             "train/iou_loss": output.iou_losses.mean(),
             "train/dice_first": output.dice[0].mean(),
             "train/dice_last": output.dice[-1].mean(),
+            "train/max_probability": output.max_probability.max(),
         }
 
     def _rounds_with_gradient(self, step: int) -> list[int]:
@@ -246,6 +250,7 @@ class PromptedTask:
             self.preprocessing,
             device=accelerator.device,
             accumulate=self.config.clicks.accumulate,
+            zoom=self.config.model.zoom,
         )
 
         def score_case(case: Case) -> CaseScore:

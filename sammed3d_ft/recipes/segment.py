@@ -1,4 +1,4 @@
-"""Segment: one scan by a baseline, without clicks, to a mask on the scan's own grid and a table of its lesions."""
+"""Segment one scan with a baseline, without clicks: a mask on the scan's own grid and a table of lesions."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def run(
     table: Path | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Segments one scan and returns the record of it, as written beside the mask (``<mask>.segment.json``).
+    """Segment one scan and return its record, as written beside the mask (``<mask>.segment.json``).
 
     Args:
-        image: the first modality the network sees: PET in SUV, or CT for a network of CT alone.
+        image: the network's first modality: PET in SUV, or CT for a network trained on CT alone.
         checkpoint, device: see `AutomaticSegmenter.from_pretrained`.
-        out: mask of all lesions, on the image's own grid.
-        ct: for a network that sees CT as its second channel.
-        probability: image of the lesion probability.
-        table: CSV with a row per lesion: the components of the mask at 18-connectivity.
+        out: file for the mask of all lesions, on the image's own grid.
+        ct: CT for a network whose second channel is CT.
+        probability: file for the image of lesion probabilities.
+        table: CSV file with a row per lesion (18-connected components of the mask).
 
     Raises:
-        InputError: anything wrong with the input; nothing has been written then.
+        InputError: invalid input; nothing has been written then.
     """
     started = time.perf_counter()
     check_image_names(out, probability)
@@ -60,13 +60,13 @@ def run(
         outputs=[path for path in (out, probability, table, record_file) if path is not None],
         inputs=[path for path in (image, checkpoint, ct) if path is not None],
     )
-    scan = read_image(image)  # what is quick to check comes before the weights
+    scan = read_image(image)  # quick checks come before loading the weights
     segmenter = AutomaticSegmenter.from_pretrained(checkpoint, device)
     first, *others = segmenter.modalities
     if ct is not None and others != ["CT"]:
-        raise InputError(f"{checkpoint} sees {first} alone; leave out --ct, or use a network of PT and CT")
+        raise InputError(f"{checkpoint} takes {first} alone; omit --ct, or use a network trained on PT and CT")
     if ct is None and others:
-        raise InputError(f"{checkpoint} sees {first} and {others[0]}; give the CT as well (--ct)")
+        raise InputError(f"{checkpoint} takes {first} and {others[0]}; give the CT as well (--ct)")
     images, files = {first: scan}, {first: image}
     if ct is not None:
         images["CT"], files["CT"] = read_image(ct), ct
@@ -86,7 +86,7 @@ def run(
         write_float(probability, torch.sigmoid(torch.from_numpy(logits)).numpy(), scan)
     if table is not None:
         write_csv(table, TABLE_COLUMNS, rows)
-    assert isinstance(segmenter.network, nn.Module)  # as all that comes from a checkpoint
+    assert isinstance(segmenter.network, nn.Module)  # always true for a loaded checkpoint
     record = {
         "versions": package_versions(*PACKAGES),
         "device": str(segmenter.device),

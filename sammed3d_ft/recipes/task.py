@@ -58,8 +58,14 @@ class Task(Protocol):
     def case_ids(self, batch: dict[str, Any]) -> list[str]:
         """Case IDs in a batch, for error messages."""
 
-    def loss(self, model: nn.Module, batch: dict[str, Any], epoch: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch and values to log; ``model`` is the DDP-wrapped model, so that gradients are averaged."""
+    def loss(
+        self, model: nn.Module, batch: dict[str, Any], epoch: int, step: int, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch, and scalars to log; those named ``train/max_...`` are maxima, the others means.
+
+        ``model`` is the wrapped one, so that gradients are averaged. ``progress`` is the share of all steps that are
+        done; like the rest of the schedule, it follows from the step alone, so that a resumed run continues alike.
+        """
 
     def state(self) -> dict[str, Tensor]:
         """All tensors that training changes; they share memory with the model."""

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedType,
-    InitProcessGroupKwargs,
-    gather_object,
-    parse_flag_from_env,
-    set_seed,
-)
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, parse_flag_from_env, set_seed
 from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -62,6 +57,7 @@ from sammed3d_ft.training.optimizer import (
     schedule_factor,
     set_learning_rates,
 )
+from sammed3d_ft.training.processes import all_agree, gathered, logged_values
 from sammed3d_ft.training.run_lock import locked_run
 from sammed3d_ft.training.stopping import leave, tell_when_stopped
 
@@ -98,22 +94,42 @@ def train(config: TrainConfig | BaselineConfig) -> dict[str, Any]:
         return _train(config, manifest, accelerator, started)
 
 
+@dataclass
+class _Run:
+    """A training under way: its parts, and how far it has come."""
+
+    config: TrainConfig | BaselineConfig
+    task: Task
+    accelerator: Accelerator
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0  # of those that are complete
+    batch: int = 0  # of those of this epoch that are done
+    step: int = 0  # of the optimiser's
+    saved_step: int = 0
+    best: dict[str, Any] = field(default_factory=lambda: {"score": -1.0, "step": -1})
+    log: MetricsLog | None = None  # of the main process
+
+    @property
+    def folder(self) -> Path:
+        return self.config.run.dir
+
+
 def _train(
     config: TrainConfig | BaselineConfig, manifest: Manifest, accelerator: Accelerator, started: float
 ) -> dict[str, Any]:
-    run, main_process = config.run.dir, accelerator.is_main_process
+    folder, main_process = config.run.dir, accelerator.is_main_process
 
     # 1. What there is: an earlier run is recognised before it is written to.
-    checkpoint = newest_checkpoint(run)
+    checkpoint = newest_checkpoint(folder)
     if checkpoint is not None:
-        refuse_changed_config(config, run, tell=main_process)
-        if read_state(checkpoint)["epoch"] == config.optim.epochs and (run / "summary.json").exists():
+        refuse_changed_config(config, folder, tell=main_process)
+        if read_state(checkpoint)["epoch"] == config.optim.epochs and (folder / "summary.json").exists():
             return _finished(config, main_process)
     accelerator.wait_for_everyone()  # all have read the earlier run's config before it is written anew
     if main_process:
-        for left in run.rglob(f".*{INCOMPLETE}"):  # by a process that was killed
+        for left in folder.rglob(f".*{INCOMPLETE}"):  # by a process that was killed
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-        write_whole(run / "config.yaml", yaml.safe_dump(config.as_plain(), sort_keys=False))
+        write_whole(folder / "config.yaml", yaml.safe_dump(config.as_plain(), sort_keys=False))
     accelerator.wait_for_everyone()
 
     # 2. Model and data.
@@ -125,120 +141,41 @@ def _train(
     task.prepare(accelerator)
     facts = run_facts(config, task, accelerator)
     if checkpoint is not None:
-        refuse_changed_facts(facts, run, tell=main_process)
+        refuse_changed_facts(facts, folder, tell=main_process)
     accelerator.wait_for_everyone()
     if main_process:
-        write_whole(run / "run.json", json.dumps(facts, indent=1))
+        write_whole(folder / "run.json", json.dumps(facts, indent=1))
     optimizer = build_optimizer(task.model.named_parameters(), task.learning_rates, config.optim.weight_decay)
     model = accelerator.prepare_model(task.model)
     if accelerator.num_processes == 1:
         task.model.to(accelerator.device)
 
-    # 3. Where to go on.
-    epoch, batch_in_epoch, step = 0, 0, 0
-    best: dict[str, Any] = {"score": -1.0, "step": -1}
+    # 3. Where to start.
+    run = _Run(config, task, accelerator, optimizer)
     if checkpoint is not None:
-        found = read_checkpoint(checkpoint)
-        task.load_state(found.model)
-        load_optimizer_tensors(optimizer, found.optimizer)
-        epoch, batch_in_epoch, step = (found.state[name] for name in ("epoch", "batch", "step"))
-        best = found.state["best"]
-        if best["step"] >= 0 and not (run / "best" / f"step_{best['step']}").is_dir():
-            raise InputError(
-                f"{run / 'best'} lacks step_{best['step']}, the best model so far by {checkpoint}: restore it, or "
-                f"remove {run} to begin anew"
-            )
-        refuse_unequal_replicas(accelerator, step, task.state())
-        if main_process:
-            print(f"resumed at step {step} (epoch {epoch + 1}) from {found.path}")
-    saved_step = step
-    if main_process:  # what was best after the checkpoint will be found again
-        for later in list_checkpoints(run / "best"):
-            if int(later.name[5:]) > best["step"]:
+        _restore(run, checkpoint)
+    if main_process:
+        for later in list_checkpoints(folder / "best"):  # what was best after the checkpoint will be found again
+            if int(later.name[5:]) > run.best["step"]:
                 shutil.rmtree(later)
-    log = MetricsLog(run / "metrics.jsonl", None if checkpoint is None else step) if main_process else None
+        run.log = MetricsLog(folder / "metrics.jsonl", None if checkpoint is None else run.step)
     if config.track.trackers:
-        accelerator.init_trackers("tracking", init_kwargs={"tensorboard": {"purge_step": step + 1}})
+        accelerator.init_trackers("tracking", init_kwargs={"tensorboard": {"purge_step": run.step + 1}})
 
     # 4. The loop.
-    batches_per_epoch = len(
-        epoch_batches(task.sample_count, config.optim.batch_size, 0, 0, 0, accelerator.num_processes)
-    )
-    steps_per_epoch = -(-batches_per_epoch // config.optim.accumulate)
-    total_steps = steps_per_epoch * config.optim.epochs
-    bar = tqdm(
-        total=total_steps,
-        initial=step,
-        desc="training",
-        unit="step",
-        disable=not accelerator.is_local_main_process,
-    )
-
-    def record(values: dict[str, float]) -> None:
-        if log is not None:
-            log.write(step, values)
-        accelerator.log(values, step=step)
-
-    def save() -> None:
-        nonlocal saved_step
-        saved_step = step
-        if main_process:
-            state = {"epoch": epoch, "batch": batch_in_epoch, "step": step, "best": best, "seed": config.run.seed}
-            folder = run / "checkpoints"
-            save_checkpoint(folder, step, task.state(), optimizer_tensors(optimizer), state)
-            prune_checkpoints(folder, run / "best", config.checkpoint.keep)
-        accelerator.wait_for_everyone()
-
-    def stop_unless_finite(losses: list[float], norm: float, cases: list[list[str]]) -> None:
-        """Once a step, before the optimiser's; all processes stop together. Losses and cases by micro-batch."""
-        if not _all_agree(accelerator, all(map(math.isfinite, (*losses, norm)))):
-            optimizer.zero_grad(set_to_none=True)
-            pairs = list(zip(losses, cases, strict=True))
-            wrong = [case for loss, ids in pairs if not math.isfinite(loss) for case in ids]
-            what, names = "loss", _gathered(accelerator, wrong)
-            if not names:
-                what, names = "gradient", _gathered(accelerator, [case for ids in cases for case in ids])
-            save()
-            raise InputError(
-                f"step {step}: the {what} is not a finite number, for {', '.join(sorted(set(names)))}; the weights "
-                f"from before this step are in {run / 'checkpoints' / f'step_{step}'}. Look at these cases, or begin "
-                f"anew with a lower {' and '.join(config.optim.learning_rate_keys)}"
-            )
-
-    def validate() -> None:
-        nonlocal best
-        summary = task.summary(task.score(accelerator, "val"), "val")
-        score = task.selection(summary)
-        if math.isnan(score):
-            raise InputError("no lesion in any validation case, so no best model can be chosen: see the manifest")
-        record({**summary, "epoch": epoch})
-        if score > best["score"]:
-            best = {"score": score, "step": step, "epoch": epoch, **summary}
-            if main_process:
-                save_checkpoint(run / "best", step, task.state(), {}, {"best": best})
-        if main_process:
-            when = f"epoch {epoch}" if epoch else "before training"
-            tqdm.write(f"{when}: {task.validation_line(summary)}")
-        save()
-        if main_process:
-            draw_training_curves(run)
-
-    with bar:
+    rank, world, batch_size = accelerator.process_index, accelerator.num_processes, config.optim.batch_size
+    batches_per_epoch = len(epoch_batches(task.sample_count, batch_size, 0, 0, 0, world))
+    total_steps = -(-batches_per_epoch // config.optim.accumulate) * config.optim.epochs
+    show = accelerator.is_local_main_process
+    with tqdm(total=total_steps, initial=run.step, desc="training", unit="step", disable=not show) as bar:
         if checkpoint is None and task.starts_trained:
-            validate()  # what training has to beat; if it never does, these weights are the best
-        while epoch < config.optim.epochs:
+            _validate(run)  # what training has to beat; if it never does, these weights are the best
+        while run.epoch < config.optim.epochs:
             model.train()
-            batches = epoch_batches(
-                task.sample_count,
-                config.optim.batch_size,
-                config.run.seed,
-                epoch,
-                accelerator.process_index,
-                accelerator.num_processes,
-            )[batch_in_epoch:]
+            batches = epoch_batches(task.sample_count, batch_size, config.run.seed, run.epoch, rank, world)[run.batch :]
             loader = iter(
                 DataLoader(
-                    task.dataset(epoch),
+                    task.dataset(run.epoch),
                     batch_sampler=batches,
                     collate_fn=collate,
                     num_workers=loader_workers(config.data.workers, accelerator.device),
@@ -247,7 +184,7 @@ def _train(
             )
             while batches:
                 group, batches = batches[: config.optim.accumulate], batches[config.optim.accumulate :]
-                torch.manual_seed(config.run.seed * 1_000_003 + step)  # LoRA's dropout draws from torch's generator
+                torch.manual_seed(config.run.seed * 1_000_003 + run.step)  # LoRA's dropout draws from torch's generator
                 losses: list[Tensor] = []
                 values: list[dict[str, Tensor]] = []
                 cases: list[list[str]] = []
@@ -257,43 +194,111 @@ def _train(
                     last = position == len(group) - 1
                     with nullcontext() if last else accelerator.no_sync(model):
                         with accelerator.autocast():
-                            loss, numbers = task.loss(model, batch, epoch, step)
+                            progress = run.step / total_steps
+                            loss, numbers = task.loss(model, batch, run.epoch, run.step, progress)
                         accelerator.backward(loss / len(group))
                     losses.append(loss.detach().float())
                     values.append(numbers)
                     cases.append(task.case_ids(batch))
                 norm = accelerator.clip_grad_norm_(task.model.parameters(), config.optim.clip_norm or math.inf)
-                *loss_values, norm = torch.stack([*losses, norm.float()]).tolist()  # the step's only synchronisation
-                stop_unless_finite(loss_values, norm, cases)
-                factor = schedule_factor(step, config.optim.warmup, total_steps)
+                *loss_values, norm = torch.stack([*losses, norm.float()]).tolist()  # one synchronisation for all
+                _stop_unless_finite(run, loss_values, norm, cases)
+                factor = schedule_factor(run.step, config.optim.warmup, total_steps)
                 set_learning_rates(optimizer, factor)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                step += 1
-                batch_in_epoch += len(group)
+                run.step += 1
+                run.batch += len(group)
                 bar.update()
-                if step % config.track.log_every_steps == 0:
-                    shown = _over_the_step(accelerator, values)
-                    record({**shown, "train/grad_norm": norm, "train/lr_factor": factor, "epoch": epoch + 1})
+                if run.step % config.track.log_every_steps == 0:
+                    shown = logged_values(accelerator, values)
+                    _record(run, {**shown, "train/grad_norm": norm, "train/lr_factor": factor, "epoch": run.epoch + 1})
                     bar.set_postfix(**{label: f"{shown[name]:.3f}" for label, name in task.shown.items()})
-                if step - saved_step >= config.checkpoint.every_steps and batches:
-                    save()
-            epoch, batch_in_epoch = epoch + 1, 0
-            if epoch % config.validate_.every_epochs == 0 or epoch == config.optim.epochs:
-                validate()
-            elif step - saved_step >= config.checkpoint.every_steps:
-                save()
+                if run.step - run.saved_step >= config.checkpoint.every_steps and batches:
+                    _save(run)
+            run.epoch, run.batch = run.epoch + 1, 0
+            if run.epoch % config.validate_.every_epochs == 0 or run.epoch == config.optim.epochs:
+                _validate(run)
+            elif run.step - run.saved_step >= config.checkpoint.every_steps:
+                _save(run)
 
     # 5. The best model: exported, and tested once.
-    return _finish(config, task, accelerator, best, time.monotonic() - started)
+    return _finish(run, time.monotonic() - started)
 
 
-def _finish(
-    config: TrainConfig | BaselineConfig, task: Task, accelerator: Accelerator, best: dict[str, Any], seconds: float
-) -> dict[str, Any]:
-    run = config.run.dir
+def _restore(run: _Run, checkpoint: Path) -> None:
+    found = read_checkpoint(checkpoint)
+    run.task.load_state(found.model)
+    load_optimizer_tensors(run.optimizer, found.optimizer)
+    run.epoch, run.batch, run.step, run.best = (found.state[name] for name in ("epoch", "batch", "step", "best"))
+    run.saved_step = run.step
+    if run.best["step"] >= 0 and not (run.folder / "best" / f"step_{run.best['step']}").is_dir():
+        raise InputError(
+            f"{run.folder / 'best'} lacks step_{run.best['step']}, the best model so far by {checkpoint}: restore it, "
+            f"or remove {run.folder} to begin anew"
+        )
+    refuse_unequal_replicas(run.accelerator, run.step, run.task.state())
+    if run.accelerator.is_main_process:
+        print(f"resumed at step {run.step} (epoch {run.epoch + 1}) from {found.path}")
+
+
+def _save(run: _Run) -> None:
+    run.saved_step = run.step
+    if run.accelerator.is_main_process:
+        state = {name: getattr(run, name) for name in ("epoch", "batch", "step", "best")}
+        tensors = run.task.state(), optimizer_tensors(run.optimizer)
+        save_checkpoint(run.folder / "checkpoints", run.step, *tensors, {**state, "seed": run.config.run.seed})
+        prune_checkpoints(run.folder / "checkpoints", run.folder / "best", run.config.checkpoint.keep)
+    run.accelerator.wait_for_everyone()
+
+
+def _record(run: _Run, values: dict[str, float]) -> None:
+    if run.log is not None:
+        run.log.write(run.step, values)
+    run.accelerator.log(values, step=run.step)
+
+
+def _validate(run: _Run) -> None:
+    """Scores the model, keeps it if it is the best so far, and saves a checkpoint."""
+    summary = run.task.summary(run.task.score(run.accelerator, "val"), "val")
+    score = run.task.selection(summary)
+    if math.isnan(score):
+        raise InputError("no lesion in any validation case, so no best model can be chosen: see the manifest")
+    _record(run, {**summary, "epoch": run.epoch})
+    if score > run.best["score"]:
+        run.best = {"score": score, "step": run.step, "epoch": run.epoch, **summary}
+        if run.accelerator.is_main_process:
+            save_checkpoint(run.folder / "best", run.step, run.task.state(), {}, {"best": run.best})
+    if run.accelerator.is_main_process:
+        when = f"epoch {run.epoch}" if run.epoch else "before training"
+        tqdm.write(f"{when}: {run.task.validation_line(summary)}")
+    _save(run)
+    if run.accelerator.is_main_process:
+        draw_training_curves(run.folder)
+
+
+def _stop_unless_finite(run: _Run, losses: list[float], norm: float, cases: list[list[str]]) -> None:
+    """Once a step, before the optimiser's; all processes stop together. Losses and cases by micro-batch."""
+    if all_agree(run.accelerator, all(map(math.isfinite, (*losses, norm)))):
+        return
+    run.optimizer.zero_grad(set_to_none=True)
+    pairs = list(zip(losses, cases, strict=True))
+    wrong = [case for loss, ids in pairs if not math.isfinite(loss) for case in ids]
+    what, names = "loss", gathered(run.accelerator, wrong)
+    if not names:
+        what, names = "gradient", gathered(run.accelerator, [case for ids in cases for case in ids])
+    _save(run)
+    raise InputError(
+        f"step {run.step}: the {what} is not a finite number, for {', '.join(sorted(set(names)))}; the weights from "
+        f"before this step are in {run.folder / 'checkpoints' / f'step_{run.step}'}. Look at these cases, or begin "
+        f"anew with a lower {' and '.join(run.config.optim.learning_rate_keys)}"
+    )
+
+
+def _finish(run: _Run, seconds: float) -> dict[str, Any]:
+    config, task, accelerator, best = run.config, run.task, run.accelerator, run.best
     accelerator.wait_for_everyone()
-    task.load_state(read_checkpoint(run / "best" / f"step_{best['step']}").model)
+    task.load_state(read_checkpoint(run.folder / "best" / f"step_{best['step']}").model)
     summary: dict[str, Any] = {"best": best, "seconds": round(seconds, 1)}  # of the last start
     scores = {"val": task.score(accelerator, "val")}
     if config.validate_.test and task.cases.test:
@@ -301,11 +306,11 @@ def _finish(
     for split, split_scores in scores.items():
         summary.update(task.summary(split_scores, split))
     if accelerator.is_main_process:
-        path = task.export(run / "export", {"best_step": best["step"], "val_score": round(best["score"], 6)})
+        path = task.export(run.folder / "export", {"best_step": best["step"], "val_score": round(best["score"], 6)})
         summary["export"], summary["export_sha256"] = str(path), sha256_of(path)
         for split, split_scores in scores.items():
-            task.write_scores(run, split, split_scores)
-        write_whole(run / "summary.json", json.dumps(summary, indent=1))
+            task.write_scores(run.folder, split, split_scores)
+        write_whole(run.folder / "summary.json", json.dumps(summary, indent=1))
         _print_summary(summary, config)
     accelerator.end_training()
     return summary
@@ -348,27 +353,6 @@ def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
         name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
         for name, value in batch.items()
     }
-
-
-def _all_agree(accelerator: Accelerator, mine: bool) -> bool:
-    """Whether it holds on every process."""
-    if accelerator.num_processes == 1:
-        return mine
-    wrong = torch.tensor(float(not mine), device=accelerator.device)
-    return accelerator.reduce(wrong, "sum").item() == 0
-
-
-def _gathered(accelerator: Accelerator, mine: list[str]) -> list[str]:
-    """Of all processes."""
-    return gather_object(mine) if accelerator.num_processes > 1 else mine
-
-
-def _over_the_step(accelerator: Accelerator, values: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Mean over the step's micro-batches and the processes, as of the loss that is optimised."""
-    stacked = torch.stack([torch.stack([value.detach().float() for value in each.values()]) for each in values])
-    if accelerator.num_processes > 1:
-        stacked = accelerator.gather(stacked)
-    return dict(zip(values[0], stacked.mean(0).tolist(), strict=True))
 
 
 def _print_summary(summary: dict[str, Any], config: TrainConfig | BaselineConfig) -> None:

@@ -174,11 +174,11 @@ def test_an_export_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"format": "sammed3d_ft export 1"}, "no export of a baseline .*sammed3d-ft predict"),
-        ({"network": "vnet"}, "metadata are not those of a baseline's export .*vnet"),
-        ({"crop_size": "33"}, "metadata are not those .*multiple of 16"),
-        ({"preparation": "?"}, "metadata are not those"),
-        ({"size": "paper", "crop_size": "64"}, "holds no whole unet of size paper: "),
+        ({"format": "sammed3d_ft export 1"}, "not the export of a baseline .*sammed3d-ft predict"),
+        ({"network": "vnet"}, "metadata of a baseline's export are invalid .*vnet"),
+        ({"crop_size": "33"}, "metadata of a baseline's export are invalid .*multiple of 16"),
+        ({"preparation": "?"}, "metadata of a baseline's export are invalid"),
+        ({"size": "paper", "crop_size": "64"}, "the weights do not fit unet of size paper: "),
     ],
 )
 def test_an_export_that_is_none_is_refused(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_an_export_that_is_none_is_refused(changes: dict[str, Any], says: str, t
 
 
 def test_a_model_for_clicks_and_a_device_that_is_not_there_are_refused() -> None:
-    with pytest.raises(InputError, match="mini is no export of a baseline .*sammed3d-ft predict"):
+    with pytest.raises(InputError, match="mini is not the export of a baseline .*sammed3d-ft predict"):
         AutomaticSegmenter.from_pretrained("mini", "cpu")
     with pytest.raises(InputError, match="device 'abacus' cannot be used"):
         AutomaticSegmenter.from_pretrained("mini", "abacus")

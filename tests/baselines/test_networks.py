@@ -103,8 +103,8 @@ def test_the_encoder_sees_z_scores_of_clipped_suv() -> None:
         ("unet", "paper", 32, "multiple of 32, at least 64"),
         ("segresnet", "paper", 100, "multiple of 8, at least 16"),
         ("unetr", "laptop", 72, "multiple of 16, at least 32"),
-        ("unetr_sammed3d", "paper", 64, "sees crops of 128 voxels"),
-        ("unetr_sammed3d", "laptop", 128, "sees crops of 64 voxels"),
+        ("unetr_sammed3d", "paper", 64, "needs crops of 128 voxels"),
+        ("unetr_sammed3d", "laptop", 128, "needs crops of 64 voxels"),
     ],
 )
 def test_a_crop_that_a_network_cannot_take_is_refused(name: str, size: str, crop_size: int, says: str) -> None:

@@ -161,9 +161,9 @@ def test_weights_are_read_safely_and_wrongs_are_one_line(tmp_path: Path, monkeyp
     (tmp_path / "cut.pth").write_bytes((tmp_path / "good.pth").read_bytes()[:200])
     for name, said in (
         ("nowhere.pth", "no SAM weights at"),
-        ("other.pth", "is not Meta's SAM ViT-B"),
-        ("code.pth", "cannot be read as weights"),
-        ("cut.pth", "cannot be read as weights"),
+        ("other.pth", "not Meta's SAM ViT-B"),
+        ("code.pth", "not readable as weights"),
+        ("cut.pth", "not readable as weights"),
     ):
         with pytest.raises(InputError, match=said) as error:
             MetaSAM(tmp_path / name, "cpu")

@@ -82,12 +82,12 @@ def test_what_is_wrong_is_one_line() -> None:
     with pytest.raises(InputError, match="no image yet"):
         model.add_click((0, 0, 0))
     model.set_image({"PT": pet({})})
-    with pytest.raises(InputError, match="its first click is background"):
+    with pytest.raises(InputError, match="the first click is background"):
         model.add_click((0, 0, 0), 0)
     with pytest.raises(InputError, match="outside the image"):
         model.add_click((20, 0, 0))
     for wrong in (0.0, 1.0, 41.0):
-        with pytest.raises(InputError, match="expected a share between 0 and 1"):
+        with pytest.raises(InputError, match="expected a fraction between 0 and 1"):
             FractionOfMaximum(wrong)
     for wrong in (0.0, -1.0, float("nan")):
         with pytest.raises(InputError, match="expected a positive SUV"):

@@ -202,12 +202,12 @@ WRONG = {
     start_on_another_grid: r"start\.nii\.gz: does not lie on the grid of .*pet\.nii\.gz: shape 24x20x17",
     seg_without_its_source: "needs both its file, --seg, and the DICOM folder",
     missing_slice: r"1 slice\(s\) missing between",
-    two_series: r"holds 2 PET series; choose one by --series UID: ",
+    two_series: r"contains 2 PET series; choose one with --series UID: ",
     slices_of_two_spacings: "mixes slices of different pixel spacing",
     no_tracer: "[Rr]adiopharmaceutical",
     no_weight: "[Ww]eight",
-    ct_folder: r"holds no PET series \(found: 1 CT series\)",
-    no_dicom: r"holds no DICOM file \(1 other files\)",
+    ct_folder: r"contains no PET series \(found: 1 CT series\)",
+    no_dicom: r"contains no DICOM files \(1 others\)",
 }
 
 

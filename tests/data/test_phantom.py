@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import time
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from sammed3d_ft.data.phantom import lesions as lesion_rules
 from sammed3d_ft.data.phantom import make_phantom, physics, write_cohort
 from sammed3d_ft.data.phantom.lesions import Lesion, Shape, covered_share, true_extent
 from sammed3d_ft.data.phantom.organs import draw_patient
+from sammed3d_ft.data.phantom.outlines import isocontours, share_of_maximum
+from sammed3d_ft.data.phantom.scanners import SCANNERS
 from sammed3d_ft.data.phantom.shapes import Grid
 from sammed3d_ft.data.phantom.simulate import Phantom
 from sammed3d_ft.data.phantom.tissues import MEASURED_SUV
@@ -73,6 +76,103 @@ def test_patient_is_the_same_in_every_field_and_for_both_tracers() -> None:
     pelvis = bladder_mm(field="pelvis")
     np.testing.assert_allclose(bladder_mm(field="whole-body"), pelvis, atol=1.0)
     np.testing.assert_allclose(bladder_mm(field="pelvis", tracer="fdg"), pelvis, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "instances", "ct_sum", "pet_sum"),
+    [
+        ((3, 5, "psma", "pelvis"), "509a61d1f04456fe", -268954986, 206967.4103962205),
+        ((3, 6, "fdg", "chest"), "c660475be86ef664", -404784316, 190537.5143653308),
+    ],
+)
+def test_phantoms_without_options_stay_what_they_were(
+    arguments: tuple[int, int, str, str], instances: str, ct_sum: int, pet_sum: float
+) -> None:
+    # Recorded before scanner, lesion volume and outline could be chosen. Sums of noise, since the last bits of
+    # floating point may differ between processors; another draw anywhere would change them by far more.
+    phantom = make_phantom(*arguments, spacing_mm=(4.0, 4.0, 4.0))
+    assert hashlib.sha256(phantom.instances.tobytes()).hexdigest()[:16] == instances
+    assert int(phantom.ct.astype(np.int64).sum()) == pytest.approx(ct_sum, abs=100)
+    assert float(phantom.pet.astype(np.float64).sum()) == pytest.approx(pet_sum, rel=1e-6)
+
+
+# Phantoms of another kind
+
+
+def test_scanners_differ_in_blur_noise_and_voxels_and_scan_the_same_lesions() -> None:
+    made = {name: make_phantom(4, 1, field="pelvis", spacing_mm=(4.0, 4.0, 4.0), scanner=name) for name in SCANNERS}
+    lesions = [[(one.centre_mm, one.volume_ml, one.suv) for one in phantom.lesions] for phantom in made.values()]
+    assert lesions[0] == lesions[1] == lesions[2]
+    for name, phantom in made.items():
+        for setting in ("psf_mm", "filter_mm", "liver_noise"):
+            low, high = getattr(SCANNERS[name], setting)
+            at_least = 1.25 * 4.0 if setting == "filter_mm" else 0.0
+            assert low <= phantom.settings[setting] <= max(high, at_least), (name, setting)
+    drawn = {make_phantom(4, case, field="pelvis", scanner="digital").settings["spacing_mm"][0] for case in range(3)}
+    assert drawn <= {in_plane for in_plane, _ in SCANNERS["digital"].spacings_mm}
+    # a small bright lesion: the wider the point spread, the lower its maximum
+    bright = [one for one in made["usual"].lesions if one.suv > 5 and not one.touches]
+    small = min(bright, key=lambda one: one.volume_ml)
+    peaks = {name: phantom.pet[phantom.instances == small.id].max() for name, phantom in made.items()}
+    assert peaks["older"] < peaks["usual"] < peaks["digital"]
+
+
+def test_lesions_are_as_small_as_asked() -> None:
+    rng = np.random.default_rng(1)
+    volumes = np.array([lesion_rules.draw_volume_ml(rng, 0.4) for _ in range(6000)])
+    # of a log-normal cut at 0.1 ml: Phi^-1((Phi(ln(0.1 / 0.4) / 1.5) + 1) / 2) * 1.5 above ln 0.4
+    assert np.median(volumes) == pytest.approx(0.4 * np.exp(1.5 * 0.2245), rel=0.06)
+    assert volumes.min() >= 0.1
+
+
+def test_isocontour_of_a_gaussian_has_the_radius_of_theory() -> None:
+    # background + A exp(-r^2 / 2 s^2) reaches background + 0.41 A at r = s sqrt(-2 ln 0.41)
+    grid = centred_grid(61, 1.0)
+    x = grid.origin_mm[0] + np.arange(61)
+    squared = x[:, None, None] ** 2 + x[None, :, None] ** 2 + x[None, None, :] ** 2
+    pet = (1.5 + 8 * np.exp(-squared / (2 * 5.0**2))).astype(np.float32)
+    instances = (squared <= 3.0**2).astype(np.uint16) * 7
+    for share in (0.41, 0.5):
+        found = isocontours(pet, instances, grid.spacing_mm, share, 22.0)
+        radius = 5.0 * np.sqrt(-2 * np.log(share))
+        np.testing.assert_array_equal(found == 7, squared <= radius**2)
+        assert found.dtype == instances.dtype
+
+
+def test_isocontour_leaves_out_other_lesions_organs_and_what_nobody_sees() -> None:
+    pet = np.ones((40, 30, 30), np.float32)
+    instances = np.zeros(pet.shape, np.uint16)
+    instances[8:12, 13:17, 13:17] = 1
+    instances[12:16, 13:17, 13:17] = 2  # touches the first
+    instances[32:35, 13:17, 13:17] = 3
+    pet[5:20, 12:18, 12:18] = 10  # both, and what the scanner smeared around them
+    pet[8, 14, 14] = 12
+    pet[32:35, 13:17, 13:17] = 1.9  # less than twice the background
+    pet[:, 26:, :] = 50  # an organ, 9 voxels from the lesions
+    found = isocontours(pet, instances, (1.0, 1.0, 1.0), 0.41, 4.5)
+    expected = np.zeros_like(instances)
+    expected[5:12, 12:18, 12:18] = 1  # at most 4.5 mm from the extent, and nearer to it than to the other's
+    expected[12:20, 12:18, 12:18] = 2
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_outline_changes_labels_alone() -> None:
+    extent, contour = (
+        make_phantom(4, 1, field="pelvis", spacing_mm=(4.0, 4.0, 4.0), scanner="older", outline=outline)
+        for outline in ("extent", "41%")
+    )
+    np.testing.assert_array_equal(contour.pet, extent.pet)
+    np.testing.assert_array_equal(contour.ct, extent.ct)
+    np.testing.assert_array_equal(contour.label, contour.instances > 0)
+    small = [one.id for one in extent.lesions if one.volume_ml < 1.5]
+    grown = [(contour.instances == number).sum() / (extent.instances == number).sum() for number in small]
+    assert np.median(grown) > 1.5  # smaller than this scanner resolves
+
+
+def test_outline_is_a_share_of_the_maximum() -> None:
+    assert share_of_maximum("extent") is None
+    assert share_of_maximum("41%") == pytest.approx(0.41)
+    assert share_of_maximum("42.5 %") == pytest.approx(0.425)
 
 
 # Truth
@@ -199,7 +299,7 @@ def test_lesions_vary_in_place_uptake_and_core() -> None:
 # Uptake and CT
 
 
-@pytest.mark.parametrize("tracer", ["psma", "fdg"])
+@pytest.mark.parametrize("tracer", ["psma", "psma-1007", "fdg"])
 def test_measured_organ_suv_agrees_with_the_literature(tracer: str) -> None:
     measured: dict[str, list[float]] = {organ: [] for organ in MEASURED_SUV[tracer]}
     for case in range(8):
@@ -321,6 +421,10 @@ def test_noise_in_uniform_tissue_is_as_asked() -> None:
         ({"shape": (4, 80, 80)}, "8 voxels"),
         ({"spacing_mm": (4.0, 4.0, 40.0)}, "10 mm"),
         ({"ct_grid": "mr"}, "mr"),
+        ({"scanner": "new"}, "usual, older, digital"),
+        ({"lesion_ml": 0.0}, "0.1 to 120 ml"),
+        ({"outline": "41"}, "as 41%"),
+        ({"outline": "5%"}, "20% to 80%"),
     ],
 )
 def test_wrong_arguments_are_named(wrong: dict[str, object], message: str) -> None:
@@ -394,3 +498,30 @@ def test_command_writes_a_cohort(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert len(read_manifest(tmp_path / "c" / "manifest.json").split("test")) == 1
     assert len(list((tmp_path / "c" / "labelsTs").glob("*.nii.gz"))) == 1
+
+
+def test_command_makes_another_kind(tmp_path: Path) -> None:
+    from sammed3d_ft.cli.main import app
+
+    arguments = ["phantom", "--out", str(tmp_path / "c"), "--cases", "1", "--val", "0", "--test", "0"]
+    kind = [
+        "--field",
+        "pelvis",
+        "--tracer",
+        "psma-1007",
+        "--scanner",
+        "older",
+        "--lesion-ml",
+        "0.4",
+        "--outline",
+        "41%",
+        "--seed",
+        "6",
+    ]
+    result = CliRunner().invoke(app, [*arguments, *kind])
+    assert result.exit_code == 0, result.output
+    expected = make_phantom(6, 0, "psma-1007", "pelvis", scanner="older", lesion_ml=0.4, outline="41%")
+    [case] = read_manifest(tmp_path / "c" / "manifest.json").cases
+    assert case.id == expected.id == "phantom_psma-1007_6_0000"
+    np.testing.assert_array_equal(np.asarray(nib.load(case.images["PT"]).dataobj), expected.pet)
+    np.testing.assert_array_equal(np.asarray(nib.load(case.label).dataobj), expected.label)

@@ -96,7 +96,7 @@ def test_patients_are_the_unit_and_what_is_not_defined_is_counted() -> None:
     assert found.difference.bias == 1.5
     assert found.ratio.bias == pytest.approx(1.1)
     assert math.isnan(found.ratio.low)
-    with pytest.raises(InputError, match="2 and 1 values of 2 cases"):
+    with pytest.raises(InputError, match="2 and 1 values for 2 cases"):
         agreement([1.0, 2.0], [1.0], ["a", "b"])
 
 

@@ -26,9 +26,9 @@ def test_clicks_to_reach_a_dice() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(InputError, match="must rise"):
+    with pytest.raises(InputError, match="must increase"):
         click_curve_area([1, 1], [0.1, 0.2])
-    with pytest.raises(InputError, match="two points"):
+    with pytest.raises(InputError, match="at least two points"):
         click_curve_area([1], [0.1])
-    with pytest.raises(InputError, match="one value each"):
+    with pytest.raises(InputError, match="expected one each"):
         clicks_to_reach([1, 2], [0.1], 0.5)

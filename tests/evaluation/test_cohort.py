@@ -86,11 +86,11 @@ def test_missing_and_extra_files_are_named_all_at_once(cohort: Path) -> None:
     for offender in (
         "case a: no prediction",
         "case b: no PET",
-        "z.nii belongs to no case",
+        "z.nii does not belong to any case",
         "case c: two PETs",
     ):
         assert offender in message
-    assert message.startswith("4 files do not fit")
+    assert message.startswith("4 files do not match")
     assert "\n" not in message
     assert not (cohort / "out").exists()
 
@@ -124,7 +124,7 @@ def test_bad_content_marks_the_case_and_spares_the_others(cohort: Path) -> None:
     evaluate_folders(cohort / "pred", cohort / "gt", cohort / "out")
     cases = rows(cohort / "out" / "cases.csv")
     assert "case a" in cases[0]["error"]
-    assert "not binary, it holds label 2" in cases[0]["error"]
+    assert "not binary, it contains label 2" in cases[0]["error"]
     assert "case b" in cases[1]["error"]
     assert (cases[0]["dice"], cases[2]["error"], cases[2]["fpv_ml"]) == ("", "", "1.0")
     summary = json.loads((cohort / "out" / "summary.json").read_text())
@@ -147,7 +147,7 @@ def test_probability_maps_give_froc_and_must_be_there_for_every_case(cohort: Pat
     assert "froc" not in run(*common, figures=False)
 
     (cohort / "probability" / "a.nii.gz").rename(cohort / "probability" / "z.nii.gz")
-    with pytest.raises(InputError, match=r"case a: no probability map in .*; .*z\.nii\.gz belongs to no case"):
+    with pytest.raises(InputError, match=r"case a: no probability map in .*; .*z\.nii\.gz does not belong to any case"):
         run(*common, probabilities=cohort / "probability")
 
 
@@ -161,7 +161,7 @@ def test_other_peoples_rules_become_columns_and_statistics(cohort: Path) -> None
     assert list(summary["compat"]) == ["l1dfl", "autopet"]
     assert summary["compat"]["autopet"]["metrics"]["autopet_dice"]["n"] == 2
     assert "arXiv" in summary["compat"]["l1dfl"]["source"]
-    with pytest.raises(InputError, match="no scoring rule 'autopot'"):
+    with pytest.raises(InputError, match="unknown scoring rule 'autopot'"):
         run(*common, compat=("autopot",))
 
 
@@ -209,11 +209,11 @@ def test_the_command_tells_of_a_label_that_no_prediction_holds(tmp_path: Path) -
     save(tmp_path / "pred" / "a.nii.gz", lesion((0, 3)))
     paths = ["--pred", tmp_path / "pred", "--gt", tmp_path / "gt", "--out", tmp_path / "out", "--foreground", 3]
     ended = CliRunner().invoke(app, ["evaluate", *map(str, paths)])
-    assert "every prediction is empty, though there are lesions; only label 3 was looked for" in ended.output
+    assert "every prediction is empty, but the ground truth is not; only label 3 counts as lesion" in ended.output
 
 
 def test_the_background_is_no_foreground(cohort: Path) -> None:
-    with pytest.raises(InputError, match="foreground 0 is the background"):
+    with pytest.raises(InputError, match="foreground 0: expected a lesion label of at least 1"):
         evaluate_folders(cohort / "pred", cohort / "gt", cohort / "out", foreground=0)
 
 
@@ -224,7 +224,7 @@ def test_manifest_gives_labels_pet_split_and_patients(cohort: Path) -> None:
 
     manifest = cohort / "manifest.json"
     write_manifest(manifest, [case("a", "test"), case("b", "test"), case("c", "train")])
-    with pytest.raises(InputError, match=r"c\.nii\.gz belongs to no case"):
+    with pytest.raises(InputError, match=r"c\.nii\.gz does not belong to any case"):
         run(cohort / "pred", manifest, cohort / "out", split="test")
     (cohort / "pred" / "c.nii.gz").unlink()
     summary = run(cohort / "pred", manifest, cohort / "out", split="test", figures=True)

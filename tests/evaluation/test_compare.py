@@ -92,7 +92,7 @@ def test_holm_counts_all_headline_metrics_and_evaluations(tmp_path: Path) -> Non
 
 
 def test_the_patient_is_the_unit_and_only_common_scans_count(tmp_path: Path) -> None:
-    """p has three scans, one of them without a Dice in B: his means are over the other two."""
+    """p has three scans, one of them without a Dice in B: its means are over the other two."""
     patients = ["p", "p", "p", "q"]
     a = written(tmp_path / "A", {"dice": [0.2, 0.4, 0.9, 0.5]}, patients)
     b = written(tmp_path / "B", {"dice": [0.4, 0.8, NAN, 0.5]}, patients)
@@ -108,9 +108,9 @@ def test_one_case_is_no_test_and_few_can_prove_nothing(tmp_path: Path) -> None:
     row = content["metrics"]["dice"]["B"]
     assert (row["p"], row["p_holm"], row["ci_low"]) == (None, None, None)
     assert row["hodges_lehmann"] == pytest.approx(0.1)
-    assert "one patient only: no test is possible" in (tmp_path / "out" / "compare.md").read_text()
+    assert "only one patient, so no test is possible" in (tmp_path / "out" / "compare.md").read_text()
     few = [written(tmp_path / "5" / name, {"dice": [0.1 * number] * 5}) for number, name in enumerate("AB")]
-    assert "With 5 patients no difference" in compare(read_evaluations(few), "A")["statistics"]
+    assert "With 5 patients, no difference" in compare(read_evaluations(few), "A")["statistics"]
 
 
 def test_evaluations_that_cannot_be_compared_are_refused_with_every_reason(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_evaluations_that_cannot_be_compared_are_refused_with_every_reason(tmp_p
     message = str(caught.value)
     for reason in (
         "case case2 is in B but not in A",
-        "case case0: A and B have another truth file",
+        "case case0: A and B have different truth files",
         "A and B differ in connectivity (18 and 26)",
         "A and B define iou differently",
     ):
@@ -132,9 +132,9 @@ def test_evaluations_that_cannot_be_compared_are_refused_with_every_reason(tmp_p
     assert message.startswith("4 differences")
     with pytest.raises(InputError, match="is given twice"):
         read_evaluations([a, a])
-    with pytest.raises(InputError, match="two folders or more"):
+    with pytest.raises(InputError, match="at least two folders"):
         read_evaluations([a])
-    with pytest.raises(InputError, match=r"holds no summary\.json"):
+    with pytest.raises(InputError, match=r"summary\.json is missing"):
         read_evaluations([a, tmp_path])
 
 

@@ -1,4 +1,4 @@
-"""Other people's rules against plain restatements of them, and on cases worked out by hand."""
+"""Published scoring rules against plain restatements of them, and on cases worked out by hand."""
 
 from __future__ import annotations
 
@@ -231,7 +231,8 @@ def test_without_pet_only_c3_is_not_defined() -> None:
 
 
 def test_wrong_input_is_refused_and_every_rule_names_its_source() -> None:
-    with pytest.raises(InputError, match="no scoring rule 'autopet3'; there are l1dfl, autopet, deep-psma, brats-mets"):
+    rules = "l1dfl, autopet, deep-psma, brats-mets"
+    with pytest.raises(InputError, match=f"unknown scoring rule 'autopet3'; expected one of {rules}"):
         compat_columns("autopet3", SOME, SOME, SPACING_MM)
     with pytest.raises(InputError, match="prediction has shape"):
         compat_columns("autopet", SOME, SOME[:3], SPACING_MM)

@@ -31,12 +31,12 @@ def test_page_holds_numbers_conventions_figures_and_failures(tmp_path: Path) -> 
     summary = run(*arguments, probabilities=cohort / "probability", compat=("autopet",))
     page = cohort / "out" / "report.html"
     text = text_of(page)
-    assert "Cases evaluated: 3, of patients: 3; failed: 1." in text
-    assert "not binary, it holds label 2" in text
+    assert "Cases evaluated: 3; patients: 3; failed cases: 1." in text
+    assert "not binary, it contains label 2" in text
     for metric in METRICS.values():
         if metric.headline:
             assert re.sub(r"\s+", " ", metric.convention).replace(">", "&gt;").replace("'", "&#x27;") in text
-    assert "0.4444 0.5 0 0 0.6667" in text  # average precision, AUROC, sensitivity at 1/8, 1/4, 1/2 false alarms
+    assert "0.4444 0.5 0 0 0.6667" in text  # average precision, AUROC, sensitivity at 1/8, 1/4, 1/2 false positives
     assert "TMTV (ml) 3 3.333 2.333" in text
     assert "autopet_fpv_ml 0.3333" in text
     assert f"numpy {summary['versions']['numpy']}" in text
@@ -52,7 +52,7 @@ def test_the_worst_cases_are_shown_and_all_are_listed(tmp_path: Path, monkeypatc
     cohort = write_cohort(tmp_path)
     run(cohort / "pred", cohort / "gt", cohort / "out")
     text = text_of(cohort / "out" / "report.html")
-    assert "the 2 cases of lowest Dice" in text
+    assert "The 2 cases with the lowest Dice" in text
     shown = re.findall(r"(\w): Dice (\S+), ", text)
     assert shown == [("b", "0.500"), ("a", "1.000")]  # c has no Dice: it comes last
 

@@ -33,7 +33,7 @@ def test_undefined_pairs_are_left_out_and_equal_ones_say_nothing() -> None:
     assert (found.n, found.p) == (5, pytest.approx(2 / 32))
     assert paired_test([0.5, 0.6], [0.5, 0.6]).p == 1
     assert math.isnan(paired_test([nan], [1.0]).p)
-    with pytest.raises(InputError, match="of 1 and 2 values"):
+    with pytest.raises(InputError, match="got 1 and 2 values"):
         paired_test([1.0], [1.0, 2.0])
 
 

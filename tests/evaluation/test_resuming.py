@@ -105,7 +105,7 @@ def test_what_changed_is_done_again(cohort: Path, evaluated: list[str], monkeypa
     evaluate(cohort, connectivity=26)
     assert evaluated == ["b", "a", "b", "c"]
     evaluated.clear()
-    monkeypatch.setattr(kept_cases, "evaluation_code", lambda: "another version")
+    monkeypatch.setattr(kept_cases, "EVALUATION_FORMAT", kept_cases.EVALUATION_FORMAT + 1)
     evaluate(cohort, connectivity=26)
     assert evaluated == ["a", "b", "c"]
     evaluated.clear()
@@ -257,7 +257,7 @@ def test_a_worker_ended_from_outside_is_said_in_one_line(
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
     output, _ = process.communicate(timeout=60)
-    assert "InputError a process that evaluates cases was ended from outside" in output
+    assert "InputError an evaluation process was killed" in output
     assert (cohort / "k" / "a.json").is_file()
     evaluate_pairs(pair_folders(cohort / "pred", cohort / "gt"), keep_in=cohort / "k")
 

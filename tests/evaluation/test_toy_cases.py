@@ -384,9 +384,9 @@ def test_wrong_input_is_refused() -> None:
         evaluate_case(SOME, SOME[..., :5], (1, 1, 1))
     with pytest.raises(InputError, match="PET has shape"):
         evaluate_case(SOME, SOME, (1, 1, 1), PET[..., :5])
-    with pytest.raises(InputError, match="truth is not binary: it holds 2"):
+    with pytest.raises(InputError, match="ground truth is not binary: it contains 2"):
         evaluate_case(SOME * 2, SOME, (1, 1, 1))
-    with pytest.raises(InputError, match=r"prediction is not binary: it holds 0\.5"):
+    with pytest.raises(InputError, match=r"prediction is not binary: it contains 0\.5"):
         evaluate_case(SOME, SOME * 0.5, (1, 1, 1))
     with pytest.raises(InputError, match="three positive lengths"):
         evaluate_case(SOME, SOME, (1, 1, 0))
@@ -394,21 +394,21 @@ def test_wrong_input_is_refused() -> None:
         evaluate_case(SOME, SOME, (1, 1, 1), connectivity=8)
     with pytest.raises(InputError, match="three axes"):
         evaluate_case(SOME[0], SOME[0], (1, 1, 1))
-    with pytest.raises(InputError, match="does not have voxels of"):
+    with pytest.raises(InputError, match="does not match the voxel size of"):
         evaluate_case(SOME, SOME, (1, 1, 1), affine=np.diag([2.0, 1, 1, 1]))
     with pytest.raises(InputError, match=r"PET is not finite at voxel \(1, 1, 1\) inside a lesion"):
         evaluate_case(SOME, SOME, (1, 1, 1), np.full_like(PET, np.nan))
     for value in (1.5, -0.1, np.nan):
-        with pytest.raises(InputError, match=rf"probability holds {value}"):
+        with pytest.raises(InputError, match=rf"probability is {value}"):
             evaluate_case(SOME, SOME, (1, 1, 1), probability=np.full(SOME.shape, value))
-    with pytest.raises(InputError, match="probability is 0 all over predicted lesion 1"):
+    with pytest.raises(InputError, match="probability is 0 throughout predicted lesion 1"):
         evaluate_case(SOME, SOME, (1, 1, 1), probability=np.zeros(SOME.shape))
     with pytest.raises(InputError, match="probability has shape"):
         evaluate_case(SOME, SOME, (1, 1, 1), probability=np.zeros((2, 2, 2)))
     for value in (-2, 1.5, np.inf, np.nan):
-        with pytest.raises(InputError, match=f"prediction is no instance map: it holds {value}"):
+        with pytest.raises(InputError, match=f"prediction is not an instance map: it contains {value}"):
             evaluate_case(SOME, np.where(SOME, value, 0), (1, 1, 1), instances=True)
     near = PET.copy()
     near[3, 2, 1] = np.nan
-    with pytest.raises(InputError, match="PET holds NaN or infinite values in or near a lesion"):
+    with pytest.raises(InputError, match="PET contains NaN or infinite values in or near a lesion"):
         evaluate_case(SOME, SOME, (1, 1, 1), near)

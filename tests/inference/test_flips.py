@@ -40,7 +40,7 @@ class Ramp(Threshold):
 
 def test_clicks_are_mirrored_along_and_every_mirroring_keeps_its_own_logits_and_embedding():
     stub, volume = Ramp(), from_array(np.ones((90, 60, 60), np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
-    found = predictor(stub, flips=True, follow=False)
+    found = predictor(stub, flips=True, zoom=False)
     found.set_image({"PT": volume})
     first = found.add_click((44, 30, 30))
     # Four ramps rise and four fall about the crop's voxel 24, so their mean is 24 everywhere, less 20, plus 1 to 8.
@@ -99,7 +99,7 @@ def test_a_mirrored_scan_gives_the_mirrored_lesion_with_a_real_network():
             for axis in axes:
                 positions[:, axis] = array.shape[axis] - 1 - positions[:, axis]
         for flips in (False, True):
-            found = predictor(model, 3.0, flips=flips, follow=False)
+            found = predictor(model, 3.0, flips=flips, zoom=False)
             found.set_image({"PT": from_array(values, np.diag([4.1, 3.3, 5.2, 1.0]))})
             found.add_clicks(positions, [1, 0])
             shown[flips, mirrored] = mirrored_logits(found, array.shape, axes if mirrored else ())

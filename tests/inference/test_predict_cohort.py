@@ -98,8 +98,9 @@ def test_a_case_is_done_again_when_its_clicks_or_the_model_changed(tmp_path: Pat
     (out / "masks" / "case_01.nii.gz").unlink()
     assert again() == (1, 1)
     record = out / "masks" / "case_01.predict.json"
-    record.write_text(record.read_text().replace('"flips": false', '"flips": true'))
-    assert again() == (1, 1)
+    for was, is_now in (('"flips": false', '"flips": true'), ('"obey": true', '"obey": false')):
+        record.write_text(record.read_text().replace(was, is_now))
+        assert again() == (1, 1)
     record.write_text("{")
     assert again() == (1, 1)
     assert again(spacing_mm=4.0) == (2, 0)

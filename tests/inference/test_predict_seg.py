@@ -64,9 +64,9 @@ def test_the_segments_are_the_instance_map_on_the_series_that_was_named(scan, tm
 @pytest.mark.parametrize(
     ("series", "says"),
     [
-        (None, "holds 2 PET series; choose one by --series"),
-        ("1.2.3.2", "PT.nii.gz: does not lie on the grid of series 1.2.3.2: shifted by"),
-        ("1.2.3.9", "is not there; PET and CT series there"),
+        (None, "contains 2 PET series; choose one with --series"),
+        ("1.2.3.2", "PT.nii.gz: not on the grid of series 1.2.3.2: shifted by"),
+        ("1.2.3.9", "not found; PET and CT series found"),
     ],
 )
 def test_another_series_is_refused_before_anything_is_written(scan, tmp_path, series, says):

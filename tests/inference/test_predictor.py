@@ -162,7 +162,7 @@ def test_overlap_goes_to_the_higher_probability():
             return (ramp if len(self.encoded) == 1 else 4 - ramp)[None, None], torch.ones(1, 1)
 
     volume = from_array(np.ones((60, 8, 8), np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
-    found = predictor(ByCentre(), follow=False)
+    found = predictor(ByCentre(), zoom=False)
     found.set_image({"PT": volume})
     found.add_click((24, 4, 4), lesion=7)  # crop over x 0..47
     found.add_click((30, 4, 4), lesion=2)  # crop over x 6..53
@@ -185,7 +185,7 @@ def test_overlap_goes_to_the_higher_probability():
 
 def test_a_lesion_beyond_the_image_border_is_cut_there():
     stub = Threshold(level=-100)  # everything
-    found = predictor(stub, follow=False)
+    found = predictor(stub, zoom=False)
     found.set_image({"PT": plain_scan((100, 44, 36))})
     found.add_click((0, 22, 18))
     mask = found.mask()
@@ -245,7 +245,7 @@ def test_wrong_clicks_are_named():
 
 def test_clicks_outside_the_crop(caplog):
     stub = Threshold()
-    found = predictor(stub, follow=False)
+    found = predictor(stub, zoom=False)
     found.set_image({"PT": plain_scan((100, 44, 36))})
     before = found.add_click((20, 22, 18))
     assert found.crop_holds((43, 22, 18), 1)
@@ -261,7 +261,7 @@ def test_clicks_outside_the_crop(caplog):
 
 def test_a_foreground_click_outside_the_crop_opens_one_of_its_own():
     stub, volume = Threshold(level=0.3), plain_scan((100, 44, 36))
-    found, far = predictor(stub, follow=False), predictor(Threshold(level=0.3), follow=False)
+    found, far = predictor(stub, zoom=False), predictor(Threshold(level=0.3), zoom=False)
     for each in (found, far):
         each.set_image({"PT": volume})
     near = found.add_click((20, 22, 18))
@@ -305,7 +305,7 @@ def test_where_sites_overlap_the_higher_logits_hold_and_both_are_given_the_click
 
     volume = from_array(np.ones((90, 8, 8), np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
     stub = ByCentre()
-    found = predictor(stub, follow=False)
+    found = predictor(stub, zoom=False, obey=False)
     found.set_image({"PT": volume})
     assert found.add_click((24, 4, 4)).predicted_iou == pytest.approx(0.8)  # crop over x 0..47
     both = found.add_click((50, 4, 4))  # 26..73
@@ -358,16 +358,16 @@ def test_a_lesion_larger_than_its_crop_is_followed_without_a_seam(along):
         volume = from_array(volume.array.transpose(2, 1, 0).copy(), volume.affine)
     centre = np.array(volume.array.shape) // 2
     masks = {}
-    for follow in (False, True):
+    for zoom in (False, True):
         stub = Halfway()
-        found = Predictor(stub, Preprocessing(("PT",), 2.0), follow=follow)
+        found = Predictor(stub, Preprocessing(("PT",), 2.0), zoom=zoom)
         found.set_image({"PT": volume})
         found.add_click(centre)
-        masks[follow] = found.mask().astype(bool)
-        assert len(stub.encoded) == (3 if follow else 1)
+        masks[zoom] = found.mask().astype(bool)
+        assert len(stub.encoded) == (3 if zoom else 1)
     axis = 0 if along == "x" else 2
     other = tuple(a for a in range(3) if a != axis)
-    reach = {follow: np.flatnonzero(mask.any(other)) for follow, mask in masks.items()}
+    reach = {zoom: np.flatnonzero(mask.any(other)) for zoom, mask in masks.items()}
     assert len(reach[False]) == 48  # cut at the crop's faces
     assert len(reach[True]) == pytest.approx(110, abs=5)
     area, expected = masks[True].sum(other), truth.sum(other)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from prompts.errors import InputError
+from sammed3d_ft.data.ambiguity import START_INSIDE, START_OUTSIDE
 from sammed3d_ft.data.crops import Region, crop_grid
-from sammed3d_ft.inference.views import START_INSIDE, START_OUTSIDE, StartMask
+from sammed3d_ft.inference.views import StartMask
 from tests.inference.stand_ins import Threshold, plain_scan, predictor
 
 

@@ -206,6 +206,7 @@ def test_losses_and_measures_by_hand(model: SAMMed3D, embedding: Tensor, monkeyp
         assert float(output.iou_losses[number]) == pytest.approx(iou_loss, rel=1e-5)
         assert output.dice[number].tolist() == pytest.approx([2 * both[i] / sizes[i] for i in range(2)])
         assert float(output.mask_losses[number]) == pytest.approx(float(criterion(logits, target).detach()))
+        assert float(output.max_probability[number]) == pytest.approx(float(logits.detach().sigmoid().max()))
         expected += (float(criterion(logits, target).detach()) + 0.5 * iou_loss) / 2
     assert float(output.loss.detach()) == pytest.approx(expected, rel=1e-5)
 

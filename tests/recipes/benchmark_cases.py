@@ -122,6 +122,18 @@ def stand_in_for_training(monkeypatch: pytest.MonkeyPatch) -> Done:
     return done
 
 
+def current(out: Path, row: str, fold: str, what: str = "masks", seed: int = 0) -> Path:
+    """The folder of masks, or of the evaluation, that the tables show."""
+    run = out / "runs" / row / f"fold{fold}_seed{seed}"
+    return run / what / json.loads((run / "current.json").read_text())[what]
+
+
+def made_in(out: Path, *what: str) -> dict[Path, tuple[int, bytes]]:
+    """Every file of masks and evaluations (or one of the two): when it was written, and its content."""
+    files = (path for name in what or ("masks", "evaluation") for path in out.glob(f"runs/*/*/{name}/**/*"))
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files if path.is_file()}
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

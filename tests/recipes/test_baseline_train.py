@@ -77,6 +77,9 @@ def test_a_baseline_learns_and_its_export_replays_to_its_scores(tmp_path: Path, 
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
     assert len(losses) == 48  # two batches of three crops, 24 times
     assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
+    highest = [line["train/max_probability"] for line in lines if "train/loss" in line]
+    assert all(0 < value <= 1 for value in highest)
+    assert min(highest[-4:]) > 0.5  # it finds lesions
     assert [line["epoch"] for line in lines if "val/dice" in line] == [12, 24]  # nothing to score before training
     assert summary["val/dice"] == max(line["val/dice"] for line in lines if "val/dice" in line) > 0.3
     segmenter = AutomaticSegmenter.from_pretrained(run / "export", "cpu")
@@ -98,13 +101,16 @@ def test_a_baseline_learns_and_its_export_replays_to_its_scores(tmp_path: Path, 
     assert segmenter.metadata["base_hash"] == facts["base_hash"]
 
 
-@pytest.mark.parametrize("last_step", [1, 2])
+@pytest.mark.parametrize(("last_step", "loss"), [(1, "dice_ce"), (2, "dice_ce"), (1, "l1dfl, warm_start: 0.3")])
 def test_a_stopped_run_ends_in_the_same_export(
-    last_step: int, tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+    last_step: int, loss: str, tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Step 1 is amid an epoch, step 2 at its end. Batch norm's running statistics are part of both."""
-    whole = recipe.train(settings(tmp_path / "whole", manifest))
-    broken = settings(tmp_path / "broken", manifest)
+    """Step 1 is amid an epoch, step 2 at its end. Batch norm's running statistics are part of both.
+
+    The warm start covers steps 1 and 2 of 4, so that the stop is amid it.
+    """
+    whole = recipe.train(settings(tmp_path / "whole", manifest, f"loss={{name: {loss}}}"))
+    broken = settings(tmp_path / "broken", manifest, f"loss={{name: {loss}}}")
     with monkeypatch.context() as patched:
         stop_after(patched, last_step)
         with pytest.raises(Killed):
@@ -279,6 +285,7 @@ def test_the_section_network_makes_a_config_that_of_a_baseline(tmp_path: Path) -
         ("optim.lr_decoder=1e-4", "unknown key optim.lr_decoder, did you mean 'lr_encoder'?"),
         ("validate.clicks=[1, 5]", "unknown key validate.clicks"),
         ("loss.iou_weight=1", "unknown key loss.iou_weight"),
+        ("loss.warm_start=0.2", "loss.warm_start 0.2 starts with Dice-CE, and loss.name is dice_ce throughout: set "),
         ("model.variant=mini", "unknown key model"),
         ("data.modalities=[]", "data.modalities"),
     ],

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from prompts.errors import InputError
 from sammed3d_ft.cli.main import app
 from sammed3d_ft.data.manifest import read_manifest, write_manifest
+from sammed3d_ft.evaluation import kept_cases
 from sammed3d_ft.evaluation.paired import paired_test
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import save_safetensors, sha256_of
@@ -28,8 +29,10 @@ from sammed3d_ft.recipes.config import load_config
 from tests.recipes.benchmark_cases import (
     Done,
     StandIn,
+    current,
     expected_dice,
     line_of,
+    made_in,
     rows_of,
     write_config,
 )
@@ -46,7 +49,7 @@ def test_each_patient_is_tested_once_and_never_trained_on(folder: Path, trained:
         assert len(set().union(*splits.values())) == 6
         tested += sorted(splits["test"])
         for level in ("1_clicks", "5_clicks"):
-            masks = folder / "out" / "runs" / "a" / f"fold{fold}_seed0" / "masks" / level
+            masks = current(folder / "out", "a", fold) / level
             assert {path.name for path in masks.iterdir()} == {f"{case}.nii.gz" for case in splits["test"]}
     assert tested == [f"train_{n}" for n in range(6)]
 
@@ -143,11 +146,13 @@ def test_killed_at_any_point_it_goes_on_and_ends_in_the_same_tables(
     assert (folder / "out" / "table.csv").read_bytes() == wanted
 
 
-def test_masks_are_made_anew_when_the_model_the_clicks_a_label_or_the_code_changed(
-    folder: Path, trained: Done, monkeypatch: pytest.MonkeyPatch
+def test_masks_are_made_anew_when_the_model_the_clicks_or_a_label_changed_and_the_old_ones_stay(
+    folder: Path, trained: Done
 ) -> None:
     benchmark.run(write_config(folder, seeds=[0]))
     assert len(trained.images) == 12
+    first = made_in(folder / "out")
+    assert sum(path.name.endswith(".nii.gz") for path in first) == 24
     (folder / "out" / "runs" / "a" / "foldx_seed0" / "export" / "model.safetensors").write_text("a 1")
     benchmark.run(write_config(folder, seeds=[0]))
     assert len(trained.images) == 12 + 2
@@ -161,9 +166,25 @@ def test_masks_are_made_anew_when_the_model_the_clicks_a_label_or_the_code_chang
     assert line_of(folder / "out", "a", "2 clicks per lesion")["patients"] == "6"
     benchmark.run(write_config(folder, seeds=[0], clicks=[1, 2, 5]))
     assert len(trained.images) == 28  # nothing changed
-    monkeypatch.setattr(masks, "_mask_code", lambda: "of another version")
-    benchmark.run(write_config(folder, seeds=[0], clicks=[1, 2, 5]))
-    assert len(trained.images) == 28 + 12
+    assert first.items() <= made_in(folder / "out").items()
+
+
+def test_a_format_counted_up_makes_new_masks_or_scores_beside_the_old(
+    folder: Path, trained: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = write_config(folder, seeds=[0]), folder / "out"
+    benchmark.run(config)
+    masks_before, scores_before = made_in(out, "masks"), made_in(out, "evaluation")
+    monkeypatch.setattr(kept_cases, "EVALUATION_FORMAT", kept_cases.EVALUATION_FORMAT + 1)
+    benchmark.run(config)
+    assert len(trained.images) == 12
+    assert made_in(out, "masks") == masks_before
+    assert len(made_in(out, "evaluation")) == 2 * len(scores_before)
+    monkeypatch.setattr(masks, "MASKS_FORMAT", masks.MASKS_FORMAT + 1)
+    benchmark.run(config)
+    assert len(trained.images) == 12 + 12
+    assert len(made_in(out, "masks")) == 2 * len(masks_before)
+    assert (masks_before | scores_before).items() <= made_in(out).items()
 
 
 def test_a_rows_config_need_not_name_run_folder_and_manifest(folder: Path, trained: Done) -> None:
@@ -178,7 +199,7 @@ def test_a_rows_config_need_not_name_run_folder_and_manifest(folder: Path, train
 def test_a_broken_prediction_is_a_marked_row_and_made_anew_by_the_next_call(folder: Path, trained: Done) -> None:
     config = write_config(folder, seeds=[0])
     benchmark.run(config)
-    mask = folder / "out" / "runs" / "b" / "foldy_seed0" / "masks" / "5_clicks" / "train_3.nii.gz"
+    mask = current(folder / "out", "b", "y") / "5_clicks" / "train_3.nii.gz"
     mask.write_bytes(mask.read_bytes()[:60])
     ended = CliRunner().invoke(app, ["benchmark", str(config)])
     assert ended.exit_code == 3
@@ -227,10 +248,10 @@ def test_the_manifests_own_split_is_one_fold(folder: Path, trained: Done) -> Non
     assert float(line["mean"]) == pytest.approx(wanted)
     # The same patient in train and test, or no test at all, is refused.
     write_manifest(cohort, [replace(case, group="p") if case.id in ("train_0", "train_2") else case for case in cases])
-    with pytest.raises(InputError, match="1 patient is in two splits: p; a model would be tested"):
+    with pytest.raises(InputError, match="1 patient is in two splits: p; models would be tested"):
         benchmark.run(write_config(folder, folds="split", folds_key=None))
     write_manifest(cohort, [replace(case, split="train") for case in cases[:5]])
-    with pytest.raises(InputError, match="folds: split, but no case in val, test; or name folds"):
+    with pytest.raises(InputError, match="no case in val, test, needed by folds: split; or give folds"):
         benchmark.run(write_config(folder, folds="split", folds_key=None))
     write_manifest(cohort, [replace(case, split="training") for case in cases[:5]])
     with pytest.raises(InputError, match="unknown split training, expected train, val, test"):
@@ -238,7 +259,7 @@ def test_the_manifests_own_split_is_one_fold(folder: Path, trained: Done) -> Non
 
 
 def test_a_seed_given_twice_is_refused(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"seeds \[0, 0\]: one is given twice"):
+    with pytest.raises(InputError, match=r"seeds \[0, 0\]: a duplicate seed"):
         benchmark.run(write_config(folder, seeds=[0, 0]))
 
 
@@ -274,7 +295,7 @@ track: {{trackers: [tensorboard], log_every_steps: 5}}
 
 
 def test_trainings_of_an_earlier_version_are_found_as_done(folder: Path) -> None:
-    rows = {"a": {"config": "configs/mini.yaml"}}
+    rows = {"a": {"config": "configs/mini.yaml", "set": ["clicks.next=error_random"]}}  # as it was then
     config = benchmark.load_benchmark(write_config(folder, rows=rows, clicks=[1, 3, 5, 10], seeds=[0]))
     manifest = write_folds(config)["x"]
     run = folder / "out" / "runs" / "a" / "foldx_seed0"
@@ -300,12 +321,12 @@ def test_trainings_of_an_earlier_version_are_found_as_done(folder: Path) -> None
 def test_what_is_wrong_with_any_row_is_said_before_training(folder: Path, trained: Done) -> None:
     train = str(folder / "train.yaml")
     for row, said in (
-        ({"config": train, "set": ["optim.epoch=3"]}, "row b: .*did you mean 'epochs'"),
-        ({"checkpoint": "nowhere.pth"}, "row b: no weights at nowhere.pth"),
-        ({"slice_sam": "nowhere.pth"}, "row b: no SAM weights at nowhere.pth"),
-        ({"masks": "nowhere"}, "row b: no folder of masks nowhere"),
-        ({"cascade": {"detector": "a", "prompted": "a"}}, "row b: its detector 'a' is given clicks"),
-        ({"config": train, "set": ["data.targets=all"]}, "rows differ in data.targets"),
+        ({"config": train, "set": ["optim.epoch=3"]}, "method b: .*did you mean 'epochs'"),
+        ({"checkpoint": "nowhere.pth"}, "method b: no weights at nowhere.pth"),
+        ({"slice_sam": "nowhere.pth"}, "method b: no SAM weights at nowhere.pth"),
+        ({"masks": "nowhere"}, "method b: no folder of masks nowhere"),
+        ({"cascade": {"detector": "a", "prompted": "a"}}, "method b: its detector 'a' takes clicks"),
+        ({"config": train, "set": ["data.targets=all"]}, "methods differ in data.targets"),
     ):
         with pytest.raises(InputError, match=said):
             benchmark.run(write_config(folder, rows={"a": {"config": train}, "b": row}))
@@ -344,19 +365,19 @@ def test_a_row_may_have_seeds_of_its_own(folder: Path, trained: Done) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"reference": "c"}, "reference 'c' is no row: choose one of a, b"),
+        ({"reference": "c"}, "reference 'c' is not in rows: choose one of a, b"),
         ({"rows": {"a": {}}}, "rows.a: give exactly one of config, checkpoint, .* or masks"),
         ({"rows": {"a": {"checkpoint": "mini", "masks": "m"}}}, "rows.a: give exactly one of"),
         ({"rows": {"a": {"checkpoint": "mini", "spacing": 3}}}, "rows.a.spacing: Extra inputs"),
         ({"rows": {"a": {"rule": {"fraction_of_max": 0.41}, "clicks": "none"}}}, "the whole image's maximum"),
-        ({"rows": {"a": {"rule": {"fraction_of_max": 41}}}}, "expected a share between 0 and 1"),
+        ({"rows": {"a": {"rule": {"fraction_of_max": 41}}}}, "expected a fraction between 0 and 1"),
         ({"rows": {"a": {"rule": {}}}}, "either fraction_of_max or suv_at_least"),
-        ({"rows": {"a": {"cascade": {"detector": "z", "prompted": "a"}}}}, "its detector 'z' is no row"),
+        ({"rows": {"a": {"cascade": {"detector": "z", "prompted": "a"}}}}, "its detector 'z' is not in rows"),
         ({"metrics": ["dice", "dise"]}, "metrics: unknown dise; known: tmtv_error_ml, dice"),
-        ({"clicks": [0, 1]}, "a lesion gets at least one click"),
+        ({"clicks": [0, 1]}, "a lesion needs at least one click"),
         ({"colour": 1}, "colour: Extra inputs"),
         ({"folds_key": "other"}, "expected at least 3 folds"),
-        ({"folds": 7}, "7 of 6 patients"),
+        ({"folds": 7}, "got 7 for 6 patients"),
     ],
 )
 def test_a_wrong_config_is_one_line(folder: Path, changes: dict[str, Any], said: str) -> None:
@@ -367,7 +388,7 @@ def test_a_wrong_config_is_one_line(folder: Path, changes: dict[str, Any], said:
 
 def test_folds_must_hold_every_case_once(folder: Path) -> None:
     (folder / "folds.json").write_text(json.dumps({"folds": {"x": ["train_0"], "y": ["train_1"], "z": ["nobody"]}}))
-    with pytest.raises(InputError, match=r"4 cases in no fold \['train_2', .*1 ids that are no case \['nobody'\]"):
+    with pytest.raises(InputError, match=r"4 cases without a fold \['train_2', .*1 unknown case ids \['nobody'\]"):
         benchmark.run(write_config(folder))
     (folder / "folds.json").write_text(json.dumps({"folds": {"x": ["train_0"], "y": ["train_1"], "z": ["train_1"]}}))
     with pytest.raises(InputError, match="a case is in two folds"):
@@ -379,7 +400,7 @@ def test_a_patient_must_not_be_in_two_folds(folder: Path) -> None:
     torn = ("train_0", "train_5")
     cases = read_manifest(manifest).cases
     write_manifest(manifest, [replace(case, group="p" if case.id in torn else None) for case in cases])
-    with pytest.raises(InputError, match="1 patient is in two folds: p; a model would be tested on a patient"):
+    with pytest.raises(InputError, match="1 patient is in two folds: p; models would be tested on patients"):
         benchmark.run(write_config(folder))
 
 
@@ -430,7 +451,7 @@ def test_real_runs_a_failed_one_and_a_checkpoint_as_it_is(folder: Path) -> None:
     assert "| 1 click per lesion | as_it_is | 1 per lesion | 6/6 |" in ended.output
     assert "| automatic | unet | none | 6/6 |" in ended.output
     assert "| automatic | cascade | none | 6/6 |" in ended.output
-    assert (folder / "out/runs/cascade/foldx_seed3/masks/automatic/train_0.nii.gz").is_file()
+    assert (current(folder / "out", "cascade", "x", seed=3) / "automatic" / "train_0.nii.gz").is_file()
     # Training's own test scores and the evaluator's, from masks on the disk, are the same numbers.
     own = {line["case"]: line["dice@5"] for line in rows_of(folder / "out/runs/a/foldx_seed0/test_cases.csv")}
     cases = [line for line in rows_of(folder / "out" / "cases.csv") if (line["row"], line["clicks"]) == ("a", "5")]

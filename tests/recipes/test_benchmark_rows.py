@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -23,7 +27,8 @@ from sammed3d_ft.data.manifest_build import from_folders
 from sammed3d_ft.recipes import benchmark
 from sammed3d_ft.recipes.benchmark import runner
 from sammed3d_ft.recipes.benchmark.masks import case_facts
-from tests.recipes.benchmark_cases import line_of, rows_of
+from tests.recipes.benchmark_cases import line_of, made_in, rows_of
+from tests.recipes.test_train import ROOT
 
 AFFINE = np.diag([5.0, 5.0, 5.0, 1.0])  # a voxel of 0.125 ml
 
@@ -109,6 +114,33 @@ def test_a_table_of_two_folders_of_masks_by_hand(tmp_path: Path) -> None:
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| b | none | 1.000 [3/4] |" in table
     assert "| automatic | b | none | 3/4 (1 missing) | 1.000 (1.000 to 1.000) | 1.000 | 0.500 |" in table
+
+
+def test_a_changed_docstring_keeps_masks_and_scores(tmp_path: Path) -> None:
+    config = write_benchmark(tmp_path, TRUTHS, {"suv4": {"rule": {"suv_at_least": 4}}})
+    benchmark.run(config)
+    made = made_in(tmp_path / "out")
+    assert sum(path.name.endswith(".nii.gz") for path in made) == 4
+    for package in ("sammed3d_ft", "prompts"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for source in [*(tmp_path / "sammed3d_ft").rglob("*.py"), *(tmp_path / "prompts").rglob("*.py")]:
+        source.write_text(source.read_text().replace('"""', '"""Reworded: ', 1))
+    command = [sys.executable, "-m", "sammed3d_ft.cli.main", "benchmark", str(config)]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True)
+    assert made_in(tmp_path / "out") == made
+
+
+def test_masks_and_scores_of_an_older_layout_are_left_alone(tmp_path: Path) -> None:
+    run = tmp_path / "out" / "runs" / "suv4" / "fold0_seed0"
+    save(run / "masks" / "1_clicks" / "p1.nii.gz", np.zeros_like(TRUTHS["p1"]))
+    (run / "masks" / "made_of.json").write_text('{"made_of": {"code": "a digest of sources"}, "cases": {}}')
+    (run / "evaluation" / "1_clicks").mkdir(parents=True)
+    (run / "evaluation" / "1_clicks" / "cases.csv").write_text("case,error\np1,\n")
+    before = made_in(tmp_path / "out")
+    assert len(before) == 3
+    benchmark.run(write_benchmark(tmp_path, TRUTHS, {"suv4": {"rule": {"suv_at_least": 4}}}))
+    assert float(line_of(tmp_path / "out", "suv4", "1 click per lesion")["mean"]) == 1  # theirs would have given 0.75
+    assert before.items() <= made_in(tmp_path / "out").items()
 
 
 def test_folders_by_number_of_clicks_are_prompted_rows(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(folder: Path, trained: D
     assert ended.exit_code == 0
     assert "left to another process: b, fold x, seed 0: " in ended.output
     assert "(pid " in ended.output
-    assert "start this once more" in ended.output
+    assert "re-run this when" in ended.output
     assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "2"
     assert benchmark.run(config)[1] == []
     assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "0"

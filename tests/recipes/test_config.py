@@ -111,6 +111,8 @@ def test_the_spacing_comes_from_the_variant(file: Path) -> None:
         ("validate.clicks=[1, 3]", "must hold 1 and 5"),
         ("validate.clicks=[0, 1, 5]", "at least one click"),
         ("loss.name=focal", "loss.name"),
+        ("loss.warm_start=1", "loss.warm_start: Input should be less than 1 (got 1)"),
+        ("loss={name: dice_ce, warm_start: 0.2}", "loss.warm_start 0.2 starts with Dice-CE, and loss.name is dice_ce"),
     ],
 )
 def test_a_wrong_setting_is_named(file: Path, override: str, says: str) -> None:

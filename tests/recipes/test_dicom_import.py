@@ -127,19 +127,19 @@ def test_pet_ct_and_mask_come_out_on_their_grids(folder: Path, tmp_path: Path) -
 
 def test_choices_that_cannot_be_made_are_refused_and_nothing_is_written(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(InputError, match="--roi Liver is not there; regions on this PET: GTV 1/left, Other"):
+    with pytest.raises(InputError, match="--roi Liver not found; regions on this PET: GTV 1/left, Other"):
         run(folder, out, roi=["Liver"])
     write_rtstruct(folder / "rt2.dcm", {"Other": [np.zeros((3, 3))]})
     with pytest.raises(InputError, match="--roi Other is in 2 files"):
         run(folder, out, roi=["Other"])
     second = generate_uid()
     write_series(folder / "pet2", uid=second, change=lambda _, one: setattr(one, "FrameOfReferenceUID", "1.9"))
-    with pytest.raises(InputError, match="holds 2 PET series"):
+    with pytest.raises(InputError, match="contains 2 PET series"):
         run(folder, out)
-    with pytest.raises(InputError, match="CT series 1.2.4 lies in another frame of reference than the PET"):
+    with pytest.raises(InputError, match="CT series 1.2.4 and the PET have different frames of reference"):
         run(folder, out, [second], ct=True)
     assert not out.exists()
-    assert "not known to be aligned" in run(folder, out, [second, "1.2.4"], ct=True)["warnings"][0]
+    assert "may not be aligned" in run(folder, out, [second, "1.2.4"], ct=True)["warnings"][0]
 
 
 def test_export_finds_the_series_and_checks_the_grid(folder: Path, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_export_finds_the_series_and_checks_the_grid(folder: Path, tmp_path: Pat
     mask = tmp_path / "mask_Other.nii.gz"
     seg = tmp_path / "seg.dcm"
     assert export_segmentation(mask, folder, seg)["series"] == "1.2.3"
-    with pytest.raises(InputError, match="does not lie on the grid of series 1.2.4: voxel size 2x4x3 against 1x2x1.5"):
+    with pytest.raises(InputError, match="not on the grid of series 1.2.4: voxel size 2x4x3 against 1x2x1.5"):
         export_segmentation(mask, folder, seg, "1.2.4")
     with pytest.raises(InputError, match="--made by hand: expected MANUAL, SEMIAUTOMATIC, AUTOMATIC"):
         export_segmentation(mask, folder, seg, made="by hand")
@@ -186,9 +186,9 @@ def test_commands_and_their_exit_codes(
     }
     said = {
         "missing slice": "1 slice(s) missing",
-        "mixed series": "holds 2 PET series",
-        "CT as PET": "holds no PET series",
-        "no radiopharmaceutical": "holds no radiopharmaceutical information",
+        "mixed series": "contains 2 PET series",
+        "CT as PET": "contains no PET series",
+        "no radiopharmaceutical": "has no radiopharmaceutical information",
     }
     for name, spoil in wrong.items():
         spoil()

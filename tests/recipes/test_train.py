@@ -18,9 +18,9 @@ from prompts.errors import InputError
 from sammed3d_ft.data.images import read_image, read_label
 from sammed3d_ft.data.manifest import read_manifest, write_manifest
 from sammed3d_ft.inference import Predictor
+from sammed3d_ft.losses import training_loss
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import read_state_dict, save_safetensors
-from sammed3d_ft.recipes import prompted_task
 from sammed3d_ft.recipes import train as recipe
 from sammed3d_ft.recipes.config import TrainConfig, load_config
 from sammed3d_ft.recipes.failures import explain_failure
@@ -350,7 +350,7 @@ def test_what_is_no_number_names_the_lesions_and_leaves_the_weights_from_before(
                 return (logits - logits.detach()).abs().sqrt().sum()  # 0, of infinite slope
             return logits.sum() * float("nan")
 
-    monkeypatch.setattr(prompted_task, "build_loss", lambda name, **options: Broken())
+    monkeypatch.setattr(training_loss, "build_loss", lambda name, **options: Broken())
     what = "gradient" if wrong == "gradient" else "loss"
     said = rf"step 1: the {what} is not a finite number, for train_\d/1; .*step_1"
     with pytest.raises(InputError, match=said) as error:
@@ -365,11 +365,12 @@ def test_a_step_of_micro_batches_logs_the_loss_that_it_optimised(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two micro-batches of one lesion are one batch of two: Dice-CE is a mean over samples."""
-    real, losses, lines = recipe.PromptedTask.loss, [], []
+    real, losses, highest, lines = recipe.PromptedTask.loss, [], [], []
 
     def loss(*arguments: Any) -> Any:
         value, logged = real(*arguments)
         losses.append(float(value.detach()))
+        highest.append(float(logged["train/max_probability"]))
         return value, logged
 
     monkeypatch.setattr(recipe.PromptedTask, "loss", loss)
@@ -381,6 +382,31 @@ def test_a_step_of_micro_batches_logs_the_loss_that_it_optimised(
     assert lines[1] == pytest.approx(lines[0], rel=1e-4)
     assert lines[1]["train/loss"] == pytest.approx((losses[1] + losses[2]) / 2, rel=1e-6)
     assert losses[1] != pytest.approx(losses[2], rel=1e-3)
+    assert lines[1]["train/max_probability"] == max(highest[1:])
+    assert highest[1] != highest[2]
+
+
+def test_the_first_share_of_the_steps_is_trained_with_dice_ce(
+    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three steps, begun at 0, 1/3 and 2/3; two rounds of clicks each."""
+    called: list[str] = []
+
+    class Named(torch.nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            called.append(self.name)
+            if len(called) == 6:
+                raise Killed
+            return logits.square().mean()
+
+    monkeypatch.setattr(training_loss, "build_loss", lambda name, **options: Named(name))
+    with pytest.raises(Killed):
+        recipe.train(settings(tmp_path / "run", manifest, "full", "optim.batch_size=1", "loss.warm_start=0.5"))
+    assert called == ["dice_ce"] * 4 + ["l1dfl"] * 2
 
 
 def test_only_the_lesions_of_the_micro_batch_that_is_no_number_are_named(

@@ -1,4 +1,4 @@
-"""Finds out what a folder of DICOM files holds, and chooses a series of it."""
+"""Lists the contents of a folder of DICOM files, and chooses a series from it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class DicomFile:
     header: Dataset
 
     def text(self, keyword: str) -> str:
-        """An attribute as text, "" where it is missing or empty."""
+        """An attribute as text; "" if it is missing or empty."""
         value = self.header.get(keyword)
         return "" if value is None else str(value).strip()
 
 
 @dataclass(frozen=True, eq=False)
 class FoundSeries:
-    """The files of one series as found, in no order that means anything."""
+    """The files of one series, in arbitrary order."""
 
     uid: str
     modality: str
@@ -52,24 +52,24 @@ class FoundSeries:
 
 @dataclass(frozen=True, eq=False)
 class DicomFolder:
-    """What a folder holds: image series by modality, and the files that hold regions (RTSTRUCT, SEG)."""
+    """The contents of a folder: its image series, and its files with regions (RTSTRUCT, SEG)."""
 
     path: Path
     series: tuple[FoundSeries, ...]
     regions: tuple[DicomFile, ...]
 
     def contents(self) -> str:
-        """What is there, in one phrase."""
+        """The contents, in one phrase."""
         counts = Counter(f"{IMAGE_NAMES.get(one.modality, one.modality or 'unnamed')} series" for one in self.series)
         counts.update(f"{one.text('Modality')} file" for one in self.regions)
         return ", ".join(f"{number} {name}{'s' * (name[-1] != 's' and number > 1)}" for name, number in counts.items())
 
 
 def scan_folder(folder: str | os.PathLike[str]) -> DicomFolder:
-    """Read the header of every DICOM file in a folder and its sub-folders; other files are passed over.
+    """Read the header of every DICOM file in a folder and its subfolders; other files are skipped.
 
     Raises:
-        InputError: no such folder, no DICOM file in it, or a DICOM file that is cut off.
+        InputError: no such folder, no DICOM files in it, the same DICOM object twice, or a truncated DICOM file.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -80,7 +80,7 @@ def scan_folder(folder: str | os.PathLike[str]) -> DicomFolder:
     others = 0
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         header = _header(path)
-        if header is None or header.get("SOPInstanceUID") is None:  # a DICOMDIR is a list of files, no object
+        if header is None or header.get("SOPInstanceUID") is None:  # such as a DICOMDIR, which only lists files
             others += 1
             continue
         file = DicomFile(path, header)
@@ -93,13 +93,13 @@ def scan_folder(folder: str | os.PathLike[str]) -> DicomFolder:
         else:
             series[file.text("SeriesInstanceUID"), file.text("Modality")].append(file)
     if not seen:
-        raise InputError(f"{root}: holds no DICOM file ({others} other files); give the folder of a DICOM export")
+        raise InputError(f"{root}: contains no DICOM files ({others} others); give the folder of a DICOM export")
     found = (FoundSeries(uid, modality, tuple(files)) for (uid, modality), files in series.items())
     return DicomFolder(root, tuple(found), tuple(regions))
 
 
 def _header(path: Path) -> Dataset | None:
-    """The file's header, or None when it is no DICOM file (those of DICOM bear DICM at byte 128)."""
+    """The file's header; None if it is not a DICOM file (these have DICM at byte 128)."""
     try:
         return pydicom.dcmread(path, stop_before_pixels=True)
     except InvalidDicomError:
@@ -112,39 +112,40 @@ def _header(path: Path) -> Dataset | None:
 def choose_series(
     folder: DicomFolder, modality: str, uids: Sequence[str] = (), frame_of_reference: str | None = None
 ) -> FoundSeries:
-    """The series of a modality to take: the one there is, or the one that `uids` names.
+    """The series of a modality to use: the only one, or the one named in ``uids``.
 
     Args:
         folder: what `scan_folder` found.
         modality: "PT" or "CT".
-        uids: Series Instance UIDs that the user chose, of any modality.
-        frame_of_reference: where several series remain, those in this frame of reference go first.
+        uids: Series Instance UIDs chosen by the user, of any modality.
+        frame_of_reference: if several CT series remain, those in this frame of reference are preferred.
 
     Raises:
-        InputError: none, or several of which none is chosen; they are listed. A UID that names no PET or CT series.
+        InputError: no series, or several of which none is chosen (they are listed); a UID that is not that of a PET or
+            CT series.
     """
     known = {one.uid: one for one in folder.series if one.modality in IMAGE_NAMES}
     for uid in uids:
         if uid not in known:
-            what = next((f" is of modality {one.modality}" for one in folder.series if one.uid == uid), " is not there")
-            raise InputError(f"{folder.path}: --series {uid}{what}; PET and CT series there: {_list(known.values())}")
+            what = next((f" has modality {one.modality}" for one in folder.series if one.uid == uid), " not found")
+            raise InputError(f"{folder.path}: --series {uid}{what}; PET and CT series found: {_list(known.values())}")
     name = IMAGE_NAMES[modality]
     candidates = [one for one in known.values() if one.modality == modality]
     if not candidates:
         wrong = [uid for uid in uids if known[uid].modality != modality]
         hint = f"; --series {wrong[0]} is {IMAGE_NAMES[known[wrong[0]].modality]}" if wrong else ""
-        raise InputError(f"{folder.path}: holds no {name} series (found: {folder.contents() or 'nothing'}){hint}")
+        raise InputError(f"{folder.path}: contains no {name} series (found: {folder.contents() or 'nothing'}){hint}")
     named = [one for one in candidates if one.uid in uids]
     if not named and modality == "CT":
-        # A scout view is stored as CT as well; a CT of another frame does not lie on this PET.
+        # Scout views are stored as CT too; a CT in another frame of reference is not aligned with this PET.
         candidates = [one for one in candidates if not _is_localizer(one)] or candidates
         if frame_of_reference:
             candidates = [one for one in candidates if one.frame_of_reference == frame_of_reference] or candidates
     remaining = named or candidates
     if len(remaining) > 1:
         raise InputError(
-            f"{folder.path}: holds {len(remaining)} {name} series{' named by --series' if named else ''}; "
-            f"choose one by --series UID: {_list(remaining)}"
+            f"{folder.path}: contains {len(remaining)} {name} series{' named by --series' if named else ''}; "
+            f"choose one with --series UID: {_list(remaining)}"
         )
     return remaining[0]
 

@@ -1,4 +1,4 @@
-"""DICOM SEG: masks to a segmentation that refers to its source series, and back onto the series' grid."""
+"""DICOM SEG: writes masks as a segmentation that references its source series, and reads them onto a series' grid."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ from sammed3d_ft.data.dicom.series import Series
 
 AlgorithmType = Literal["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"]
 
-# A frame counts as lying on a slice when it does within these: rounding of positions, not another grid.
+# Tolerances for a frame to lie on a slice: they allow for rounded positions, not for another grid.
 _SAME_SLICE = 0.1
 _SAME_PLACE_VOX = 0.05
 _COSINE_TOLERANCE = 1e-3
 
 
 def region_names(file: DicomFile, frame_of_reference: str) -> tuple[str, ...]:
-    """The labels of a file's segments, when it lies in the frame of reference; else none."""
+    """The labels of a file's segments if it is in this frame of reference, else none."""
     if (file.text("FrameOfReferenceUID") or frame_of_reference) != frame_of_reference:
         return ()
     return tuple(str(one.get("SegmentLabel") or "") for one in file.header.get("SegmentSequence") or [])
 
 
 def read_region(file: DicomFile, name: str, series: Series) -> np.ndarray:
-    """The mask of the segment with this label: (column, row, slice) bool; slices without a frame are empty.
+    """The mask of the segment with this label, (column, row, slice) bool; slices without a frame are empty.
 
-    Frames are put where their own position says, which must be a slice of the series.
+    Each frame is placed by its own position, which must be that of a slice of the series.
 
     Raises:
-        InputError: no such segment or several; probabilities (FRACTIONAL) in place of a mask; frames of another
-            size, orientation or place than the slices of the series.
+        InputError: no such segment, or several; probabilities (FRACTIONAL) instead of a mask; frames that differ from
+            the slices of the series in size, orientation or position.
     """
     where = f"{file.path}: segment {name!r}"
     numbers = [int(one.SegmentNumber) for one in file.header.SegmentSequence if str(one.get("SegmentLabel")) == name]
     if not numbers:
         names = ", ".join(region_names(file, series.frame_of_reference)) or "none"
-        raise InputError(f"{where}: is not there; segments on this scan: {names}")
+        raise InputError(f"{where}: not found; segments on this scan: {names}")
     if len(numbers) > 1:
-        raise InputError(f"{where}: is there {len(numbers)} times; give the segments different labels")
+        raise InputError(f"{where}: occurs {len(numbers)} times; give the segments different labels")
     kind = file.text("SegmentationType")
     if kind not in ("BINARY", "LABELMAP"):
-        raise InputError(f"{where}: is stored as {kind or 'no stated type'}, expected BINARY or LABELMAP")
+        raise InputError(f"{where}: the type is {kind or 'not stated'}, expected BINARY or LABELMAP")
     if (int(file.header.Columns), int(file.header.Rows)) != series.shape[:2]:
         raise InputError(
             f"{where}: frames of {file.header.Columns}x{file.header.Rows} do not fit series {series.uid} of "
-            f"{series.shape[0]}x{series.shape[1]}; it was made on another series"
+            f"{series.shape[0]}x{series.shape[1]}; it belongs to another series"
         )
     try:
         segmentation = hd.seg.segread(file.path)
@@ -76,7 +76,7 @@ def read_region(file: DicomFile, name: str, series: Series) -> np.ndarray:
 
 
 def _of(groups: list[Dataset], keyword: str) -> Dataset:
-    """The functional group of a frame: its own, else the one that all frames share."""
+    """A functional group of a frame: its own, or else the one shared by all frames."""
     for group in groups:
         if group.get(keyword):
             return group[keyword].value[0]
@@ -89,10 +89,10 @@ def _slice_of(frame: list[Dataset], series: Series, where: str) -> int:
     wanted = np.array(series.headers[0].ImageOrientationPatient, np.float64)
     spacing = np.array(_of(frame, "PixelMeasuresSequence").PixelSpacing, np.float64)
     spacing_wanted = np.array(series.headers[0].PixelSpacing, np.float64)
-    # In voxels at the far corner, which is what a difference in spacing amounts to.
+    # A difference in spacing is expressed as the shift, in voxels, of the far corner.
     drift_vox = np.abs(spacing / spacing_wanted - 1) * (series.shape[1], series.shape[0])
     if np.abs(orientation - wanted).max() > _COSINE_TOLERANCE or drift_vox.max() > _SAME_PLACE_VOX:
-        raise InputError(f"{where}: frames lie on another grid than series {series.uid}; resample it to that series")
+        raise InputError(f"{where}: frames are not on the grid of series {series.uid}; resample it to that series")
     corner_mm = np.array(_of(frame, "PlanePositionSequence").ImagePositionPatient, np.float64)
     away_mm = np.abs(series.positions_mm - corner_mm @ series.normal)
     index = int(away_mm.argmin())
@@ -100,7 +100,7 @@ def _slice_of(frame: list[Dataset], series: Series, where: str) -> int:
     if away_mm[index] > _SAME_SLICE * series.step_mm or shift_vox > _SAME_PLACE_VOX:
         raise InputError(
             f"{where}: a frame lies {away_mm[index]:.2f} mm and {shift_vox:.2f} voxels from the nearest slice of "
-            f"series {series.uid}; it was made on another series"
+            f"series {series.uid}; it belongs to another series"
         )
     return index
 
@@ -112,28 +112,28 @@ def write_segmentation(
     algorithm_type: AlgorithmType = "SEMIAUTOMATIC",
     description: str = "Lesions",
 ) -> int:
-    """Write a mask or instance map as a binary DICOM SEG that refers to the slices it lies on.
+    """Write a mask or instance map as a binary DICOM SEG that references its source slices.
 
-    Patient, study and frame of reference are those of the source. Each label above 0 is a segment, numbered from 1 by
-    rising label: "Lesion" for a mask, "Lesion <label>" for an instance map.
+    Patient, study and frame of reference are copied from the source. Each label above 0 becomes a segment, numbered
+    from 1 in increasing order: "Lesion" for a mask, "Lesion <label>" for an instance map.
 
     Args:
-        path: file to write; replaced in one step.
+        path: file to write, atomically.
         labels: (column, row, slice) integers on the grid of ``series``; 0 is background.
         series: the source.
-        algorithm_type: how the mask came about.
+        algorithm_type: how the mask was made.
         description: content and series description.
 
     Returns:
         Number of segments.
 
     Raises:
-        InputError: nothing to write, or a source that lacks what a SEG must repeat.
+        InputError: an empty mask, or a source without the attributes that a SEG must copy.
     """
     present = np.unique(labels)
     present = present[present != 0]
     if not len(present):
-        raise InputError(f"{path}: the mask holds no lesion, and a DICOM SEG cannot be empty")
+        raise InputError(f"{path}: the mask is empty, and a DICOM SEG needs at least one segment")
     if labels.shape != series.shape:
         raise ValueError(f"labels of shape {labels.shape} do not fit the series' {series.shape}")
     made_by = hd.AlgorithmIdentificationSequence("sammed3d-ft", codes.DCM.ArtificialIntelligence, __version__)
@@ -151,13 +151,13 @@ def write_segmentation(
         for number, label in enumerate(present.tolist(), 1)
     ]
     frames = labels.transpose(2, 1, 0)
-    # One frame per slice and segment; the numbers of the segments, in the smallest type that holds them.
+    # Renumber labels as segments, in the smallest type that fits.
     numbered = np.searchsorted(present, frames).astype(np.uint8 if len(present) < 255 else np.uint16) + 1
     numbered[frames == 0] = 0
     source: list[Any] = list(series.headers)
     try:
         with warnings.catch_warnings():
-            # Pseudonyms are names of one component; the warning would print them.
+            # Pseudonyms have a single name component; the warning about that would print them.
             warnings.filterwarnings("ignore", ".*unlikely to represent the intended person name", UserWarning)
             segmentation = hd.seg.Segmentation(
                 source_images=source,
@@ -178,7 +178,7 @@ def write_segmentation(
             )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: series {series.uid} cannot be referred to ({first_line})") from error
+        raise InputError(f"{path}: series {series.uid} cannot be referenced ({first_line})") from error
     with whole_file(Path(path)) as temporary:
         segmentation.save_as(temporary)
     return len(segments)

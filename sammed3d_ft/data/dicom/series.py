@@ -1,4 +1,4 @@
-"""Puts the slices of a series in order, checks that they form one volume, and reads their values."""
+"""Orders the slices of a series, checks that they form one volume, and reads their values."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pydicom.dataset import Dataset
 from prompts.errors import InputError
 from sammed3d_ft.data.dicom.folder import IMAGE_NAMES, DicomFile, FoundSeries
 
-# Where bed positions are joined, and by rounding, steps of real scanners vary by a few percent (2.4 % in a GE
-# Discovery ST); a slice that is missing or there twice changes a step by 100 %.
+# The steps of real scanners vary by a few percent, through rounding and where bed positions join (2.4 % in a GE
+# Discovery ST); a missing or duplicate slice changes a step by 100 %.
 STEP_TOLERANCE = 0.1
-# A NIfTI file has one step for all slices: no slice may lie further than this from where it then is, in slices.
+# A NIfTI file has the same step for all slices: no slice may end up further than this, in slices, from its position.
 PLACE_TOLERANCE = 0.25
 # Direction cosines are stored with six decimals or more.
 _COSINE_TOLERANCE = 1e-3
 _MM_TOLERANCE = 1e-3
-_MULTI_FRAME = "is a multi-frame (enhanced) image; only one slice per file is read: convert it to classic DICOM"
+_MULTI_FRAME = "is a multi-frame (enhanced) image; convert it to classic DICOM with one slice per file"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +30,10 @@ class Series:
     Attributes:
         uid: Series Instance UID.
         modality: "PT" or "CT".
-        files: its slices, by position along the normal (right-hand, LPS) of the rows and columns.
+        files: its slices, ordered by position along the normal of rows and columns (right-handed, LPS).
         shape: columns, rows, slices.
-        affine: (4, 4) float64, (column, row, slice) -> world mm (RAS+), a straight line from first to last slice.
-        positions_mm: (slices,) float64, where each slice truly lies along the normal (LPS), in mm.
+        affine: (4, 4) float64, (column, row, slice) -> world mm (RAS+), with equal steps from first to last slice.
+        positions_mm: (slices,) float64, true position in mm of each slice along the normal (LPS).
     """
 
     uid: str
@@ -55,27 +55,27 @@ class Series:
 
     @property
     def step_mm(self) -> float:
-        """Mean distance of neighbouring slices."""
+        """Mean distance between neighbouring slices."""
         return float(np.linalg.norm(self.affine[:3, 2]))
 
     @property
     def normal(self) -> np.ndarray:
-        """(3,) unit vector (LPS) along which `positions_mm` count."""
+        """(3,) unit vector (LPS) along which `positions_mm` are measured."""
         rows, columns = np.array(self.headers[0].ImageOrientationPatient, np.float64).reshape(2, 3)
         return np.cross(rows, columns)
 
     def to_vox(self, points_lps_mm: Any) -> np.ndarray:
-        """(column, row, slice) coordinates (..., 3) of DICOM patient coordinates (..., 3) in mm, by the affine."""
+        """Convert DICOM patient coordinates (..., 3) in mm to (column, row, slice) (..., 3) by the affine."""
         points_mm = np.asarray(points_lps_mm, np.float64) * (-1, -1, 1)
         return (points_mm - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
 
 
 def order_slices(found: FoundSeries) -> Series:
-    """Order the slices of a series by position and check that together they are one regular volume.
+    """Order the slices of a series by position and check that they form one regular volume.
 
     Raises:
-        InputError: multi-frame files, a single slice, slices of another size, orientation or pixel spacing, two at
-            one place, one missing, uneven or sheared (gantry tilt) steps, fewer slices than the series states.
+        InputError: multi-frame files; a single slice; slices that differ in size, orientation, pixel spacing or frame
+            of reference; duplicate or missing slices; uneven or sheared (gantry tilt) steps.
     """
     where = f"{IMAGE_NAMES[found.modality]} series {found}"
     for file in found.files:
@@ -98,7 +98,7 @@ def order_slices(found: FoundSeries) -> Series:
     if len({file.text("FrameOfReferenceUID") for file in found.files}) > 1:
         raise InputError(f"{where}: mixes slices of different frames of reference; separate them")
     if len(found.files) < 2:
-        raise InputError(f"{where}: one slice is no volume; is the export complete?")
+        raise InputError(f"{where}: a single slice is not a volume; is the export complete?")
 
     rows, columns = np.array(first.header.ImageOrientationPatient, np.float64).reshape(2, 3)
     normal = np.cross(rows, columns)
@@ -113,8 +113,8 @@ def order_slices(found: FoundSeries) -> Series:
     row_mm, column_mm = (float(v) for v in first.header.PixelSpacing)
     if lateral_mm.max() > 0.1 * min(row_mm, column_mm):
         raise InputError(
-            f"{where}: slices are shifted sideways by up to {lateral_mm.max():.2f} mm (gantry tilt?), so they form "
-            "no upright volume; resample it first"
+            f"{where}: slices are shifted sideways by up to {lateral_mm.max():.2f} mm (gantry tilt?), so they do not "
+            "form an upright volume; resample it first"
         )
     affine = np.eye(4)
     # Pixel Spacing is (between rows, between columns); ImageOrientationPatient is (along a row, along a column).
@@ -138,13 +138,13 @@ def _check_one(file: DicomFile) -> None:
         except (KeyError, TypeError, ValueError):
             values = np.array([])
         if values.size != size or not np.isfinite(values).all():
-            raise InputError(f"{file.path}: has no valid {keyword}, so it cannot be placed; export the series again")
+            raise InputError(f"{file.path}: has no valid {keyword}, so its position is unknown; export it again")
     if int(header.get("SamplesPerPixel") or 1) != 1:
-        raise InputError(f"{file.path}: is a colour picture, not measured values; leave it out")
+        raise InputError(f"{file.path}: is a colour image, not measured values; remove it")
     along_row, along_column = np.array(header.ImageOrientationPatient, np.float64).reshape(2, 3)
     lengths = np.array([along_row @ along_row, along_column @ along_column])
     if np.abs(lengths - 1).max() > _COSINE_TOLERANCE or abs(along_row @ along_column) > _COSINE_TOLERANCE:
-        raise InputError(f"{file.path}: ImageOrientationPatient is no pair of perpendicular unit vectors")
+        raise InputError(f"{file.path}: ImageOrientationPatient is not a pair of perpendicular unit vectors")
     if min(header.PixelSpacing) <= 0:
         raise InputError(f"{file.path}: PixelSpacing {list(header.PixelSpacing)} must be above 0")
 
@@ -155,7 +155,7 @@ def _check_steps(where: str, files: tuple[DicomFile, ...], positions_mm: np.ndar
     small = int(np.argmin(steps_mm))
     if steps_mm[small] < _MM_TOLERANCE or steps_mm[small] < 0.01 * usual_mm:
         raise InputError(
-            f"{where}: {files[small].path.name} and {files[small + 1].path.name} lie at the same position; is it "
+            f"{where}: {files[small].path.name} and {files[small + 1].path.name} have the same position; is the series "
             "dynamic or gated, or exported twice?"
         )
     large = int(np.argmax(steps_mm))
@@ -163,7 +163,7 @@ def _check_steps(where: str, files: tuple[DicomFile, ...], positions_mm: np.ndar
     if missing > 0.5:
         raise InputError(
             f"{where}: {round(float(missing))} slice(s) missing between {files[large].path.name} and "
-            f"{files[large + 1].path.name}, a step of {steps_mm[large]:.2f} mm where {usual_mm:.2f} mm is usual; "
+            f"{files[large + 1].path.name}, as the step is {steps_mm[large]:.2f} mm instead of {usual_mm:.2f} mm; "
             "export the series again"
         )
     if np.abs(steps_mm - usual_mm).max() > STEP_TOLERANCE * usual_mm:
@@ -173,23 +173,23 @@ def _check_steps(where: str, files: tuple[DicomFile, ...], positions_mm: np.ndar
         )
     away = np.abs(positions_mm - np.linspace(positions_mm[0], positions_mm[-1], len(files))).max() / usual_mm
     if away > PLACE_TOLERANCE:
-        raise InputError(f"{where}: steps drift so that a slice lies {away:.2f} slices from its place on an even grid")
+        raise InputError(f"{where}: uneven steps put a slice {away:.2f} slices from its position on an even grid")
     stated = int(files[0].header.get("NumberOfSlices") or 0)
     if stated > len(files):
         raise InputError(
-            f"{where}: the files state {stated} slices and {len(files)} are here, those at one end are missing; "
-            "export the series again"
+            f"{where}: the files state {stated} slices but only {len(files)} were found, so slices are missing at an "
+            "end; export the series again"
         )
 
 
 def read_values(series: Series, factor: float = 1.0) -> np.ndarray:
-    """The rescaled values of a series times `factor`: (column, row, slice) float32.
+    """The rescaled values of a series times ``factor``, (column, row, slice) float32.
 
-    Each slice has its own Rescale Slope and Intercept: (stored * slope + intercept) * factor.
+    Each slice uses its own Rescale Slope and Intercept: (stored * slope + intercept) * factor.
 
     Raises:
-        InputError: pixels missing, cut off or compressed in a way that is not supported; no rescale values; a CT
-            in other units than HU.
+        InputError: pixels that are missing, truncated, or compressed in an unsupported way; no rescale values; a CT in
+            units other than HU.
     """
     values = np.empty(series.shape, np.float32)
     for index, file in enumerate(series.files):
@@ -197,7 +197,7 @@ def read_values(series: Series, factor: float = 1.0) -> np.ndarray:
         try:
             slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
         except (AttributeError, TypeError, ValueError) as error:
-            raise InputError(f"{file.path}: has no Rescale Slope and Intercept, so its values mean nothing") from error
+            raise InputError(f"{file.path}: has no Rescale Slope and Intercept, so its values have no unit") from error
         if series.modality == "CT" and file.text("RescaleType") not in ("", "HU"):
             raise InputError(f"{file.path}: CT values are in {file.text('RescaleType')}, expected HU")
         try:
@@ -206,7 +206,7 @@ def read_values(series: Series, factor: float = 1.0) -> np.ndarray:
             syntax = dataset.file_meta.get("TransferSyntaxUID")
             first_line = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"{file.path}: pixels cannot be read, stored as {getattr(syntax, 'name', syntax)} ({first_line}); "
+                f"{file.path}: pixels stored as {getattr(syntax, 'name', syntax)} cannot be read ({first_line}); "
                 "export it again, uncompressed"
             ) from error
         values[:, :, index] = ((stored * slope + intercept) * factor).T

@@ -1,19 +1,20 @@
-"""The factor from PET values to SUV by body weight, from the headers of a series.
+"""The factor that converts PET values to SUV by body weight, from the headers of a series.
 
-Definition: the vendor-neutral pseudo-code of QIBA (RSNA Quantitative Imaging Biomarkers Alliance, FDG-PET/CT), which
-for decay correction to the start of the scan (START) and dose, half-life, weight of the header is
+The definition is the vendor-neutral pseudo-code of QIBA (RSNA Quantitative Imaging Biomarkers Alliance, FDG-PET/CT).
+For decay correction to the start of the scan (START), with dose, half-life and weight from the header, it is
 
     SUVbw = C [Bq/ml] * weight [g] / (dose [Bq] * 2^(-(scan - injection) / half-life))
 
-- Units BQML: as above. With decay correction to the injection (ADMIN) the power is 1: values and dose belong to the
-  same moment (PS3.3 C.8.9.1.1.5), and no time is needed.
-- CNTS (Philips): private (7053,1000) is SUVbw per rescaled value. Where it is absent, (7053,1009) is Bq/ml per
-  rescaled value, and all goes on as for BQML.
-- GML: SUV already, factor 1; refused when SUV Type says lean body mass or surface.
+- Units BQML: as above. With decay correction to the injection (ADMIN) the power is 1, since values and dose refer to
+  the same moment (PS3.3 C.8.9.1.1.5), and no time is needed.
+- CNTS (Philips): private (7053,1000) is SUVbw per rescaled value. If it is absent, (7053,1009) is Bq/ml per rescaled
+  value, and the rest is as for BQML.
+- GML: already SUV, factor 1; refused if SUV Type says lean body mass or surface area.
 
-"Scan" is Series Date and Time where it is not after any slice's Acquisition Date and Time. Otherwise the series was
-made later, and scan is in this order: GE's private scan time (0009,xx0D); the time back-computed from one frame,
-acquisition - frame reference time + the moment in the frame at which the rate is average; the first acquisition.
+"scan" is Series Date and Time, unless that is later than some slice's Acquisition Date and Time. In that case the
+series was created later, and the scan time is the first available of: GE's private scan time (0009,xx0D); the time
+computed back from one frame (acquisition - frame reference time + the moment in the frame at which the rate is
+average); the first acquisition.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from pydicom.valuerep import DA, DT, TM
 
 from prompts.errors import InputError
 
-# After ten half-lives a thousandth is left: nobody scans then, so a time, a date or the half-life is wrong.
+# After ten half-lives a thousandth of the activity is left, so a later scan means a wrong time, date or half-life.
 _MAX_HALF_LIVES = 10.0
-# Tracers that live longer are scanned on later days; a time of injection without a date then says too little.
+# Longer-lived tracers may be scanned days later, so an injection time without a date is ambiguous.
 _LONGEST_HALF_LIFE_WITHOUT_DATE_S = 86400.0
-# 1 MBq is below any dose given to a patient, and above the number that a dose is when written in MBq or kBq.
+# Every patient dose is above 1 MBq; a smaller number means that the dose was written in kBq or MBq.
 _SMALLEST_DOSE_BQ = 1e6
 _WEIGHTS_KG = (0.3, 500.0)
 
 
 @dataclass(frozen=True)
 class SuvScale:
-    """`factor` times a rescaled value is SUVbw (g/ml); `how` says in words, `facts` in numbers, where it is from."""
+    """`factor` times a rescaled value is SUVbw (g/ml); `how` (words) and `facts` (numbers) say how it was computed."""
 
     factor: float
     how: str
@@ -48,28 +49,28 @@ class SuvScale:
 
 
 def suv_scale(headers: Sequence[Dataset], where: str = "PET series") -> SuvScale:
-    """The SUVbw factor of a PET series; see the module for the definition.
+    """The SUVbw factor of a PET series; see the module docstring for the definition.
 
     Args:
-        headers: of all its slices; order does not matter.
-        where: names the series in messages.
+        headers: of all slices, in any order.
+        where: name of the series, for messages.
 
     Raises:
-        InputError: something needed is missing, implausible, or differs between slices; units or decay correction
-            from which SUV cannot be had; values that were not corrected for attenuation or decay.
+        InputError: a required value is missing, implausible, or differs between slices; unsupported units or decay
+            correction; values not corrected for attenuation or decay.
     """
     if not headers:
         raise ValueError("no headers")
     units = _same(headers, lambda header: _text(header, "Units"), "Units", where)
     corrections = _corrections(headers[0])
     if corrections and "ATTN" not in corrections:
-        raise InputError(f"{where}: is not corrected for attenuation, so it cannot be SUV; choose another series")
+        raise InputError(f"{where}: is not corrected for attenuation, as SUV requires; choose another series")
     facts: dict[str, Any] = {"units": units}
     if units == "GML":
         kind = _same(headers, lambda header: _text(header, "SUVType"), "SUV Type", where)
         if kind not in ("", "BW"):
-            raise InputError(f"{where}: holds SUV of type {kind}, expected BW (body weight)")
-        return SuvScale(1.0, "values are SUV already (GML), taken as they are", facts | {"suv_type": kind or "BW"})
+            raise InputError(f"{where}: contains SUV of type {kind}, expected BW (body weight)")
+        return SuvScale(1.0, "values are already SUV (GML), used unchanged", facts | {"suv_type": kind or "BW"})
     if units == "CNTS":
         factor = _same(headers, lambda header: _philips(header, 0x00), "Philips SUV factor (7053,1000)", where)
         if factor:
@@ -78,14 +79,14 @@ def suv_scale(headers: Sequence[Dataset], where: str = "PET series") -> SuvScale
         bqml = _same(headers, lambda header: _philips(header, 0x09), "Philips factor (7053,1009)", where)
         if not bqml:
             raise InputError(
-                f"{where}: holds counts (CNTS) without Philips' factors (7053,1000) or (7053,1009), so SUV cannot be "
-                "computed; keep private elements when exporting"
+                f"{where}: contains counts (CNTS) without Philips' factors (7053,1000) or (7053,1009), so SUV cannot "
+                "be computed; keep private elements when exporting"
             )
         facts["philips_bqml_factor"] = bqml
         return _from_bqml(headers, where, facts, bqml, "Philips private factor (7053,1009) to Bq/ml, then ")
     if units == "BQML":
         return _from_bqml(headers, where, facts, 1.0, "")
-    raise InputError(f"{where}: values are in {units or 'no stated units'}; SUV can be had from BQML, CNTS and GML")
+    raise InputError(f"{where}: values are in {units or 'no stated units'}; SUV needs BQML, CNTS or GML")
 
 
 def _from_bqml(headers: Sequence[Dataset], where: str, facts: dict[str, Any], to_bqml: float, how: str) -> SuvScale:
@@ -104,16 +105,16 @@ def _from_bqml(headers: Sequence[Dataset], where: str, facts: dict[str, Any], to
     if weight_kg is None or weight_kg <= 0:
         raise InputError(f"{where}: Patient's Weight is missing, so SUV cannot be computed")
     if not _WEIGHTS_KG[0] <= weight_kg <= _WEIGHTS_KG[1]:
-        raise InputError(f"{where}: Patient's Weight {weight_kg:g} is no weight in kg")
+        raise InputError(f"{where}: Patient's Weight {weight_kg:g} is not a plausible weight in kg")
     tracers = headers[0].get("RadiopharmaceuticalInformationSequence") or []
     if len(tracers) != 1:
-        found = f"names {len(tracers)} radiopharmaceuticals" if tracers else "holds no radiopharmaceutical information"
+        found = f"names {len(tracers)} radiopharmaceuticals" if tracers else "has no radiopharmaceutical information"
         raise InputError(f"{where}: {found}, so SUV cannot be computed; export it with one dose, time and half-life")
     dose_bq = _same(headers, lambda header: _number(_tracer(header), "RadionuclideTotalDose"), "dose", where)
     if not dose_bq or dose_bq < 0:
         raise InputError(f"{where}: Radionuclide Total Dose is missing, so SUV cannot be computed")
     if dose_bq < _SMALLEST_DOSE_BQ:
-        raise InputError(f"{where}: Radionuclide Total Dose {dose_bq:g} is no dose in Bq; is it in kBq or MBq?")
+        raise InputError(f"{where}: Radionuclide Total Dose {dose_bq:g} is too small for Bq; is it in kBq or MBq?")
     facts |= {"decay_correction": moment, "weight_kg": weight_kg, "dose_bq": dose_bq}
     if moment == "ADMIN":
         how += "weight / dose; values are decay-corrected to the injection (ADMIN)"
@@ -143,7 +144,7 @@ def _from_bqml(headers: Sequence[Dataset], where: str, facts: dict[str, Any], to
 
 
 def _scan_start(headers: Sequence[Dataset], half_life_s: float, where: str) -> tuple[datetime, str]:
-    """The moment that START means, and where it is from."""
+    """The time that START refers to, and where it comes from."""
     series = _same(headers, lambda header: _date_time(header, "Series", where), "Series Date and Time", where)
     acquisitions = [_date_time(header, "Acquisition", where) for header in headers]
     first = min(range(len(headers)), key=lambda i: acquisitions[i])
@@ -155,7 +156,7 @@ def _scan_start(headers: Sequence[Dataset], half_life_s: float, where: str) -> t
         return ge, "GE private scan date and time"
     reference_ms, duration_ms = _number(header, "FrameReferenceTime"), _number(header, "ActualFrameDuration")
     if reference_ms and duration_ms and reference_ms > 0 and duration_ms > 0:
-        # Activity falls as exp(-x) over the frame; it is at its mean where exp(-x) = (1 - exp(-total)) / total.
+        # Activity falls as exp(-x) over the frame; it equals its mean where exp(-x) = (1 - exp(-total)) / total.
         rate = math.log(2) / half_life_s
         total = rate * duration_ms / 1000
         average_s = math.log(total / -math.expm1(-total)) / rate
@@ -180,8 +181,8 @@ def _injection(header: Dataset, scan: datetime, half_life_s: float, where: str) 
         raise InputError(f"{where}: the time of injection is missing, so SUV cannot be computed")
     if half_life_s > _LONGEST_HALF_LIFE_WITHOUT_DATE_S:
         raise InputError(
-            f"{where}: the injection has a time and no date, which with a half-life of {half_life_s / 3600:.0f} h "
-            "does not tell the day; Radiopharmaceutical Start DateTime is needed"
+            f"{where}: the injection has a time but no date, which is ambiguous with a half-life of "
+            f"{half_life_s / 3600:.0f} h; Radiopharmaceutical Start DateTime is needed"
         )
     injection = datetime.combine(scan.date(), _parse(TM, text, "Radiopharmaceutical Start Time", where))
     if injection > scan:
@@ -197,7 +198,7 @@ def _date_time(header: Dataset, which: str, where: str) -> datetime:
 
 
 def _parse_date_time(text: str, name: str, header: Dataset, where: str) -> datetime:
-    """A DT value as local time of the scanner: DA and TM values carry no zone."""
+    """A DT value as the scanner's local time, since DA and TM values have no time zone."""
     parsed: datetime = _parse(DT, text, name, where)
     zone = _text(header, "TimezoneOffsetFromUTC")
     if parsed.tzinfo is not None and zone:
@@ -221,7 +222,7 @@ def _tracer(header: Dataset) -> Dataset:
 
 def _corrections(header: Dataset) -> set[str]:
     value = header.get("CorrectedImage") or ()
-    return {value} if isinstance(value, str) else set(value)  # pydicom gives a single value without its list
+    return {value} if isinstance(value, str) else set(value)  # pydicom returns a single value without a list
 
 
 def _text(header: Dataset, keyword: str) -> str:
@@ -243,7 +244,7 @@ def _private(header: Dataset, group: int, creator: str, element: int) -> str | N
         value = header.private_block(group, creator)[element].value
     except KeyError:
         return None
-    if isinstance(value, bytes):  # VR unknown, when the file was rewritten by software that does not know it
+    if isinstance(value, bytes):  # the VR is unknown if the file was rewritten by software that does not know it
         value = value.decode("ascii", "replace")
     return str(value).strip(" \0") or None
 

@@ -13,7 +13,11 @@ from prompts.whole_files import write_csv, write_whole
 from sammed3d_ft.data.grids import from_array
 from sammed3d_ft.data.images import write_float, write_mask
 from sammed3d_ft.data.manifest import Case, write_manifest
-from sammed3d_ft.data.phantom.simulate import TRACERS, Phantom, make_phantom
+from sammed3d_ft.data.phantom.lesions import VOLUME_MEDIAN_ML
+from sammed3d_ft.data.phantom.outlines import EXTENT
+from sammed3d_ft.data.phantom.simulate import Phantom, make_phantom
+
+_BOTH = ("psma", "fdg")
 
 _TRUTH_COLUMNS = (
     "case",
@@ -38,6 +42,9 @@ def write_cohort(
     field: str = "whole-body",
     val: int = 0,
     test: int = 0,
+    scanner: str = "usual",
+    lesion_ml: float = VOLUME_MEDIAN_ML,
+    outline: str = EXTENT,
 ) -> Path:
     """Write phantoms and return the path of their manifest.
 
@@ -50,11 +57,12 @@ def write_cohort(
         out: folder, made if need be.
         cases: number of patients, of which `val` and `test` are for validation and test.
         seed: with the case's number it determines the patient; a smaller cohort is the start of a larger one.
-        tracer: psma, fdg, or both in turn.
+        tracer: psma, psma-1007 or fdg; both: psma and fdg in turn.
         field: one of `FIELDS`.
+        scanner, lesion_ml, outline: see `make_phantom`.
 
     Raises:
-        InputError: no case left for training, an unknown tracer or field, or a folder that holds phantoms.
+        InputError: no case left for training, an argument that `make_phantom` refuses, or a folder that holds phantoms.
     """
     out = Path(out)
     if val < 0 or test < 0 or val + test >= cases:
@@ -64,8 +72,8 @@ def write_cohort(
     listed: list[Case] = []
     rows: list[dict[str, object]] = []
     for number in tqdm(range(cases), "phantoms", unit="case", leave=False):
-        chosen = TRACERS[number % len(TRACERS)] if tracer == "both" else tracer
-        phantom = make_phantom(seed, number, chosen, field)
+        chosen = _BOTH[number % len(_BOTH)] if tracer == "both" else tracer
+        phantom = make_phantom(seed, number, chosen, field, scanner=scanner, lesion_ml=lesion_ml, outline=outline)
         split = "test" if number >= cases - test else "val" if number >= cases - test - val else "train"
         listed.append(_write_case(out, phantom, split))
         rows += _truth(phantom)

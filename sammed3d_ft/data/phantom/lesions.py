@@ -1,8 +1,8 @@
 """Lesions: how many, where, how large, how bright, of what shape; and which voxels they truly fill.
 
-Distributions: volumes log-normal (median 1 ml, sigma 1.5, cut to 0.1 to 120 ml), counts log-normal with a
-share of lesion-free patients (0 to 100), uptake log-normal from SUV 2 (barely above liver or blood) to 60.
-Tumours above SUV 60 occur (SUVmax above 100 with 18F-DCFPyL: Szabo et al., Mol Imaging Biol 2015;17:565) and
+Distributions: volumes log-normal (median 1 ml unless asked otherwise, sigma 1.5, cut to 0.1 to 120 ml), counts
+log-normal with a share of lesion-free patients (0 to 100), uptake log-normal from SUV 2 (barely above liver or blood)
+to 60. Tumours above SUV 60 occur (SUVmax above 100 with 18F-DCFPyL: Szabo et al., Mol Imaging Biol 2015;17:565) and
 are left out. The truth is the lesion's extent before the scanner blurs it: a voxel is lesion when at least
 half of it lies inside. A lesion too small for that in every voxel keeps the one voxel that holds most of it,
 so none vanishes.
@@ -102,10 +102,11 @@ def draw_count(rng: np.random.Generator, whole_body: bool) -> int:
     return 0 if free < 0.1 else int(np.clip(np.round(6 * np.exp(1.25 * log_count)), 1, MAX_COUNT))
 
 
-def draw_volume_ml(rng: np.random.Generator) -> float:
-    low, high = np.log(np.divide(VOLUME_ML, VOLUME_MEDIAN_ML)) / VOLUME_SIGMA
+def draw_volume_ml(rng: np.random.Generator, median_ml: float = VOLUME_MEDIAN_ML) -> float:
+    """The median is that of the whole log-normal; cut at 0.1 ml, small ones come out a little larger."""
+    low, high = np.log(np.divide(VOLUME_ML, median_ml)) / VOLUME_SIGMA
     share = rng.uniform(ndtr(low), ndtr(high))
-    return float(VOLUME_MEDIAN_ML * np.exp(VOLUME_SIGMA * ndtri(share)))
+    return float(median_ml * np.exp(VOLUME_SIGMA * ndtri(share)))
 
 
 def draw_shape(rng: np.random.Generator, volume_ml: float, site_radius_mm: float, along: np.ndarray) -> Shape:
@@ -161,6 +162,7 @@ def draw_lesions(
     low_mm: np.ndarray,
     high_mm: np.ndarray,
     tracer: str,
+    median_ml: float = VOLUME_MEDIAN_ML,
 ) -> tuple[Lesion, ...]:
     """`count` lesions with centres between `low_mm` and `high_mm`; fewer only where there is no room."""
     reachable = [s for s in sites if ((s.points > low_mm) & (s.points < high_mm)).all(-1).any()]
@@ -170,11 +172,11 @@ def draw_lesions(
     weights = np.array(
         [s.weight * (bone_heavy if s.region.startswith("bone") else 1 - 0.8 * bone_heavy) for s in reachable]
     )
-    brightness = np.log(9.0 if tracer == "psma" else 6.0) + rng.normal(0, 0.35)
+    brightness = np.log(6.0 if tracer == "fdg" else 9.0) + rng.normal(0, 0.35)
     lesions: list[Lesion] = []
     reaches: list[float] = []
     for _ in range(count):
-        volume = draw_volume_ml(rng)
+        volume = draw_volume_ml(rng, median_ml)
         thickness = (volume * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
         roomy = weights * np.array([1.0 if thickness < 2.0 * s.radius_mm else 1e-3 for s in reachable])
         joined = bool(lesions) and rng.random() < TOUCHING_SHARE

@@ -11,6 +11,8 @@ from prompts.errors import InputError
 from sammed3d_ft.data.phantom import physics
 from sammed3d_ft.data.phantom.lesions import (
     CORE,
+    VOLUME_MEDIAN_ML,
+    VOLUME_ML,
     Lesion,
     covered_share,
     draw_count,
@@ -18,10 +20,10 @@ from sammed3d_ft.data.phantom.lesions import (
     true_extent,
 )
 from sammed3d_ft.data.phantom.organs import Patient, draw_patient
+from sammed3d_ft.data.phantom.outlines import EXTENT, isocontours, share_of_maximum
+from sammed3d_ft.data.phantom.scanners import SCANNERS, Scanner
 from sammed3d_ft.data.phantom.shapes import Grid, Part, paint
-from sammed3d_ft.data.phantom.tissues import TISSUES, draw_suv
-
-TRACERS = ("psma", "fdg")
+from sammed3d_ft.data.phantom.tissues import TISSUES, TRACERS, draw_suv
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,6 @@ FIELDS: dict[str, Field] = {
     "abdomen": Field((0, 0, 270), (400, 320, 320)),
     "pelvis": Field((0, 0, 70), (384, 320, 320)),
 }
-# In-plane spacing and slice thickness of clinical reconstructions, mm
-SPACINGS_MM = (
-    (4.07, 3.0),
-    (4.07, 2.0),
-    (4.07, 5.0),
-    (2.73, 3.27),
-    (3.65, 3.27),
-    (5.47, 3.27),
-    (4.0, 4.0),
-    (2.6, 2.0),
-    (2.0, 3.0),
-)
 CT_SPACING_MM = (1.95, 1.95, 3.0)  # of a CT on its own grid
 
 
@@ -84,11 +74,12 @@ def _stream(seed: int, case: int, purpose: int) -> np.random.Generator:
 def _grid(
     field: Field,
     patient: Patient,
+    scanner: Scanner,
     rng: np.random.Generator,
     shape: tuple[int, ...] | None,
     spacing_mm: tuple[float, ...] | None,
 ) -> Grid:
-    in_plane, thickness = SPACINGS_MM[int(rng.integers(len(SPACINGS_MM)))]
+    in_plane, thickness = scanner.spacings_mm[int(rng.integers(len(scanner.spacings_mm)))]
     size = np.asarray(field.size_mm) * (1, 1, patient.scale[2])
     if spacing_mm is None:
         spacing = np.array([in_plane, in_plane, thickness]) if shape is None else size / shape
@@ -101,12 +92,19 @@ def _grid(
 
 
 def _check(
-    tracer: str, field: str, shape: tuple[int, ...] | None, spacing_mm: tuple[float, ...] | None, ct_grid: str
+    tracer: str,
+    field: str,
+    scanner: str,
+    lesion_ml: float,
+    shape: tuple[int, ...] | None,
+    spacing_mm: tuple[float, ...] | None,
+    ct_grid: str,
 ) -> None:
-    if tracer not in TRACERS:
-        raise InputError(f"tracer {tracer!r} is not known: use one of {', '.join(TRACERS)}")
-    if field not in FIELDS:
-        raise InputError(f"field {field!r} is not known: use one of {', '.join(FIELDS)}")
+    for name, given, known in (("tracer", tracer, TRACERS), ("field", field, FIELDS), ("scanner", scanner, SCANNERS)):
+        if given not in known:
+            raise InputError(f"{name} {given!r} is not known: use one of {', '.join(known)}")
+    if not VOLUME_ML[0] <= lesion_ml <= VOLUME_ML[1]:
+        raise InputError(f"median lesion volume {lesion_ml:g} ml: expected {VOLUME_ML[0]:g} to {VOLUME_ML[1]:g} ml")
     if ct_grid not in ("pet", "own"):
         raise InputError(f"ct_grid is 'pet' or 'own', got {ct_grid!r}")
     if shape is not None and (len(shape) != 3 or min(shape) < 8):
@@ -154,28 +152,34 @@ def make_phantom(
     spacing_mm: tuple[float, float, float] | None = None,
     lesions: int | None = None,
     ct_grid: str = "pet",
+    scanner: str = "usual",
+    lesion_ml: float = VOLUME_MEDIAN_ML,
+    outline: str = EXTENT,
 ) -> Phantom:
     """Draw one case. The same arguments give the same arrays; cases do not depend on each other.
 
-    Without `shape` and `spacing_mm` the voxels are those of a clinical scanner (2 to 5.5 mm) over the whole
-    field; with one of them the other follows from the field's size; with both, the grid is centred in the
-    field. `lesions` fixes their number (as far as there is room). `ct_grid` "pet" samples the CT at the PET's
-    voxels, as nnU-Net needs; "own" at its own, finer ones. The patient is the same in every field and for
-    both tracers; the lesions are drawn for the field.
+    Without `shape` and `spacing_mm` the voxels are those of the scanner (`SCANNERS`; 2 to 5.5 mm for the usual one)
+    over the whole field; with one of them the other follows from the field's size; with both, the grid is centred in
+    the field. `lesions` fixes their number (as far as there is room), `lesion_ml` is the median of their volumes.
+    `ct_grid` "pet" samples the CT at the PET's voxels, as nnU-Net needs; "own" at its own, finer ones. `outline` is
+    what label and instances show: each lesion's true extent, or, as "41%", its isocontour at this share of its
+    maximum. The patient is the same in every field, for all tracers and in all scanners; the lesions are drawn for the
+    field.
 
-    Not modelled: scatter, attenuation-dependent noise, breathing blur, edge overshoot, and ligands that leave
-    through the liver (PSMA-1007). Raises InputError for arguments out of range.
+    Not modelled: scatter, attenuation-dependent noise, breathing blur, edge overshoot. Raises InputError for arguments
+    out of range.
     """
-    _check(tracer, field, shape, spacing_mm, ct_grid)
+    _check(tracer, field, scanner, lesion_ml, shape, spacing_mm, ct_grid)
+    share, made_by = share_of_maximum(outline), SCANNERS[scanner]
     patient = draw_patient(_stream(seed, case, 0), tracer)
     suv = draw_suv(_stream(seed, case, 1), tracer)
-    scanner = _stream(seed, case, 2)
-    grid = _grid(FIELDS[field], patient, scanner, shape, spacing_mm)
-    psf_mm = float(scanner.uniform(4, 7))
+    scanning = _stream(seed, case, 2)
+    grid = _grid(FIELDS[field], patient, made_by, scanning, shape, spacing_mm)
+    psf_mm = float(scanning.uniform(*made_by.psf_mm))
     # narrower than a voxel it would not smooth
-    filter_mm = max(float(scanner.uniform(4, 6)), 1.25 * max(grid.spacing_mm))
-    liver_noise = float(scanner.uniform(0.06, 0.14))
-    rigid_mm = np.clip(scanner.normal(0, 1.5, 3), -4, 4)
+    filter_mm = max(float(scanning.uniform(*made_by.filter_mm)), 1.25 * max(grid.spacing_mm))
+    liver_noise = float(scanning.uniform(*made_by.liver_noise))
+    rigid_mm = np.clip(scanning.normal(0, 1.5, 3), -4, 4)
 
     size = np.asarray(grid.spacing_mm) * grid.shape
     low = np.asarray(grid.origin_mm) - np.asarray(grid.spacing_mm) / 2
@@ -189,9 +193,11 @@ def make_phantom(
         low + border,
         low + size - border,
         tracer,
+        lesion_ml,
     )
 
-    margin = physics.margin_vox(float(np.hypot(psf_mm, filter_mm)), grid.spacing_mm)
+    resolution_mm = float(np.hypot(psf_mm, filter_mm))
+    margin = physics.margin_vox(resolution_mm, grid.spacing_mm)
     wide = grid.padded(margin)
     names = dict(enumerate(sorted({part.organ for part in patient.parts} - {""}), start=1))
     ids = {name: n for n, name in names.items()}
@@ -209,8 +215,11 @@ def make_phantom(
     pet = physics.blur(activity, grid.spacing_mm, psf_mm)
     pet = physics.blur(physics.add_noise(pet, counts, noise), grid.spacing_mm, filter_mm)
     inner = tuple(slice(m, m + n) for m, n in zip(margin, grid.shape, strict=True))
+    pet = np.ascontiguousarray(pet[inner])
 
     instances = true_extent(found, grid)
+    if share is not None:
+        instances = isocontours(pet, instances, grid.spacing_mm, share, resolution_mm)
     if ct_grid == "own":
         ct_shape = np.ceil(size / CT_SPACING_MM).astype(int)
         origin = low + size / 2 - np.asarray(CT_SPACING_MM) * (ct_shape - 1) / 2
@@ -219,7 +228,7 @@ def make_phantom(
         ct_on = grid
     return Phantom(
         id=f"phantom_{tracer}_{seed}_{case:04d}",
-        pet=np.ascontiguousarray(pet[inner]),
+        pet=pet,
         pet_affine=grid.affine,
         ct=_paint_ct(ct_on, patient, found, rigid_mm, _stream(seed, case, 5)),
         ct_affine=ct_on.affine,
@@ -233,6 +242,9 @@ def make_phantom(
             "case": case,
             "tracer": tracer,
             "field": field,
+            "scanner": scanner,
+            "lesion_ml": lesion_ml,
+            "outline": outline,
             "spacing_mm": list(grid.spacing_mm),
             "psf_mm": psf_mm,
             "filter_mm": filter_mm,

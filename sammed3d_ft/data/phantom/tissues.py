@@ -1,4 +1,4 @@
-"""What each tissue looks like: its HU on CT and its SUV on PET, for PSMA and for FDG, with the variation
+"""What each tissue looks like: its HU on CT and its SUV on PET, for two PSMA ligands and for FDG, with the variation
 between patients.
 
 Sources of the uptake (SUV by body weight)
@@ -8,6 +8,10 @@ Sources of the uptake (SUV by body weight)
 - PSMA, 68Ga, 55 men, SUVmax: duodenum 17.6 (8.9), Waldeyer ring 10.4 (4.3), vocal cords 8.4 (3), descending
   colon 10.6 (9.2) in 65 %, thyroid 4.5 in 22 %. "Evaluation of practical interpretation hurdles in 68Ga-PSMA
   PET/CT in 55 patients", Clin Nucl Med 2017;42(7).
+- PSMA-1007, 1086 patients, median SUVmean (interquartile range): kidney 13.1 (4.6), liver 11.8 (4.4), parotid 18.6
+  (6.8), spleen 11.3 (5.8). Trägårdh et al., Clin Physiol Funct Imaging 2025, doi 10.1111/cpf.70016. It leaves through
+  the liver: bile is bright and urine is not (Dang et al., Front Med 2023;10:1238333); lesions are as bright as with
+  PSMA-11 (Hoberück et al., EJNMMI Res 2021;11:109). Everything else is taken from the column PSMA.
 - FDG: cerebellum 8.0 (2.2), Wang et al., Mol Imaging Biol 2007;9:83; liver SUVmean 1.88 (0.41), 343 patients,
   Liu et al., Iran J Radiol 2019;16(2):e84881. Myocardium and urine vary the most, with diet and with filling.
 Small organs are blurred by the scanner: a published SUVmean of a lacrimal or salivary gland is lower than its
@@ -83,6 +87,20 @@ TISSUES: dict[str, Tissue] = {
     "prostate": Tissue(40, (2.8, 0.3), (1.6, 0.25)),
 }
 
+# Where PSMA-1007 differs from the column PSMA.
+PSMA_1007: dict[str, tuple[float, float]] = {
+    "liver": (12.6, 0.27),
+    "spleen": (13.3, 0.36),
+    "parotid gland": (25.3, 0.26),
+    "submandibular gland": (25.0, 0.26),
+    "kidney": (15.3, 0.25),
+    "gall bladder": (45.0, 0.6),
+    "renal pelvis": (6.0, 0.5),
+    "ureter": (2.0, 0.6),
+    "urine": (2.5, 0.8),
+}
+TRACERS = ("psma", "fdg", "psma-1007")
+
 # Published means of SUVmean over an organ's outline, with the SD between patients: what a reader measures.
 MEASURED_SUV: dict[str, dict[str, tuple[float, float]]] = {
     "psma": {
@@ -92,6 +110,12 @@ MEASURED_SUV: dict[str, dict[str, tuple[float, float]]] = {
         "lacrimal gland": (6.5, 1.8),
         "liver": (5.0, 0.7),
         "spleen": (4.0, 1.5),
+    },
+    "psma-1007": {
+        "kidney": (13.1, 3.4),
+        "liver": (11.8, 3.3),
+        "parotid gland": (18.6, 5.0),
+        "spleen": (11.3, 4.3),
     },
     "fdg": {"liver": (1.88, 0.41), "cerebellum": (8.0, 2.2)},
 }
@@ -104,7 +128,9 @@ def draw_suv(rng: np.random.Generator, tracer: str) -> dict[str, float]:
         name,
         tissue,
     ) in TISSUES.items():  # one draw per tissue, needed or not: a patient's values never depend on the tracer
-        mean, variation = tissue.psma if tracer == "psma" else tissue.fdg
+        mean, variation = tissue.fdg if tracer == "fdg" else tissue.psma
+        if tracer == "psma-1007":
+            mean, variation = PSMA_1007.get(name, (mean, variation))
         sigma = np.sqrt(np.log1p(variation**2))
         suv[name] = float(mean * np.exp(sigma * rng.standard_normal() - sigma**2 / 2))
     suv["urine"] = min(suv["urine"], 80.0)

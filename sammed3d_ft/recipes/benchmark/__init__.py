@@ -1,8 +1,8 @@
-"""Benchmark: rows (ways to segment) x folds x seeds, each run on its own and resumable, to one table.
+"""Benchmark: methods x folds x seeds in one table, each run separate and resumable.
 
-Every row makes masks of every test case; one evaluator scores them all. Every patient is tested once per seed, by
-a model that saw none of him: fold k is the test set, fold k + 1 validation, the others train. Seeds are averaged
-per patient before anything is compared.
+Every method makes masks of every test case, and one evaluator scores them all. Every patient is tested once per seed,
+by a model never trained on that patient: fold k is the test set, fold k + 1 is for validation, and the others for
+training. Values are averaged over seeds for each patient before anything is compared.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a benchmark compares: its YAML, read and checked."""
+"""The configuration of a benchmark: its YAML, read and checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sammed3d_ft.recipes.config_file import find_config
 ONE_PROCESS = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
 TMTV_ERROR = "tmtv_error_ml"
-"""The one metric of the tables that `evaluation` has no column for; see `scores`."""
+"""The only metric of the tables that is not a column of `evaluation`; see `scores`."""
 
 DEFAULT_METRICS = ["dice", "f1_iou0.1", "lesion_dice", "nsd_2mm", "hd95_mm", "fpv_ml", "fnv_ml", TMTV_ERROR]
 AUTOPET_METRICS = ["dice", "fpv_ml", "fnv_ml"]
@@ -27,24 +27,24 @@ class _Section(BaseModel):
 
 
 class TrainedRow(_Section):
-    """A model that is trained on each fold: a training config with overrides."""
+    """A model trained on each fold: a training config with overrides."""
 
     config: Path
     overrides: list[str] = Field(default_factory=list, alias="set")
     seeds: list[int] | None = Field(None, min_length=1)
-    """Of this row alone, for trainings that cost much."""
+    """Seeds of this method only, for expensive trainings."""
 
 
 class CheckpointRow(_Section):
-    """A prompted model that is used as it is."""
+    """A prompted model used without further training."""
 
     checkpoint: str
     spacing_mm: float | None = Field(None, gt=0)
-    """Of the crop, in place of the checkpoint's own."""
+    """Spacing of the crop, instead of the checkpoint's own."""
 
 
 class RuleConfig(_Section):
-    """A threshold; exactly one of the two."""
+    """A threshold: exactly one of the two."""
 
     fraction_of_max: float | None = None
     suv_at_least: float | None = None
@@ -64,7 +64,7 @@ class RuleConfig(_Section):
 
 
 class RuleRow(_Section):
-    """A classical rule, seeded by the same clicks as the prompted models, or over the whole image."""
+    """A threshold rule, seeded by the same clicks as the prompted models, or applied to the whole image."""
 
     rule: RuleConfig
     clicks: Literal["seeded", "none"] = "seeded"
@@ -73,8 +73,8 @@ class RuleRow(_Section):
     def _has_a_maximum(self) -> RuleRow:
         if self.clicks == "none" and self.rule.fraction_of_max is not None:
             raise ValueError(
-                "fraction_of_max without clicks would be a share of the whole image's maximum, which is the bladder's "
-                "or the brain's: use clicks: seeded, or suv_at_least"
+                "fraction_of_max without clicks would refer to the whole image's maximum, which lies in the bladder or "
+                "brain: use clicks: seeded, or suv_at_least"
             )
         return self
 
@@ -83,25 +83,25 @@ class CascadeParts(_Section):
     detector: str
     prompted: str
     min_volume_ml: float = Field(0, ge=0)
-    """Smaller detections are not clicked: a network that was trained little leaves specks by the hundred."""
+    """Smaller detections are not clicked, because a briefly trained network leaves hundreds of specks."""
 
 
 class CascadeRow(_Section):
-    """A prompted model that is clicked at the deepest point of every component that another row has found."""
+    """A prompted model clicked at the deepest point of every component that another method has found."""
 
     cascade: CascadeParts
     seeds: list[int] | None = Field(None, min_length=1)
 
 
 class SliceSamRow(_Section):
-    """Meta's 2D SAM (ViT-B) slice by slice: its weights file, or ``random``."""
+    """Meta's 2D SAM (ViT-B), slice by slice: its weights file, or ``random``."""
 
     slice_sam: str
 
 
 class MasksRow(_Section):
-    """Anybody's masks: a folder of ``<case>.nii.gz`` (or another format that is read), or of folders ``<k>_clicks`` and
-    ``automatic`` that hold them."""
+    """Existing masks: a folder of ``<case>.nii.gz`` (or another readable format), or of subfolders ``<k>_clicks`` and
+    ``automatic`` with such files."""
 
     masks: Path
 
@@ -136,37 +136,37 @@ class BenchmarkConfig(_Section):
     out: Path
     manifest: Path
     folds: Literal["split"] | int | Path
-    """A JSON file of folds (lists of test cases, or nnU-Net's splits_final.json), how many to draw by patient, or
-    ``split``: the manifest's own train, val and test, as one fold."""
+    """A JSON file of folds (lists of test cases, or nnU-Net's splits_final.json), the number of folds to draw by
+    patient, or ``split``: the manifest's own train, val and test as one fold."""
     folds_key: str | None = None
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
     protocol: Literal["clicks", "autopet4"] = "clicks"
     clicks: list[int] = Field(default_factory=lambda: [1, 3, 5, 10], min_length=1)
-    """Per lesion; protocol `autopet4` has numbers of its own."""
+    """Per lesion; protocol `autopet4` uses its own numbers."""
     metrics: list[str] | None = Field(None, min_length=1)
-    """Columns of the tables; the first is the one of the figures. None: those of the protocol."""
+    """Columns of the tables; figures show the first. None selects the protocol's defaults."""
     reference: str
     rows: dict[str, Row]
     launch: list[str] = Field(default_factory=lambda: list(ONE_PROCESS))
     """Arguments of ``accelerate launch``."""
     workers: int = Field(1, ge=1)
-    """Processes that make and score masks; trainings come one after the other."""
+    """Processes that make and score masks; trainings run one after the other."""
 
     @model_validator(mode="after")
     def _fits(self) -> BenchmarkConfig:
         for seeds in (self.seeds, *(getattr(row, "seeds", None) or () for row in self.rows.values())):
             if len(set(seeds)) < len(seeds):
-                raise ValueError(f"seeds {list(seeds)}: one is given twice, which would count its runs twice")
+                raise ValueError(f"seeds {list(seeds)}: a duplicate seed would count its runs twice")
         if self.reference not in self.rows:
-            raise ValueError(f"reference {self.reference!r} is no row: choose one of {', '.join(self.rows)}")
+            raise ValueError(f"reference {self.reference!r} is not in rows: choose one of {', '.join(self.rows)}")
         if min(self.clicks) < 1:
-            raise ValueError(f"clicks {self.clicks}: a lesion gets at least one click")
+            raise ValueError(f"clicks {self.clicks}: a lesion needs at least one click")
         unknown = [name for name in self.metrics or () if name != TMTV_ERROR and name not in METRICS]
         if unknown:
             raise ValueError(f"metrics: unknown {', '.join(unknown)}; known: {TMTV_ERROR}, {', '.join(METRICS)}")
         bad = [name for name in self.rows if not name or name.startswith(".") or set(name) & set('/\\:*?"<>|')]
         if bad:
-            raise ValueError(f"row {bad[0]!r}: its name becomes a folder's; use letters, digits, - and _")
+            raise ValueError(f"method {bad[0]!r}: its name is used for a folder; use letters, digits, - and _")
         for name, row in self.rows.items():
             if isinstance(row, CascadeRow):
                 self._check_cascade(name, row.cascade)
@@ -175,22 +175,22 @@ class BenchmarkConfig(_Section):
     def _check_cascade(self, name: str, parts: CascadeParts) -> None:
         for part, wanted in ((parts.detector, "detector"), (parts.prompted, "prompted")):
             if part not in self.rows:
-                raise ValueError(f"row {name}: its {wanted} {part!r} is no row")
+                raise ValueError(f"method {name}: its {wanted} {part!r} is not in rows")
             if isinstance(self.rows[part], CascadeRow):
-                raise ValueError(f"row {name}: its {wanted} {part!r} is a cascade itself")
+                raise ValueError(f"method {name}: its {wanted} {part!r} is itself a cascade")
 
     @property
     def shown_metrics(self) -> list[str]:
-        """The metrics of the tables, the headline first."""
+        """The metrics of the tables, the headline metric first."""
         return self.metrics or (DEFAULT_METRICS if self.protocol == "clicks" else AUTOPET_METRICS)
 
     @property
     def click_counts(self) -> list[int]:
-        """The numbers of clicks (protocol `autopet4`: of pairs of clicks) at which prompted rows make masks."""
+        """The numbers of clicks (protocol `autopet4`: click pairs) at which prompted methods make masks."""
         return sorted(set(self.clicks)) if self.protocol == "clicks" else list(range(11))
 
     def seeds_of(self, name: str) -> tuple[int, ...]:
-        """The seeds of a row; rows in which nothing is drawn have one, 0."""
+        """The seeds of a method; methods without randomness have a single one, 0."""
         row = self.rows[name]
         if isinstance(row, TrainedRow):
             return tuple(row.seeds or self.seeds)
@@ -200,17 +200,17 @@ class BenchmarkConfig(_Section):
             common = sorted(set.intersection(*known)) if known else [0]
             chosen = row.seeds or common
             if not chosen or not set(chosen) <= set(common):
-                raise InputError(f"row {name}: seeds {chosen} are not all among those of its parts, {common}")
+                raise InputError(f"method {name}: seeds {chosen} must be among those of its parts, {common}")
             return tuple(chosen)
         return (0,)
 
     def is_trained(self, name: str) -> bool:
-        """Whether a row is trained here, and so has seeds."""
+        """Whether the benchmark trains this method, so that it has seeds."""
         return isinstance(self.rows[name], TrainedRow)
 
 
 def load_benchmark(path: Path) -> BenchmarkConfig:
-    """Reads a benchmark's YAML, also one of the shipped ones; `InputError` in one line for what is wrong."""
+    """Read a benchmark's YAML, from a path or from the shipped configs; `InputError` in one line if it is invalid."""
     path = find_config(path)
     try:
         return BenchmarkConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -222,7 +222,7 @@ def load_benchmark(path: Path) -> BenchmarkConfig:
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
-    """``rows.NAME.key`` as the file has it, without the kind that pydantic puts between."""
+    """``rows.NAME.key`` as in the file, without the tag that pydantic inserts."""
     if len(loc) > 3 and loc[0] == "rows" and loc[2] in _KINDS:
         loc = (*loc[:2], *loc[3:])
     return ".".join(map(str, loc)) or "config"

@@ -1,4 +1,4 @@
-"""The folds of a benchmark: which cases are tested together, and a manifest for each fold."""
+"""The folds of a benchmark: which cases are tested together, and one manifest per fold."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _SHUFFLE_SEED = 0
 
 
 def patient_of(case: Case) -> str:
-    """The unit of all statistics: the manifest's group, else the case itself."""
+    """The unit of all statistics: the manifest's group, or the case itself."""
     return case.group or case.id
 
 
 def write_folds(config: BenchmarkConfig) -> dict[str, Path]:
-    """Writes a manifest per fold: that fold is test, the next one val, the others train.
+    """Write one manifest per fold, in which that fold is test, the next one val, and the others train.
 
-    With ``folds: split`` there is one, "split", with the cases as the manifest splits them.
+    With ``folds: split`` there is one fold, "split", with the splits of the benchmark's manifest.
 
     Returns:
-        The manifests by the fold's name, in the order of the folds.
+        The manifests by fold name, in the order of the folds.
 
     Raises:
-        InputError: a manifest or folds that cannot be read; cases without a label; folds that do not hold every case
-            once, or that hold a patient twice; a split that is missing or unknown.
+        InputError: an unreadable manifest or file of folds; cases without a label; folds that do not contain every case
+            exactly once, or that leak a patient; a missing or unknown split.
     """
     every = read_manifest(config.manifest).cases
     used = [case for case in every if case.split] if config.folds == "split" else every
@@ -61,7 +61,7 @@ def _own_split(cases: Sequence[Case], config: BenchmarkConfig) -> Path:
         raise InputError(f"{config.manifest}: unknown split {', '.join(unknown)}, expected {', '.join(SPLITS)}")
     wanted = SPLITS if any(map(config.is_trained, config.rows)) else ("test",)
     if missing := [split for split in wanted if split not in there]:
-        raise InputError(f"{config.manifest}: folds: split, but no case in {', '.join(missing)}; or name folds")
+        raise InputError(f"{config.manifest}: no case in {', '.join(missing)}, needed by folds: split; or give folds")
     _refuse_torn({case.id: str(case.split) for case in cases}, cases, config.manifest, "split")
     path = config.out / "folds" / "split.json"
     write_manifest(path, cases)
@@ -69,14 +69,14 @@ def _own_split(cases: Sequence[Case], config: BenchmarkConfig) -> Path:
 
 
 def _read(path: Path, key: str | None) -> dict[str, str]:
-    """Fold of each case id, in the order of the folds."""
+    """The fold of each case id, in the order of the folds."""
     content = read_json(path)
     content = content.get(key) if key and isinstance(content, dict) else content
     named: dict[Any, Any] = content if isinstance(content, dict) else dict(enumerate(content or []))
-    # nnU-Net's splits_final.json: in each of its folds the cases under val are those that were held out.
+    # In nnU-Net's splits_final.json, val lists the cases that each fold holds out.
     named = {name: ids.get("val") if isinstance(ids, dict) else ids for name, ids in named.items()}
     if len(named) < 3 or not all(isinstance(ids, list) for ids in named.values()):
-        raise InputError(f"{path}: expected at least 3 folds, each a list of case ids (folds_key: an entry)")
+        raise InputError(f"{path}: expected at least 3 folds, each a list of case ids (folds_key selects an entry)")
     fold_of = {str(case): str(fold) for fold, ids in named.items() for case in ids}
     if sum(map(len, named.values())) != len(fold_of):
         raise InputError(f"{path}: a case is in two folds, or twice in one")
@@ -88,28 +88,28 @@ def _check(fold_of: dict[str, str], cases: Sequence[Case], config: BenchmarkConf
     unknown = sorted(fold_of.keys() - {case.id for case in cases})
     if missing or unknown:
         raise InputError(
-            f"{config.folds} does not fit {config.manifest}: {len(missing)} cases in no fold {missing[:3]}, "
-            f"{len(unknown)} ids that are no case {unknown[:3]}"
+            f"{config.folds} does not fit {config.manifest}: {len(missing)} cases without a fold {missing[:3]}, "
+            f"{len(unknown)} unknown case ids {unknown[:3]}"
         )
     _refuse_torn(fold_of, cases, config.folds, "fold")
 
 
 def _refuse_torn(part_of: dict[str, str], cases: Sequence[Case], file: object, what: str) -> None:
-    """No patient may be in two parts, folds or splits."""
+    """Refuse patient leakage: no patient may be in two parts, which are folds or splits."""
     of_patient: dict[str, set[str]] = {}
     for case in cases:
         of_patient.setdefault(patient_of(case), set()).add(part_of[case.id])
     torn = sorted(patient for patient, parts in of_patient.items() if len(parts) > 1)
     if torn:
         told = listing(torn, f"patient is in two {what}s", f"patients are in two {what}s")
-        raise InputError(f"{file}: {told}; a model would be tested on a patient that it was trained on")
+        raise InputError(f"{file}: {told}; models would be tested on patients they were trained on (patient leakage)")
 
 
 def _drawn(cases: Sequence[Case], count: int) -> dict[str, str]:
-    """Folds of about equally many cases, whole patients at random; it depends on the ids alone."""
+    """Folds of about equally many cases, with whole patients drawn at random; the result depends only on the ids."""
     patients = sorted({patient_of(case) for case in cases})
     if not 3 <= count <= len(patients):
-        raise InputError(f"folds: {count} of {len(patients)} patients; expected 3 or more, and a patient for each")
+        raise InputError(f"folds: got {count} for {len(patients)} patients; expected at least 3, each with a patient")
     members: dict[str, list[str]] = {patient: [] for patient in patients}
     for case in cases:
         members[patient_of(case)].append(case.id)

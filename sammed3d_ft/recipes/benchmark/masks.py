@@ -1,20 +1,17 @@
-"""Makes the masks of a run's test cases: by clicks or without, case by case, resumable."""
+"""Makes the masks of a run's test cases, with or without clicks; resumes case by case."""
 
 from __future__ import annotations
 
 import glob
 import json
-import shutil
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from tqdm import tqdm
 
-import prompts
-import sammed3d_ft
 from prompts.errors import InputError
 from prompts.whole_files import write_whole
 from sammed3d_ft.data.images import read_image, write_mask
@@ -22,20 +19,50 @@ from sammed3d_ft.data.itk_images import file_hash
 from sammed3d_ft.data.manifest import Case
 from sammed3d_ft.inference.autopet_steps import autopet_steps
 from sammed3d_ft.inference.simulation import Clickable, read_case, simulate_case
-from sammed3d_ft.recipes.benchmark import segmenters
 from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig
 from sammed3d_ft.recipes.benchmark.segmenters import Automatic, Segmenter, Source
-from sammed3d_ft.versions import code_digest
+from sammed3d_ft.recipes.config import digest
+from sammed3d_ft.versions import package_versions
 
 AUTOMATIC = "automatic"
-"""Folder of masks that were made without clicks."""
+"""Name of the folder of masks made without clicks."""
+
+MASKS_FORMAT = 1
+"""Increment when a method would make different masks from the same weights, settings and cases: crops, intensities,
+resampling, placement and effect of clicks, post-processing, the autoPET steps, threshold rules, 2D SAM, cascade. Not
+for wording, speed, or code that only training or scoring uses. Older masks stay in their own folders."""
 
 _RECORD = "made_of.json"
 
 
 def level_name(clicks: int | None) -> str:
-    """The folder of masks after so many clicks; None: without any."""
+    """Name of the folder of masks after this many clicks; None means without clicks."""
     return AUTOMATIC if clicks is None else f"{clicks}_clicks"
+
+
+def masks_for(
+    config: BenchmarkConfig, source: Source, cases: Sequence[Case], root: Path, lesions: tuple[str, int]
+) -> Path:
+    """The folder in ``root`` for these masks, named by everything they depend on; created if missing.
+
+    A new folder starts with copies of the masks of unchanged cases; older folders are left as they are.
+    """
+    content = {"format": MASKS_FORMAT, **source.made_of}
+    if source.clickable:
+        content |= {"protocol": config.protocol, "clicks_at": config.click_counts, "lesions": list(lesions)}
+    facts = {case.id: case_facts(case) for case in cases}
+    folder = root / digest(content, facts)
+    if (folder / _RECORD).is_file():
+        return folder
+    for record in root.glob(f"*/{_RECORD}"):
+        before = json.loads(record.read_text(encoding="utf-8"))
+        same = [case for case in facts if facts[case] == before["cases"].get(case)]
+        for case in same if before["made_of"] == content else ():
+            for mask in record.parent.glob(f"*/{glob.escape(case)}.nii.gz"):
+                write_whole(folder / mask.parent.name / mask.name, mask.read_bytes())
+    versions = package_versions("torch", "monai", "numpy", "scipy", "nibabel")
+    write_whole(folder / _RECORD, json.dumps({"made_of": content, "cases": facts, "begun_with": versions}, indent=1))
+    return folder
 
 
 def make_masks(
@@ -46,19 +73,18 @@ def make_masks(
     lesions: tuple[str, int],
     again: frozenset[str] = frozenset(),
 ) -> dict[str, str]:
-    """Writes ``<level>/<case>.nii.gz`` into a folder for every case of which one is missing.
-
-    Masks made of something else (another model, other clicks, other labels) are removed first: the folder's record
-    says what its masks were made of.
+    """Write the missing masks of every case as ``<level>/<case>.nii.gz`` in a folder.
 
     Args:
-        lesions: what is clicked, ``each`` or ``all``, and the connectivity of lesions.
+        folder: see `masks_for`.
+        lesions: what is clicked (``each`` lesion, or ``all`` together), and the connectivity of lesions.
         again: cases whose masks turned out to be broken.
 
     Returns:
-        By case id, what went wrong; the others are done.
+        Error messages by case id; all other cases are done.
     """
-    _forget_what_changed(folder, _made_of(config, source, cases, lesions))
+    if source.open is None:
+        return {}
     levels: list[int | None] = [*config.click_counts] if source.clickable else [None]
     todo = [
         case
@@ -92,7 +118,7 @@ def _make(
     model = cast(Clickable, segmenter)
     if config.protocol == "autopet4":
         if "PT" not in case.images:
-            raise InputError(f"case {case.id}: protocol autopet4 places clicks by uptake, the manifest names no PT")
+            raise InputError(f"case {case.id}: protocol autopet4 places clicks by uptake, but the manifest has no PT")
         pet = images["PT"] if "PT" in images else read_image(case.images["PT"], case=case.id)
         for step, mask in enumerate(autopet_steps(model, images, label, pet)):
             keep(step, mask)
@@ -110,46 +136,8 @@ def _make(
     )
 
 
-def _made_of(
-    config: BenchmarkConfig, source: Source, cases: Sequence[Case], lesions: tuple[str, int]
-) -> dict[str, Any]:
-    content = dict(source.made_of)
-    if source.clickable:
-        content |= {"protocol": config.protocol, "clicks_at": config.click_counts, "lesions": list(lesions)}
-    return {"made_of": content | {"code": _mask_code()}, "cases": {case.id: case_facts(case) for case in cases}}
-
-
-@cache
-def _mask_code() -> str:
-    """Digest of the sources that any row's masks come from, and of what they compute with."""
-    ours = Path(sammed3d_ft.__file__).parent
-    rooms = [ours / name for name in ("baselines", "data", "inference", "lesions", "model")]
-    sources = [file for room in (Path(prompts.__file__).parent, *rooms) for file in room.glob("*.py")]
-    sources += [Path(__file__), Path(segmenters.__file__)]
-    return code_digest(sources, ("torch", "monai", "numpy", "scipy", "nibabel"))
-
-
-def _forget_what_changed(folder: Path, now: dict[str, Any]) -> None:
-    """Removes masks that the record says were made of something else, and writes the record of those to come."""
-    record = folder / _RECORD
-    try:
-        before = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = {}
-    if before == now:
-        return
-    if before.get("made_of") != now["made_of"]:
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        for case, facts in now["cases"].items():
-            if before["cases"].get(case) != facts:
-                for path in folder.glob(f"*/{glob.escape(case)}.nii.gz"):
-                    path.unlink()
-    write_whole(record, json.dumps(now, indent=1))
-
-
 def case_facts(case: Case) -> dict[str, Any]:
-    """What says that a case is still the same: of its images the sizes, of its label the content."""
+    """A fingerprint of the case: file sizes of its images, hash of its label."""
     missing = [str(path) for path in (*case.images.values(), case.label) if path is None or not path.is_file()]
     if missing:
         return {"missing": missing}

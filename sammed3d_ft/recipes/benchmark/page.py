@@ -1,4 +1,4 @@
-"""The benchmark's page: its tables and figures in one HTML file."""
+"""The benchmark's HTML page: its tables and figures in one file."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from sammed3d_ft.recipes.benchmark.table_text import (
 )
 from sammed3d_ft.recipes.benchmark.tables import Block, Tables
 
-_SIZES = {"small": "small\n< 1.5 ml", "medium": "medium\n1.5 to 4 ml", "large": "large\nfrom 4 ml"}
+_SIZES = {"small": "small\n< 1.5 ml", "medium": "medium\n1.5 to < 4 ml", "large": "large\n>= 4 ml"}
 
 
 def write_page(config: BenchmarkConfig, scores: Scores, tables: Tables) -> None:
-    """Writes ``table.html``."""
+    """Write ``table.html``."""
     page = Page(f"Benchmark {config.out.name}")
     metrics = metrics_of(tables)
     count = len(scores.patients)
-    page.paragraph(f"{len(scores.cases)} scans of {count} patients, {len(config.rows)} rows, seeds {config.seeds}.")
+    page.paragraph(f"Scans: {len(scores.cases)}, patients: {count}, methods: {len(config.rows)}, seeds {config.seeds}.")
     for sentence in explained(config, metrics):
         page.paragraph(sentence)
     page.heading(OVERVIEW)
@@ -52,7 +52,7 @@ def _figures(config: BenchmarkConfig, scores: Scores, tables: Tables, page: Page
     curves, flat = _curves(scores, metric)
     if curves and len(config.click_counts) > 1:
         unit = "clicks per lesion" if config.protocol == "clicks" else "pairs of a foreground and a background click"
-        caption = f"Mean {label} over patients by {unit}, with its 95 % interval; dashed: rows without clicks"
+        caption = f"Mean {label} over patients by {unit}, with 95 % CI; dashed: methods without clicks"
         page.figure(click_curves_figure(curves, flat, label, unit, everyone), f"{caption}.")
     for block in tables.blocks:
         values = {row: scores.by_patient(row, level, metric) for row, level in block.entries}
@@ -61,21 +61,21 @@ def _figures(config: BenchmarkConfig, scores: Scores, tables: Tables, page: Page
             page.figure(
                 boxes_figure(values, label, clicked, everyone),
                 f"{label} of every patient, {block.title}; box: quartiles and median; diamond: mean; "
-                "hatched: rows without clicks.",
+                "hatched: methods without clicks.",
             )
     if tables.sizes:
         block = tables.blocks[0]
         page.figure(
             size_figure(_by_size(tables, block), everyone),
-            f"Lesions by size, {block.title}: recall (matched at IoU >= 0.1) and mean Dice, missed lesions as 0, "
-            "with 95 % intervals; the numbers are those of lesions.",
+            f"Lesions by size, {block.title}: recall (matched at IoU >= 0.1) and mean Dice (missed lesions as 0), "
+            "with 95 % CI; n: number of lesions.",
         )
 
 
 def _curves(
     scores: Scores, metric: str
 ) -> tuple[dict[str, dict[int, tuple[float, float, float]]], dict[str, float]]:
-    """Mean and interval by clicks of each prompted row, and the mean of each row without."""
+    """Mean and interval by number of clicks for each prompted method, and the mean of each method without clicks."""
     curves: dict[str, dict[int, tuple[float, float, float]]] = {}
     flat: dict[str, float] = {}
     for row, level in scores.values:
@@ -90,7 +90,7 @@ def _curves(
 
 
 def _by_size(tables: Tables, block: Block) -> dict[str, dict[str, tuple[int, tuple[float, ...], tuple[float, ...]]]]:
-    """By class and row: number of lesions, recall and Dice, each with its interval."""
+    """By class and method: number of lesions, recall and Dice, the latter two with intervals."""
     found: dict[str, dict[str, tuple[int, tuple[float, ...], tuple[float, ...]]]] = {}
     for name in SIZE_CLASSES:
         for line in tables.sizes:

@@ -1,4 +1,4 @@
-"""Runs a benchmark: what is not done yet of its trainings, masks and scores, then its tables and its page."""
+"""Runs a benchmark: pending trainings, masks and scores, then the tables and the page."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from sammed3d_ft.training.run_lock import RunHeldError
 
 
 def run(path: Path, limit: int | None = None) -> tuple[str, list[Failure]]:
-    """Does what is not done yet of a benchmark; writes ``table.md``, ``.csv``, ``.html``, ``sizes.csv``, ``cases.csv``.
+    """Run what is pending; write ``table.md``, ``table.csv``, ``table.html``, ``sizes.csv`` and ``cases.csv``.
 
     Args:
-        path: YAML, see `BenchmarkConfig`; paths in it are relative to the present folder.
-        limit: at most so many trainings in this call, those of other calls not counted; the rest waits for the next.
+        path: YAML, see `BenchmarkConfig`; its paths are relative to the current folder.
+        limit: maximum number of trainings in this call, not counting other calls' trainings; the next call continues.
 
     Returns:
-        The table as Markdown, and the runs without a result, which the next call tries again: they failed, or another
-        process is at them.
+        The table as Markdown, and the runs without a result, which the next call retries: they failed, or another
+        process is working on them.
 
     Raises:
-        InputError: a config that is wrong, folds that do not fit the manifest, results of other settings.
+        InputError: an invalid config, folds that do not fit the manifest, or results made with other settings.
     """
     config = load_benchmark(path)
     folds = write_folds(config)
-    # Whatever is wrong in any row is said before hours are spent on another.
+    # Check all methods before hours are spent on one of them.
     trainings = [
         training_of(config, name, fold, folds[fold], seed)
         for seed in sorted({seed for name in config.rows for seed in config.seeds_of(name)})
@@ -76,12 +76,12 @@ def run(path: Path, limit: int | None = None) -> tuple[str, list[Failure]]:
 
 
 def _common_lesions(trainings: Sequence[Training]) -> tuple[str, int]:
-    """What a click is given for; rows that differ in it cannot be compared at equal numbers of clicks."""
+    """What is clicked, and the connectivity; methods must agree in them to be compared at equal numbers of clicks."""
     connectivity = {training.row: training.config.data.connectivity for training in trainings}
     targets = {t.row: t.config.data.targets for t in trainings if isinstance(t.config, TrainConfig)}
     if len(set(connectivity.values())) > 1 or len(set(targets.values())) > 1:
         told = "; ".join(f"{name}: {targets.get(name, 'each')}, {n}" for name, n in connectivity.items())
-        raise InputError(f"rows differ in data.targets or data.connectivity ({told}): clicks would not be comparable")
+        raise InputError(f"methods differ in data.targets or data.connectivity ({told}): clicks are not comparable")
     return next(iter(targets.values()), "each"), next(iter(connectivity.values()), 18)
 
 
@@ -92,7 +92,7 @@ def _train_all(
     lesions: tuple[str, int],
     limit: int | None,
 ) -> list[Failure]:
-    """Trainings, at most so many, each followed by the masks of its model; what others are at does not count."""
+    """Run at most ``limit`` trainings, each followed by its model's masks; runs held by others do not count."""
     failures: list[Failure] = []
     started = 0
     for training in tqdm(todo, "trainings", unit="run"):
@@ -126,7 +126,7 @@ def _units(
             try:
                 yield ended.result()
             except BrokenProcessPool:
-                reason = "a process that made masks was ended, often for want of memory; lower workers, and start again"
+                reason = "a process making masks was killed, often for lack of memory; lower workers, and re-run"
                 yield [Failure(str(asked[ended]), reason)]
 
 

@@ -1,4 +1,4 @@
-"""Gathers what the evaluator said of every run: per row, level, seed and case, and the patients' means."""
+"""Collects the scores of all runs by method, level, seed and case, and averages them per patient."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from sammed3d_ft.recipes.benchmark.scoring import read_csv
 from sammed3d_ft.recipes.benchmark.units import levels_of, scores_folder, units_of
 
 AREA = "auc_"
-"""Before a metric's name: the area under it over the steps of the autoPET IV protocol."""
+"""Prefix of a metric's area under the curve over the steps of the autoPET IV protocol."""
 
 Level = int | None
-"""Clicks per lesion (protocol `autopet4`: pairs of clicks per scan); None for masks made without any."""
+"""Clicks per lesion (protocol `autopet4`: click pairs per scan); None for masks made without clicks."""
 
 
 @dataclass(frozen=True)
 class LesionScores:
-    """True lesions of a row at a level: those whose case has been scored with every seed."""
+    """The ground-truth lesions of a method at one level, limited to cases scored with every seed."""
 
     patients: list[str]
     size_classes: list[str]
     found: list[float]
-    """1 if matched, the mean over seeds."""
+    """1 if matched; mean over seeds."""
     dice: list[float]
-    """With the match, 0 if missed; the mean over seeds."""
+    """With the match, 0 if missed; mean over seeds."""
 
     def of_class(self, name: str) -> list[int]:
         return [index for index, size in enumerate(self.size_classes) if size == name]
@@ -41,10 +41,10 @@ class LesionScores:
 
 @dataclass
 class Scores:
-    """Every number of a benchmark.
+    """All scores of a benchmark.
 
-    Values are (seeds, cases), NaN where a metric is not defined and where there is no result; the latter are the cases
-    where ``failed`` is true.
+    Arrays are (seeds, cases). Values are NaN where a metric is not defined, and where there is no result; ``failed`` is
+    true only in the latter case.
     """
 
     cases: Sequence[Case]
@@ -56,18 +56,18 @@ class Scores:
 
     @property
     def patients(self) -> list[str]:
-        """Sorted; the unit of every statistic."""
+        """All patients, sorted; the unit of every statistic."""
         return sorted({patient_of(case) for case in self.cases})
 
     def levels(self, row: str) -> list[Level]:
-        """At which a row has masks."""
+        """The levels at which a method has masks."""
         return [level for name, level in self.values if name == row]
 
     def by_patient(self, row: str, level: Level, metric: str) -> list[float]:
-        """A metric's value for each of `patients`: over seeds, then over the patient's scans.
+        """A metric's value for each of `patients`, averaged over seeds, then over the patient's scans.
 
-        NaN unless it is defined with every seed on every scan on which any row defines it: no patient is averaged over
-        fewer seeds or scans than others.
+        NaN unless it is defined with every seed on every scan where any method defines it, so that all methods are
+        averaged over the same scans and all their seeds.
         """
         own = self.values[row, level][metric].mean(axis=0)
         defined = self._defined_anywhere(metric)
@@ -76,18 +76,18 @@ class Scores:
         return [float(own[scans].mean()) if scans.any() else float("nan") for scans in chosen]
 
     def failed_patients(self, row: str, level: Level) -> int:
-        """Patients with a scan for which a run, a mask or its scoring is missing."""
+        """Number of patients with a scan for which a run, a mask or its scoring is missing."""
         missing: list[int] = np.flatnonzero(self.failed[row, level].any(axis=0)).tolist()
         return len({patient_of(self.cases[number]) for number in missing})
 
     def _defined_anywhere(self, metric: str) -> np.ndarray:
-        """(cases,) whether any row, level and seed has a value."""
+        """(cases,) whether the metric has a value for any method, level and seed."""
         known = [of[metric] for of in self.values.values() if metric in of]
         return np.any([~np.isnan(values).all(axis=0) for values in known], axis=0)
 
 
 def read_scores(config: BenchmarkConfig, folds: dict[str, Path], cases: Sequence[Case]) -> Scores:
-    """Reads all that has been scored so far; what is missing counts as failed."""
+    """Read all scores so far; missing ones count as failed."""
     scores = Scores(cases)
     for name in config.rows:
         for level in levels_of(config, name):
@@ -136,9 +136,9 @@ def _read(config: BenchmarkConfig, folds: dict[str, Path], scores: Scores, name:
 
 
 def _add_areas(config: BenchmarkConfig, scores: Scores) -> None:
-    """The area under each shown metric over the protocol's steps, kept with the last step's metrics.
+    """Add the area under each shown metric over the protocol's steps, stored with the metrics of the last step.
 
-    A row without clicks stays what it is at every step.
+    A method without clicks has the same value at every step.
     """
     steps = config.click_counts
     for name, level in list(scores.values):

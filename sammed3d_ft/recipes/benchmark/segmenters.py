@@ -1,4 +1,4 @@
-"""Opens what a row segments with: something to click on, or something that needs no clicks."""
+"""Opens the segmenter of a method, either promptable by clicks or automatic."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sammed3d_ft.recipes.benchmark.config import CheckpointRow, RuleRow, SliceSa
 
 
 class Automatic(Protocol):
-    """Segments a scan by itself."""
+    """Segments a scan without clicks."""
 
     @property
     def modalities(self) -> tuple[str, ...]: ...  # the first one's grid is the mask's
@@ -38,17 +38,18 @@ Segmenter = Clickable | Automatic
 
 @dataclass(frozen=True)
 class Source:
-    """Where a run's masks come from."""
+    """What makes a run's masks."""
 
     clickable: bool
     made_of: dict[str, Any]
-    """What the masks depend on, besides the cases; JSON-able."""
-    open: Callable[[], Segmenter]
+    """What the masks depend on besides the cases; JSON-serialisable."""
+    open: Callable[[], Segmenter] | None = None
+    """None if the masks already exist."""
 
 
-@lru_cache(maxsize=32)  # one model of each row, for all its folds
+@lru_cache(maxsize=32)  # one model per method, shared by its folds
 def source_untrained(row: CheckpointRow | RuleRow | SliceSamRow) -> Source:
-    """The source of a row in which nothing is trained; `InputError` if its weights cannot be used."""
+    """The source of a method that is not trained; `InputError` if its weights cannot be used."""
     if isinstance(row, CheckpointRow):
         predictor = Predictor.from_pretrained(row.checkpoint, spacing_mm=row.spacing_mm)
         assert isinstance(predictor.model, nn.Module)
@@ -67,31 +68,40 @@ def source_untrained(row: CheckpointRow | RuleRow | SliceSamRow) -> Source:
 
 
 def source_trained(folder: Path, prompted: bool) -> Source:
-    """The model that a training of ours has exported into its run folder; `InputError` if it is gone."""
+    """The model that a training exported into its run folder; `InputError` if it is missing."""
     export = folder / "export" / "model.safetensors"
     if not export.is_file():
-        raise InputError(f"{export} is gone, though the training is done: restore it, or remove {folder}")
+        raise InputError(f"{export} is missing, although the training is done: restore it, or delete {folder}")
     made_of = {"model": sha256_of(export)}
     return Source(prompted, made_of, lambda: Predictor.from_pretrained(export) if prompted else Network(export))
 
 
+def source_masks(folders: Mapping[str, Path], cases: Sequence[str]) -> Source:
+    """Masks that already exist; ``folders`` by level."""
+    return Source(False, {"masks": {level: masks_in(folder, cases) for level, folder in folders.items()}})
+
+
 def find_mask(folder: Path, case: str) -> Path | None:
-    """The mask of a case in a folder, whatever its format; None if there is none."""
+    """The mask of a case in a folder, in any readable format; None if there is none."""
     paths = (folder / f"{case}{suffix}" for suffix in IMAGE_SUFFIXES)
     return next((path for path in paths if path.is_file()), None)
+
+
+def masks_in(folder: Path, cases: Sequence[str]) -> dict[str, str | None]:
+    """The hash of each case's mask; None if there is none."""
+    return {case: None if (path := find_mask(folder, case)) is None else file_hash(path) for case in cases}
 
 
 def source_cascade(
     found: Path, cases: Sequence[str], prompted: Source, connectivity: int, min_volume_ml: float
 ) -> Source:
-    """A prompted source that is clicked where masks of these cases have been found; `found` is their folder."""
-    masks = {case: None if (path := find_mask(found, case)) is None else file_hash(path) for case in cases}
-    made_of = {"detector": masks, "prompted": prompted.made_of, "connectivity": connectivity}
+    """A prompted source that is clicked at the components of the masks in the folder ``found``."""
+    made_of = {"detector": masks_in(found, cases), "prompted": prompted.made_of, "connectivity": connectivity}
     if min_volume_ml:
         made_of["min_volume_ml"] = min_volume_ml
 
     def open_cascade() -> Segmenter:
-        model = prompted.open()
+        model = prompted.open and prompted.open()
         assert isinstance(model, Predictor | SliceSAM | ThresholdByClicks)
         return Cascade(found, model, connectivity, min_volume_ml)
 
@@ -99,7 +109,7 @@ def source_cascade(
 
 
 class WholeImageThreshold:
-    """A threshold without clicks."""
+    """A threshold on the whole image, without clicks."""
 
     modalities = ("PT",)
 
@@ -112,29 +122,29 @@ class WholeImageThreshold:
 
 
 class Network:
-    """A trained baseline."""
+    """A trained automatic network."""
 
     def __init__(self, export: Path) -> None:
-        from sammed3d_ft.baselines.automatic import AutomaticSegmenter  # with it comes MONAI, which takes seconds
+        from sammed3d_ft.baselines.automatic import AutomaticSegmenter  # imports MONAI, which takes seconds
 
         self._segmenter = AutomaticSegmenter.from_pretrained(export, None)
         self.modalities = tuple(self._segmenter.modalities)
 
     def mask(self, images: Mapping[str, Volume], case: str) -> np.ndarray:
-        """Where its logits are above 0."""
+        """Voxels whose logits are above 0."""
         return np.asarray(self._segmenter.segment(images)) > 0
 
 
 class Cascade:
-    """A prompted model that is clicked, once each, at the deepest point of every component of another row's masks.
+    """A prompted model clicked once at the deepest point of every component of a detector's masks.
 
-    Nobody clicks: whatever is missed there is missed here, and what is found wrongly is clicked too.
+    There is no user: lesions that the detector misses are missed, and its false-positive components are clicked too.
 
     Args:
-        masks: folder of the other row's masks.
-        model: what is clicked.
-        connectivity: of components.
-        min_volume_ml: smaller components are left out.
+        masks: folder of the detector's masks.
+        model: the prompted model.
+        connectivity: of the components.
+        min_volume_ml: smaller components are ignored.
     """
 
     def __init__(self, masks: Path, model: Clickable, connectivity: int, min_volume_ml: float = 0) -> None:
@@ -143,10 +153,10 @@ class Cascade:
         self.modalities = model.modalities
 
     def mask(self, images: Mapping[str, Volume], case: str) -> np.ndarray:
-        """The union of the lesions; empty where the other row has found nothing.
+        """The union of the lesions; empty if the detector found none.
 
         Raises:
-            InputError: the other row has no mask of this case, one on another grid, or none that can be read.
+            InputError: the detector's mask of this case is missing, unreadable or on another grid.
         """
         path = find_mask(self._masks, case)
         if path is None:
@@ -154,7 +164,7 @@ class Cascade:
         found = read_label(path, case=case)
         image = images[self.modalities[0]]
         if difference := grid_difference(found, image):
-            raise InputError(f"case {case}: {self._masks} is on another grid than the image ({difference})")
+            raise InputError(f"case {case}: mask in {self._masks} and image are on different grids ({difference})")
         components, _ = lesions_from_mask(found.array > 0, self._connectivity)
         self._model.set_image(images)
         mask = np.zeros(found.array.shape, bool)

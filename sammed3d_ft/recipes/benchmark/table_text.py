@@ -1,4 +1,4 @@
-"""Writes a benchmark's tables as CSV and Markdown, and says in words what their numbers mean."""
+"""Writes a benchmark's tables as CSV and Markdown, with sentences that explain the numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sammed3d_ft.recipes.benchmark.tables import Line, SizeLine, Tables
 
 
 def write_tables(config: BenchmarkConfig, scores: Scores, tables: Tables) -> str:
-    """Writes ``table.csv``, ``sizes.csv``, ``cases.csv`` and ``table.md``, and returns the last."""
+    """Write ``table.csv``, ``sizes.csv``, ``cases.csv`` and ``table.md``; return the text of ``table.md``."""
     for name, kind, lines in (("table", Line, tables.lines), ("sizes", SizeLine, tables.sizes)):
         columns = [field.name for field in fields(kind)]
         write_csv(config.out / f"{name}.csv", columns, map(vars, lines))
@@ -25,25 +25,25 @@ def write_tables(config: BenchmarkConfig, scores: Scores, tables: Tables) -> str
 
 
 def explained(config: BenchmarkConfig, metrics: Iterable[str]) -> list[str]:
-    """What the numbers mean, in sentences: the same in Markdown and on the page."""
+    """Sentences that explain the numbers, the same in Markdown and on the page."""
     per_lesion = config.protocol == "clicks"
     given = (
-        "Rows with clicks were given so many simulated clicks per lesion by a user who knows the truth: the lesion's "
-        "deepest point first, then the deepest point of the error."
+        "Prompted methods receive the stated number of clicks per lesion from a simulated user who knows the ground "
+        "truth: first at the lesion's deepest point, then at the deepest point of the error."
         if per_lesion
-        else "Rows with clicks follow autoPET IV: a first mask without clicks, then ten steps of one foreground and "
-        "one background click per scan; the area under a metric (auc) is over these 11 steps, trapezoidal, so that a "
-        "Dice of 1 throughout has 10."
+        else "Prompted methods follow autoPET IV: a first mask without clicks, then ten steps of one foreground and "
+        "one background click per scan. The area under a metric (auc) is trapezoidal over these 11 steps, so a "
+        "constant Dice of 1 gives 10."
     )
     sentences = [
-        f"{given} Rows without clicks had to find the lesions themselves: the two have unequal information, and a "
-        "difference between them is not one of models alone.",
-        "All masks are scored by one evaluator on the scans' own grids. A patient's value is the mean over his scans "
-        "and over seeds; n is the number of patients for whom it is defined with every seed, of all patients. 95 % CI: "
-        "percentile bootstrap over patients.",
-        f"Tests compare with {config.reference} in the same block, over the patients for whom both are defined: mean "
-        "difference, Hodges-Lehmann estimate (95 % CI), Wilcoxon's signed-rank test; Holm and Bonferroni over the rows "
-        "of a block, metric by metric.",
+        f"{given} Automatic methods receive no clicks, so a comparison between the two kinds is not between models "
+        "alone.",
+        "One evaluator scores all masks on the scans' own grids. A patient's value is the mean over the patient's "
+        "scans and over seeds; n is the number of patients for whom it is defined with every seed, out of all "
+        "patients. 95 % CI: percentile bootstrap over patients.",
+        f"Tests compare each method with {config.reference} in the same block, over the patients for whom both are "
+        "defined: mean difference, Hodges-Lehmann estimate (95 % CI), Wilcoxon signed-rank test. Holm and Bonferroni "
+        "correct for the number of methods in a block, separately for each metric.",
     ]
     for name in dict.fromkeys(metric.removeprefix(AREA) for metric in metrics):
         sentences.append(f"{label_of(name)}: {_convention(name)}.")
@@ -63,7 +63,7 @@ _LABELS = {
 
 
 def label_of(metric: str) -> str:
-    """A metric's name as a heading; the column's own where there is none."""
+    """A metric's display name, or its column name if it has none."""
     if metric.startswith(AREA):
         return f"{label_of(metric.removeprefix(AREA))}, area under the curve"
     return _LABELS.get(metric, metric)
@@ -71,20 +71,20 @@ def label_of(metric: str) -> str:
 
 def _convention(metric: str) -> str:
     if metric == TMTV_ERROR:
-        return "absolute difference of predicted and true total volume; 0 for an empty mask's volume"
+        return "absolute difference between predicted and ground-truth total volume; an empty mask has volume 0"
     return f"{METRICS[metric].convention}; {METRICS[metric].empties}"
 
 
-OVERVIEW = "Means at a glance"
+OVERVIEW = "Overview of means"
 METRIC_COLUMNS = (
-    *("block", "row", "clicks given", "n", "mean (95 % CI)", "median"),
+    *("block", "method", "clicks", "n", "mean (95 % CI)", "median"),
     *("difference", "Hodges-Lehmann (95 % CI)", "p", "p (Holm)", "p (Bonferroni)"),
 )
-SIZE_COLUMNS = ("block", "row", "clicks given", "size", "lesions", "recall (95 % CI)", "lesion Dice (95 % CI)")
+SIZE_COLUMNS = ("block", "method", "clicks", "size", "lesions", "recall (95 % CI)", "lesion Dice (95 % CI)")
 
 
 def overview(tables: Tables) -> list[tuple[list[str], list[list[str]]]]:
-    """Of each block the means of all metrics: column names and rows. ``[n/N]`` where not all patients have one."""
+    """The means of all metrics for each block: column names and rows. ``[n/N]`` marks means over n of N patients."""
     found = []
     for block in tables.blocks:
         rows = []
@@ -92,7 +92,7 @@ def overview(tables: Tables) -> list[tuple[list[str], list[list[str]]]]:
             of = {line.metric: line for line in tables.lines if line.block == block.title and line.row == row}
             means = [f"{number(line.mean)}{_share(line)}" for line in map(of.__getitem__, block.metrics)]
             rows.append([row, of[block.metrics[0]].clicks, *means])
-        found.append(([block.title, "clicks given", *map(label_of, block.metrics)], rows))
+        found.append(([block.title, "clicks", *map(label_of, block.metrics)], rows))
     return found
 
 
@@ -101,7 +101,7 @@ def _share(line: Line) -> str:
 
 
 def metric_rows(tables: Tables, metric: str) -> list[list[str]]:
-    """The cells of `METRIC_COLUMNS` for one metric, block after block."""
+    """Table rows with `METRIC_COLUMNS` for one metric, block by block."""
     return [
         [
             line.block,
@@ -120,7 +120,7 @@ def metric_rows(tables: Tables, metric: str) -> list[list[str]]:
 
 
 def size_rows(tables: Tables) -> list[list[str]]:
-    """The cells of `SIZE_COLUMNS`."""
+    """Table rows with `SIZE_COLUMNS`."""
     return [
         [
             line.block,
@@ -136,12 +136,12 @@ def size_rows(tables: Tables) -> list[list[str]]:
 
 
 def metrics_of(tables: Tables) -> list[str]:
-    """Every metric of any block, in order."""
+    """The metrics of all blocks, in order."""
     return list(dict.fromkeys(metric for block in tables.blocks for metric in block.metrics))
 
 
 def markdown(config: BenchmarkConfig, tables: Tables) -> str:
-    """All tables as one text."""
+    """All tables as one Markdown text."""
     metrics = metrics_of(tables)
     parts = ["\n\n".join(explained(config, metrics)), f"## {OVERVIEW}"]
     parts += [_grid(columns, rows) for columns, rows in overview(tables)]
@@ -158,7 +158,7 @@ def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits after the point, one from 100 on; nothing where it is not defined."""
+    """Three decimals, or one from 100 on; empty if not defined."""
     return "" if value != value else f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}"
 
 
@@ -170,5 +170,5 @@ def interval(value: float, low: float, high: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """Three digits, or below 0.001."""
+    """Three decimals, or ``<0.001``; empty if not defined."""
     return "" if p != p else "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,4 +1,4 @@
-"""The numbers of a benchmark: statistics and tests per block and metric, and lesions by size."""
+"""The numbers in a benchmark's tables: statistics and tests per block and metric, and results by lesion size."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ _NAN = float("nan")
 
 @dataclass(frozen=True)
 class Block:
-    """Rows that are compared with each other, each at one level."""
+    """Methods compared with each other, each at one level."""
 
     title: str
     clicks: Level
-    """What its prompted rows were given."""
+    """Clicks given to its prompted methods."""
     entries: tuple[tuple[str, Level], ...]
     metrics: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row in one block, for one metric."""
+    """One method in one block, for one metric."""
 
     block: str
     row: str
     clicks: str
     metric: str
     patients: int
-    """For whom the metric is defined."""
+    """Patients for whom the metric is defined."""
     of: int
     """All patients."""
     failed: int
-    """Patients for whom a result is missing: a run, a mask or its scoring failed, or waits."""
+    """Patients with a missing result: a run, a mask or its scoring failed or is pending."""
     mean: float
     ci_low: float
     ci_high: float
     median: float
     pairs: int | None = None
-    """Patients for whom it is defined here and in the reference; None without a test."""
+    """Patients for whom it is defined here and for the reference; None without a test."""
     difference: float = _NAN
-    """Mean of this row minus the reference, over the pairs."""
+    """Mean of this method minus the reference, over the pairs."""
     hodges_lehmann: float = _NAN
     hl_low: float = _NAN
     hl_high: float = _NAN
@@ -56,7 +56,7 @@ class Line:
 
 @dataclass(frozen=True)
 class SizeLine:
-    """One row in one block, for one class of lesion sizes."""
+    """One method in one block, for one size class of lesions."""
 
     block: str
     row: str
@@ -64,7 +64,7 @@ class SizeLine:
     size_class: str
     lesions: int
     of: int
-    """The lesions of this class in all patients, as far as any row has been scored."""
+    """Lesions of this class in all patients that have been scored for any method."""
     recall: float
     recall_low: float
     recall_high: float
@@ -75,7 +75,7 @@ class SizeLine:
 
 @dataclass(frozen=True)
 class Tables:
-    """All that is shown."""
+    """All numbers shown."""
 
     blocks: tuple[Block, ...]
     lines: tuple[Line, ...]
@@ -83,7 +83,7 @@ class Tables:
 
 
 def build_tables(config: BenchmarkConfig, scores: Scores) -> Tables:
-    """Statistics of every block; the patients are the unit throughout."""
+    """Statistics of every block; the patient is the unit throughout."""
     blocks = _blocks(config, scores)
     lines = [line for block in blocks for metric in block.metrics for line in _lines(config, scores, block, metric)]
     sizes = [line for block in blocks for line in _sizes(config, scores, block)]
@@ -91,14 +91,14 @@ def build_tables(config: BenchmarkConfig, scores: Scores) -> Tables:
 
 
 def clicks_told(config: BenchmarkConfig, level: Level) -> str:
-    """What a row was given, in words."""
+    """The clicks given to a method, in words."""
     if level is None or (config.protocol == "autopet4" and level == 0):
         return "none"
     return f"{level} per lesion" if config.protocol == "clicks" else f"{level} + {level} per scan"
 
 
 def _blocks(config: BenchmarkConfig, scores: Scores) -> list[Block]:
-    """A block for each number of clicks, with the automatic rows beside; then these by themselves."""
+    """A block for each number of clicks, which includes the automatic methods; then a block of these alone."""
     automatic = tuple((row, level) for row, level in scores.values if level is None)
     shown = tuple(config.shown_metrics)
     counts: list[Level] = [*config.click_counts]
@@ -165,7 +165,7 @@ def _lines(config: BenchmarkConfig, scores: Scores, block: Block, metric: str) -
 
 
 def _sizes(config: BenchmarkConfig, scores: Scores, block: Block) -> list[SizeLine]:
-    """Recall and mean Dice of the true lesions of each class; intervals by drawing whole patients."""
+    """Recall and mean Dice of the ground-truth lesions of each class; intervals by resampling patients."""
     lines = []
     for name in SIZE_CLASSES:
         total = max(len(lesions.of_class(name)) for lesions in scores.lesions.values())

@@ -1,4 +1,4 @@
-"""The trainings of a benchmark: which are done, and each one started in a process of its own."""
+"""The trainings of a benchmark: checks which are done, and runs each of the others in a separate process."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig, TrainedRow
 from sammed3d_ft.recipes.config import TrainConfig, differences, load_config
 from sammed3d_ft.training.run_lock import locked_run
 
-# Where a run lies says nothing about its result; its cases are compared by the manifest's hash. Nor do the numbers of
-# clicks at which it scores itself: the best model is always chosen at 1 and 5, and masks are made at any.
+# Settings that do not affect the result of a training: the run's folder; the manifest's path, as cases are compared by
+# the manifest's hash; and the numbers of clicks of the validation, as the best model is always chosen at 1 and 5.
 _WITHOUT_EFFECT = (("run", "dir"), ("data", "manifest"), ("validate", "clicks"))
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training of one row."""
+    """The training of one method on one fold with one seed."""
 
     row: str
     fold: str
@@ -34,7 +34,7 @@ class Training:
     config: TrainConfig | BaselineConfig
 
     def is_done(self) -> bool:
-        """Whether its result is there; `InputError` if that was made with other settings or folds."""
+        """Whether its result exists; `InputError` if that was made with other settings or folds."""
         if not (self.folder / "summary.json").exists():
             return False
         before = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
@@ -43,12 +43,12 @@ class Training:
             changed.append("the fold's cases")
         if changed:
             raise InputError(
-                f"{self.folder} was made with other settings ({'; '.join(changed)}): remove it, or choose another out"
+                f"{self.folder} was made with other settings ({'; '.join(changed)}): delete it, or choose another out"
             )
         return True
 
     def _completed(self, before: dict[str, Any]) -> dict[str, Any]:
-        """An earlier version's config with the settings that have come since, at their defaults."""
+        """A config from an earlier version, with settings added since then at their defaults."""
         try:
             completed: dict[str, Any] = type(self.config).model_validate(before).as_plain()
         except ValueError:
@@ -56,20 +56,23 @@ class Training:
         return completed
 
     def run(self, launch: list[str]) -> str | None:
-        """Trains, in a process of its own; its screen goes to a log beside the run. None, or what went wrong.
+        """Train in a separate process, whose output goes to a log beside the run.
 
-        Nothing is done where another process has ended this training since.
+        Does nothing if another process has finished this training in the meantime.
+
+        Returns:
+            None, or the error message of a failed training.
 
         Raises:
             RunHeldError: another process is writing this run.
-            InputError: it has ended with other settings or cases.
+            InputError: another process has finished it with other settings or cases.
         """
-        with locked_run(self.folder, ".launch.lock"):  # from before the training takes its own lock until it has ended
+        with locked_run(self.folder, ".launch.lock"):  # held from before the training takes its own lock until it ends
             return None if self.is_done() else self._launch(launch)
 
     def _launch(self, launch: list[str]) -> str | None:
         written, log = self.folder.with_suffix(".yaml"), self.folder.with_suffix(".log")
-        with locked_run(self.folder):  # a training whose launcher was killed may still be at it, and write its log
+        with locked_run(self.folder):  # a training whose launcher was killed may still be running and writing its log
             write_whole(written, yaml.safe_dump(self.config.as_plain(), sort_keys=False))
             write_whole(self.folder / "manifest.sha256", sha256_of(self.config.data.manifest))
             screen = log.open("wb")
@@ -95,10 +98,10 @@ def _comparable(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def training_of(config: BenchmarkConfig, name: str, fold: str, manifest: Path, seed: int) -> Training:
-    """The training of a row on one fold with one seed.
+    """The training of a method on one fold with one seed.
 
     Raises:
-        InputError: a config or an override that is wrong, with the row's name.
+        InputError: an invalid config or override; the message names the method.
     """
     row = config.rows[name]
     assert isinstance(row, TrainedRow)
@@ -106,16 +109,16 @@ def training_of(config: BenchmarkConfig, name: str, fold: str, manifest: Path, s
     settings = [*row.overrides, f"run.dir={folder}", f"run.seed={seed}", f"data.manifest={manifest}"]
     try:
         loaded = load_config(row.config, settings)
-        # A prompted model is tested as the benchmark's first form did, so that its trainings are found as done.
+        # Prompted models are tested as in the benchmark's first version, so that its trainings still count as done.
         clicks = sorted({*config.clicks, 1, 5})
         prompted = isinstance(loaded, TrainConfig)
         ending = [f"validate.clicks={clicks}", "validate.test=true"] if prompted else ["validate.test=false"]
         loaded = load_config(row.config, [*settings, *ending])
     except InputError as error:
-        raise InputError(f"row {name}: {error}") from error
+        raise InputError(f"method {name}: {error}") from error
     return Training(name, fold, seed, folder, loaded)
 
 
 def run_folder(config: BenchmarkConfig, name: str, fold: str, seed: int) -> Path:
-    """Where everything of one row, fold and seed is kept."""
+    """The folder of one method, fold and seed."""
     return config.out / "runs" / name / f"fold{fold}_seed{seed}"

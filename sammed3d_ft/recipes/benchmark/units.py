@@ -1,56 +1,67 @@
-"""A unit of work: one row on one fold with one seed, from a model (if it has one) to scored masks."""
+"""A unit of work: one method on one fold with one seed, from model (if any) to scored masks."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prompts.errors import InputError
+from prompts.whole_files import write_whole
 from sammed3d_ft.data.manifest import read_manifest
+from sammed3d_ft.evaluation import kept_cases
 from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig, CascadeRow, MasksRow, RuleRow, TrainedRow
-from sammed3d_ft.recipes.benchmark.masks import AUTOMATIC, level_name, make_masks
+from sammed3d_ft.recipes.benchmark.masks import AUTOMATIC, level_name, make_masks, masks_for
 from sammed3d_ft.recipes.benchmark.scoring import errors_of, is_scored, score_masks
-from sammed3d_ft.recipes.benchmark.segmenters import Source, source_cascade, source_trained, source_untrained
+from sammed3d_ft.recipes.benchmark.segmenters import (
+    Source,
+    source_cascade,
+    source_masks,
+    source_trained,
+    source_untrained,
+)
 from sammed3d_ft.recipes.benchmark.trainings import run_folder
-from sammed3d_ft.recipes.config import TrainConfig, load_config
+from sammed3d_ft.recipes.config import TrainConfig, digest, load_config
 from sammed3d_ft.training.run_lock import RunHeldError, locked_run
+
+_CURRENT = "current.json"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that ended without a result, or without that of some cases."""
+    """A run without a result, or with failed cases."""
 
     run: str
     reason: str
     held: bool = False
-    """It was left to another process, which is at it."""
+    """Whether it was left to another process that is working on it."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One row on the test cases of one fold with one seed."""
+    """One method on the test cases of one fold with one seed."""
 
     row: str
     fold: str
     seed: int
     manifest: Path
-    """Of the fold."""
+    """The fold's manifest."""
 
     def __str__(self) -> str:
         return f"{self.row}, fold {self.fold}, seed {self.seed}"
 
 
 def units_of(config: BenchmarkConfig, name: str, folds: dict[str, Path]) -> list[Unit]:
-    """All units of a row."""
+    """All units of a method."""
     return [Unit(name, fold, seed, folds[fold]) for seed in config.seeds_of(name) for fold in folds]
 
 
 def is_prompted(config: BenchmarkConfig, name: str) -> bool:
-    """Whether a row is given clicks by the simulated user; not for `MasksRow`, whose folders say it."""
+    """Whether a method is given clicks by the simulated user; not for `MasksRow`, whose folder names tell."""
     row = config.rows[name]
     if isinstance(row, TrainedRow):
-        # Run folder and manifest will be the benchmark's: the row's config need not name them.
+        # The benchmark sets run folder and manifest, so the method's config need not name them.
         settings = [*row.overrides, "run.dir=run", "data.manifest=manifest.json"]
         return isinstance(load_config(row.config, settings), TrainConfig)
     if isinstance(row, RuleRow):
@@ -59,7 +70,7 @@ def is_prompted(config: BenchmarkConfig, name: str) -> bool:
 
 
 def levels_of(config: BenchmarkConfig, name: str) -> list[int | None]:
-    """At which numbers of clicks a row has masks; None: without any."""
+    """Click counts for which a method's masks exist; None means automatic."""
     row = config.rows[name]
     if not isinstance(row, MasksRow):
         return [*config.click_counts] if is_prompted(config, name) else [None]
@@ -70,58 +81,65 @@ def levels_of(config: BenchmarkConfig, name: str) -> list[int | None]:
 
 
 def masks_folder(config: BenchmarkConfig, unit: Unit, level: int | None) -> Path:
-    """Where the masks of a unit lie."""
+    """The folder of a unit's masks."""
     row = config.rows[unit.row]
     if not isinstance(row, MasksRow):
-        return run_folder(config, unit.row, unit.fold, unit.seed) / "masks" / level_name(level)
+        return _current(config, unit, "masks") / level_name(level)
     if level is None and not (row.masks / AUTOMATIC).is_dir():
         return row.masks
     return row.masks / level_name(level)
 
 
 def scores_folder(config: BenchmarkConfig, unit: Unit, level: int | None) -> Path:
-    """Where the scores of a unit lie."""
-    return run_folder(config, unit.row, unit.fold, unit.seed) / "evaluation" / level_name(level)
+    """The folder of a unit's scores."""
+    return _current(config, unit, "evaluation") / level_name(level)
+
+
+def _current(config: BenchmarkConfig, unit: Unit, what: str) -> Path:
+    """The folder of masks or scores that the last call used; before the first call, one that does not exist."""
+    folder = run_folder(config, unit.row, unit.fold, unit.seed)
+    record = folder / _CURRENT
+    return folder / what / (json.loads(record.read_text(encoding="utf-8"))[what] if record.is_file() else "none")
 
 
 def check_row(config: BenchmarkConfig, name: str) -> None:
-    """Says what is wrong with a row in which nothing is trained, before hours are spent on another.
+    """Check a method that is not trained, before hours are spent on another.
 
     Raises:
-        InputError: weights that cannot be used, a folder that is not there, parts of a cascade of the wrong kind.
+        InputError: unusable weights, a missing folder, or cascade parts of the wrong kind.
     """
     row = config.rows[name]
     if isinstance(row, MasksRow):
         if not row.masks.is_dir():
-            raise InputError(f"row {name}: no folder of masks {row.masks}")
+            raise InputError(f"method {name}: no folder of masks {row.masks}")
         wanted = {level_name(k) for k in config.click_counts}
         given = {path.name for path in row.masks.glob("*_clicks") if path.is_dir()}
-        # The area under a curve needs all of its steps; else a number of clicks may be left out, but not every one.
+        # The area under a curve needs all steps; otherwise, some numbers of clicks may be missing, but not all.
         if given and (not given & wanted or (config.protocol == "autopet4" and wanted - given)):
             raise InputError(
-                f"row {name}: {row.masks} has {', '.join(sorted(given))}, expected {', '.join(sorted(wanted))}"
+                f"method {name}: {row.masks} has {', '.join(sorted(given))}, expected {', '.join(sorted(wanted))}"
             )
     elif isinstance(row, CascadeRow):
         config.seeds_of(name)
         parts = row.cascade
         if None not in levels_of(config, parts.detector):
-            raise InputError(f"row {name}: its detector {parts.detector!r} is given clicks; choose an automatic row")
+            raise InputError(f"method {name}: its detector {parts.detector!r} takes clicks; choose an automatic method")
         if not is_prompted(config, parts.prompted):
-            raise InputError(f"row {name}: its prompted row {parts.prompted!r} takes no clicks; choose one that does")
+            raise InputError(f"method {name}: its prompted part {parts.prompted!r} takes no clicks; choose another")
     elif not isinstance(row, TrainedRow):
         try:
             source_untrained(row)
         except InputError as error:
-            raise InputError(f"row {name}: {error}") from error
+            raise InputError(f"method {name}: {error}") from error
 
 
 def run_unit(config: BenchmarkConfig, unit: Unit, lesions: tuple[str, int]) -> list[Failure]:
-    """Makes and scores what is missing of a unit's masks; what is done is not done again.
+    """Make and score a unit's missing masks.
 
-    A unit that another process is at is left to it: a benchmark may be started several times, to share the work.
+    A unit that another process is working on is skipped, so that several calls can share the work of a benchmark.
 
     Args:
-        lesions: what is clicked, ``each`` or ``all``, and the connectivity of lesions.
+        lesions: what is clicked (``each`` lesion, or ``all`` together), and the connectivity of lesions.
     """
     folder = run_folder(config, unit.row, unit.fold, unit.seed)
     try:
@@ -132,22 +150,23 @@ def run_unit(config: BenchmarkConfig, unit: Unit, lesions: tuple[str, int]) -> l
 
 
 def failure_of(unit: Unit, error: InputError) -> Failure:
-    """What is told of a unit that an error ended."""
+    """The failure to report for a unit that ended with an error."""
     return Failure(str(unit), str(error), isinstance(error, RunHeldError))
 
 
 def _run(config: BenchmarkConfig, unit: Unit, folder: Path, lesions: tuple[str, int]) -> list[Failure]:
     cases = read_manifest(unit.manifest).split("test")
     levels = levels_of(config, unit.row)
-    reasons: dict[str, str] = {}
-    if not isinstance(config.rows[unit.row], MasksRow):
-        broken = frozenset(case for level in levels for case in errors_of(scores_folder(config, unit, level)))
-        source = _source(config, unit, [case.id for case in cases], lesions[1])
-        reasons = make_masks(config, source, cases, folder / "masks", lesions, broken)
+    source = _source(config, unit, [case.id for case in cases], lesions[1])
+    masks = masks_for(config, source, cases, folder / "masks", lesions)
+    chosen = {"masks": masks.name, "evaluation": digest(kept_cases.EVALUATION_FORMAT, lesions[1], masks.name)}
+    write_whole(folder / _CURRENT, json.dumps(chosen))
+    broken = frozenset(case for level in levels for case in errors_of(scores_folder(config, unit, level)))
+    reasons = make_masks(config, source, cases, masks, lesions, broken)
     wrong: dict[str, str] = {}
     for level in levels:
-        masks = masks_folder(config, unit, level)
-        wrong |= score_masks(masks, cases, scores_folder(config, unit, level), lesions[1], reasons)
+        at = masks_folder(config, unit, level)
+        wrong |= score_masks(at, cases, scores_folder(config, unit, level), lesions[1], reasons)
     return [Failure(str(unit), _told(wrong))] if wrong else []
 
 
@@ -164,23 +183,24 @@ def _source(config: BenchmarkConfig, unit: Unit, cases: Sequence[str], connectiv
         found = masks_folder(config, detector, None)
         model = _source(config, prompted, cases, connectivity)
         return source_cascade(found, cases, model, connectivity, row.cascade.min_volume_ml)
-    assert not isinstance(row, MasksRow), "its masks are there already"
+    if isinstance(row, MasksRow):
+        return source_masks({level_name(k): masks_folder(config, unit, k) for k in levels_of(config, unit.row)}, cases)
     return source_untrained(row)
 
 
 def _seed_of(config: BenchmarkConfig, part: str, seed: int) -> int:
-    """A part of a cascade that is not trained has one seed for all."""
+    """The seed of a cascade's part; a part that is not trained has a single seed."""
     return seed if config.is_trained(part) else config.seeds_of(part)[0]
 
 
 def is_ready(config: BenchmarkConfig, unit: Unit) -> bool:
-    """Whether every model that a unit needs has been trained, and the masks that it starts from have been made."""
+    """Whether all models that a unit needs are trained and, for a cascade, the detector's masks are scored."""
     row = config.rows[unit.row]
     parts: Sequence[str] = [unit.row]
     if isinstance(row, CascadeRow):
         parts = (row.cascade.detector, row.cascade.prompted)
         detector = replace(unit, row=parts[0], seed=_seed_of(config, parts[0], unit.seed))
-        if not is_scored(scores_folder(config, detector, None)):  # another process may be at it
+        if not is_scored(scores_folder(config, detector, None)):  # another process may be working on it
             return False
     folders = [run_folder(config, part, unit.fold, unit.seed) for part in parts if config.is_trained(part)]
     return all((folder / "summary.json").is_file() for folder in folders)

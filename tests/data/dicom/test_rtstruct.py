@@ -92,20 +92,20 @@ def test_regions_of_another_frame_are_not_offered_and_refused(tmp_path: Path) ->
     folder, series = on_pet(tmp_path, [33, 36], frame="1.2.3")
     file = scan_folder(folder).regions[0]
     assert region_names(file, FRAME) == ()
-    with pytest.raises(InputError, match="lies in another frame of reference"):
+    with pytest.raises(InputError, match="has another frame of reference"):
         read_region(file, "A", series)
 
 
 def test_wrong_regions_are_refused(tmp_path: Path) -> None:
     folder, series = on_pet(tmp_path, [33, 36])
-    with pytest.raises(InputError, match="'B': is not there; regions on this scan: A"):
+    with pytest.raises(InputError, match="'B': not found; regions on this scan: A"):
         mask_of(folder, series, "B")
     for contours, kind, message in (
         ([], "CLOSED_PLANAR", "has no contours"),
         ([np.zeros((1, 3))], "POINT", "of type POINT, expected CLOSED_PLANAR"),
-        ([np.zeros((2, 3))], "CLOSED_PLANAR", "fewer than three whole points"),
+        ([np.zeros((2, 3))], "CLOSED_PLANAR", "fewer than three complete points"),
         ([np.array([(-9, -18, 33), (-9, -14, 33), (-9, -14, 42)])], "CLOSED_PLANAR", "leaves the plane .* by 9.00 mm"),
-        ([np.array([(50, 50, 33), (60, 50, 33), (60, 60, 33)])], "CLOSED_PLANAR", "holds no voxel centre"),
+        ([np.array([(50, 50, 33), (60, 50, 33), (60, 60, 33)])], "CLOSED_PLANAR", "contains no voxel centre"),
     ):
         write_rtstruct(folder / "rt.dcm", {"A": contours}, kind=kind)
         with pytest.raises(InputError, match=message):

@@ -103,18 +103,18 @@ def test_what_cannot_be_written_or_read_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     series = order_slices(choose_series(scan_folder(tmp_path / "in"), "PT"))
     out = tmp_path / "seg.dcm"
-    with pytest.raises(InputError, match="the mask holds no lesion"):
+    with pytest.raises(InputError, match="the mask is empty"):
         write_segmentation(out, np.zeros(series.shape, np.uint8), series)
     assert not out.exists()
     write_segmentation(out, np.ones(series.shape, np.uint8), series)
-    with pytest.raises(InputError, match="'Liver': is not there; segments on this scan: Lesion"):
+    with pytest.raises(InputError, match="'Liver': not found; segments on this scan: Lesion"):
         read_region(opened(out), "Liver", series)
 
     for name, options, message in (
         ("moved", {"origin_mm": (-10, -19, 30)}, "a frame lies 0.00 mm and 0.25 voxels from the nearest slice"),
         ("higher", {"origin_mm": (-10, -20, 31.5)}, "a frame lies 1.50 mm"),
-        ("turned", {"orientation": (0, 1, 0, -1, 0, 0)}, "another grid"),
-        ("finer", {"spacing_mm": (4, 1.9)}, "another grid"),
+        ("turned", {"orientation": (0, 1, 0, -1, 0, 0)}, "not on the grid"),
+        ("finer", {"spacing_mm": (4, 1.9)}, "not on the grid"),
         ("larger", {"stored": np.zeros((6, 4, 6), np.int16)}, "frames of 5x4 do not fit"),
     ):
         write_series(tmp_path / name, **options)
@@ -125,7 +125,7 @@ def test_what_cannot_be_written_or_read_is_refused(tmp_path: Path) -> None:
     dataset = pydicom.dcmread(out)
     dataset.SegmentationType = "FRACTIONAL"
     dataset.save_as(out)
-    with pytest.raises(InputError, match="is stored as FRACTIONAL"):
+    with pytest.raises(InputError, match="the type is FRACTIONAL"):
         read_region(opened(out), "Lesion", series)
 
 

@@ -116,9 +116,9 @@ def test_steps_that_are_not_quite_even_are_accepted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (moved(_3=3, _4=3, _5=3), r"1 slice\(s\) missing between .*_2_.* and .*_3_.*, a step of 6.00 mm where 3.00"),
+        (moved(_3=3, _4=3, _5=3), r"1 slice\(s\) missing between .*_2_.* and .*_3_.*, as the step is 6.00 mm instead"),
         (moved(_3=9, _4=9, _5=9), r"3 slice\(s\) missing"),
-        (moved(_3=3), "lie at the same position; is it dynamic or gated"),
+        (moved(_3=3), "have the same position; is the series dynamic or gated"),
         (moved(_3=1), "slices are 2.00 to 4.00 mm apart"),
         (moved(_0=0.29, _1=0.29, _2=0.29, _5=0.29), None),
         (on_one(ImageOrientationPatient=[0, 1, 0, -1, 0, 0]), "different orientation"),
@@ -127,11 +127,11 @@ def test_steps_that_are_not_quite_even_are_accepted(tmp_path: Path) -> None:
         (on_one(FrameOfReferenceUID="1.2"), "different frames of reference"),
         (tilted, "shifted sideways by up to 5.00 mm .gantry tilt"),
         (on_one(ImagePositionPatient=None), "has no valid ImagePositionPatient"),
-        (on_one(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "no pair of perpendicular unit vectors"),
+        (on_one(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "not a pair of perpendicular unit vectors"),
         (on_one(PixelSpacing=[4, 0]), "must be above 0"),
         (on_all(NumberOfFrames=3), "multi-frame"),
-        (on_all(NumberOfSlices=7), "state 7 slices and 6 are here"),
-        (on_all(SamplesPerPixel=3), "colour picture"),
+        (on_all(NumberOfSlices=7), "state 7 slices but only 6 were found"),
+        (on_all(SamplesPerPixel=3), "colour image"),
     ],
 )
 def test_what_is_no_volume_is_refused(tmp_path: Path, change: Any, message: str | None) -> None:
@@ -151,7 +151,7 @@ def test_one_file_taken_away_is_noticed(tmp_path: Path) -> None:
         read(tmp_path)
     for path in tmp_path.glob("*_[1-5]_*.dcm"):
         path.unlink()
-    with pytest.raises(InputError, match="one slice is no volume"):
+    with pytest.raises(InputError, match="a single slice is not a volume"):
         read(tmp_path)
 
 
@@ -160,21 +160,21 @@ def test_several_series_are_listed_and_one_is_chosen(tmp_path: Path) -> None:
     write_series(tmp_path / "a", uid=first, SeriesDescription="PET AC")
     write_series(tmp_path / "b", np.ones(SHAPE, np.int16), uid=second, SeriesDescription="PET NAC")
     write_series(tmp_path / "c", modality="CT")
-    with pytest.raises(InputError, match="holds 2 PET series; choose one by --series") as caught:
+    with pytest.raises(InputError, match="contains 2 PET series; choose one with --series") as caught:
         read(tmp_path)
     assert all(text in str(caught.value) for text in (first, second, "PET AC, 6 images", "PET NAC"))
     assert "\n" not in str(caught.value)
     assert (read_values(read(tmp_path, "PT", second)) == 1).all()
-    with pytest.raises(InputError, match="--series 1.2.3 is not there; PET and CT series there: "):
+    with pytest.raises(InputError, match="--series 1.2.3 not found; PET and CT series found: "):
         read(tmp_path, "PT", "1.2.3")
 
 
 def test_a_ct_given_as_pet_is_refused(tmp_path: Path) -> None:
     uid = generate_uid()
     write_series(tmp_path, modality="CT", uid=uid)
-    with pytest.raises(InputError, match=r"holds no PET series \(found: 1 CT series\)"):
+    with pytest.raises(InputError, match=r"contains no PET series \(found: 1 CT series\)"):
         read(tmp_path)
-    with pytest.raises(InputError, match=rf"holds no PET series .*; --series {uid} is CT"):
+    with pytest.raises(InputError, match=rf"contains no PET series .*; --series {uid} is CT"):
         read(tmp_path, "PT", uid)
 
 
@@ -192,7 +192,7 @@ def test_folders_without_dicom_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         scan_folder(tmp_path / "none")
     (tmp_path / "notes.txt").write_text("no DICOM")
-    with pytest.raises(InputError, match=r"holds no DICOM file \(1 other files\)"):
+    with pytest.raises(InputError, match=r"contains no DICOM files \(1 others\)"):
         scan_folder(tmp_path)
     write_series(tmp_path)
     file = next(tmp_path.glob("*_2_*.dcm"))
@@ -202,7 +202,7 @@ def test_folders_without_dicom_and_broken_files(tmp_path: Path) -> None:
         scan_folder(tmp_path)
     copy.unlink()
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(InputError, match="pixels cannot be read, stored as Explicit VR Little Endian"):
+    with pytest.raises(InputError, match="pixels stored as Explicit VR Little Endian cannot be read"):
         read_values(read(tmp_path))
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(InputError):

@@ -103,12 +103,12 @@ def test_scan_time_of_a_series_made_later() -> None:
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        (pet_header(RadiopharmaceuticalInformationSequence=None), "holds no radiopharmaceutical information"),
-        (pet_header(RadiopharmaceuticalInformationSequence=[]), "holds no radiopharmaceutical information"),
+        (pet_header(RadiopharmaceuticalInformationSequence=None), "has no radiopharmaceutical information"),
+        (pet_header(RadiopharmaceuticalInformationSequence=[]), "has no radiopharmaceutical information"),
         (pet_header(RadiopharmaceuticalInformationSequence=[Dataset(), Dataset()]), "names 2 radiopharmaceuticals"),
         (pet_header(PatientWeight=None), "Patient's Weight is missing"),
         (pet_header(PatientWeight=0), "Patient's Weight is missing"),
-        (pet_header(PatientWeight=70000), "no weight in kg"),
+        (pet_header(PatientWeight=70000), "not a plausible weight in kg"),
         (pet_header(RadionuclideTotalDose=None), "Radionuclide Total Dose is missing"),
         (pet_header(RadionuclideTotalDose=200), "is it in kBq or MBq"),
         (pet_header(RadionuclideHalfLife=None), "Radionuclide Half Life is missing"),
