@@ -90,6 +90,7 @@ def test_nothing_found_is_no_segmentation_and_no_failure(scan, tmp_path, caplog)
         record = run(
             pet, None, tmp_path / "empty.safetensors", outputs,
             start=start_with(tmp_path, pet), source=dicom, series="1.2.3.1", device="cpu",
+            obey=False,  # an obeyed click leaves at least its own voxel
         )  # fmt: skip
     assert "seg" not in record["outputs"]
     assert not outputs.seg.exists()

@@ -86,7 +86,7 @@ def test_oblique_anisotropic_mask_lies_within_one_voxel_layer(angles, spacing, r
     outside = float(crop.min())  # z-score of 0
     inside = float(crop.max())  # z-score of 10
     stub = Threshold(level=outside + 0.6 * (inside - outside))
-    found = Predictor(stub, preprocessing)
+    found = Predictor(stub, preprocessing, zoom=False)  # the level is that of this crop
     found.set_image({"PT": volume})
     found.add_click(click_vox)
 
@@ -108,7 +108,7 @@ def test_an_array_without_its_grid_is_refused(images):
 
 def test_second_click_reuses_the_embedding_and_feeds_everything_back():
     stub, volume = Threshold(), plain_scan()
-    found = predictor(stub)
+    found = predictor(stub, zoom=False)
     found.set_image({"PT": volume})
     found.add_click((20, 22, 18))
     prediction = found.add_click((22, 22, 17), 0)
@@ -409,7 +409,7 @@ def test_a_lesion_at_the_scans_own_border_is_not_followed():
 @pytest.mark.parametrize("flips", [False, True])
 def test_crops_encoded_ahead_in_batches_are_those_of_the_clicks(monkeypatch: pytest.MonkeyPatch, flips: bool) -> None:
     clicks = [(10.0, 12.0, 9.0), (20.0, 22.0, 18.0), (30.0, 30.0, 27.0)]
-    plain, batched = predictor(flips=flips), predictor(flips=flips)
+    plain, batched = (predictor(flips=flips, zoom=False) for _ in range(2))
     for one in (plain, batched):
         one.set_image({"PT": plain_scan()})
     plain.encode_ahead(clicks)  # nothing to gain on a CPU

@@ -125,7 +125,7 @@ def test_background_first_is_preceded_by_the_masks_deepest_point():
 def test_a_foreground_click_beside_the_mask_is_preceded_by_one_inside():
     volume = plain_scan((40, 44, 120))
     mask = ball(volume.array.shape, (12, 22, 18), 6)
-    found = predictor()
+    found = predictor(zoom=False)
     found.set_image({"PT": volume})
     found.add_mask(mask)
     # The crop is the mask's, which would be out of sight in one about the click; so is a click far away from it.

@@ -180,7 +180,7 @@ def test_pet_and_ct_train_together_and_are_segmented_by_command(tmp_path: Path) 
     assert len(volumes) == len(record["lesions"])
     assert json.loads((tmp_path / "out" / "mask.segment.json").read_text()) == record
     for wrong, says in (
-        ({"ct": None}, "sees PT and CT; give the CT as well"),
+        ({"ct": None}, "takes PT and CT; give the CT as well"),
         ({"out": tmp_path / "mask.png"}, "images are written as "),
         ({"out": image}, "would overwrite an input"),
     ):

@@ -20,7 +20,7 @@ from sammed3d_ft.data.manifest import read_manifest, write_manifest
 from sammed3d_ft.inference import Predictor
 from sammed3d_ft.losses import training_loss
 from sammed3d_ft.model.build import seeded_model
-from sammed3d_ft.model.weights import read_state_dict, save_safetensors
+from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors
 from sammed3d_ft.recipes import train as recipe
 from sammed3d_ft.recipes.config import TrainConfig, load_config
 from sammed3d_ft.recipes.failures import explain_failure
@@ -104,7 +104,9 @@ def test_given_weights_are_scored_before_training_and_may_stay_the_best(
 ) -> None:
     """Training that ruins the model ends in an export of what it began with."""
     base = tmp_path / "base.safetensors"
-    save_safetensors(base, seeded_model("mini", seed=1).state_dict(), {})
+    model = seeded_model("mini", seed=1)
+    load_weights(model, "mini")  # good ones: obeyed clicks alone give some Dice, to a ruined model as well
+    save_safetensors(base, model.state_dict(), {})
     changes = (f"model.weights={base}", "optim.lr_decoder=1e-1", "optim.lr_encoder=1e-1")
     config = settings(tmp_path / "run", manifest, "full", *changes)
     with monkeypatch.context() as patched:

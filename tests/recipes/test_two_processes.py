@@ -72,7 +72,12 @@ def probed(processes: int, folder: Path, manifest: Path, method: str, *overrides
 def test_gradients_and_figures_are_those_of_one_process_with_the_joint_batch(
     method: str, loss: str, tmp_path: Path, manifest: Path
 ) -> None:
-    """With a learning rate too small to move a weight, so that the validation figures are of equal weights."""
+    """With a learning rate too small to move a weight, so that the validation figures are of equal weights.
+
+    A batch of two and two batches of one differ by rounding. With L1DFL, an error that rounding moves over the edge of
+    a bin changes the voxel's weight, hence the wider limit; a process left out would be an error of the order of 1.
+    """
+    limit = 1e-4 if "l1dfl" in loss else 1e-5
     settings = (loss, "optim.clip_norm=1e9", "optim.lr_decoder=1e-12", "optim.lr_encoder=1e-12")
     one = probed(1, tmp_path / "one", manifest, method, *settings)
     two = probed(2, tmp_path / "two", manifest, method, *settings)
@@ -84,7 +89,7 @@ def test_gradients_and_figures_are_those_of_one_process_with_the_joint_batch(
         assert joint.keys() == alone.keys()
         whole, other = (torch.cat([g[name].flatten() for name in alone]) for g in (alone, joint))
         assert whole.abs().max() > 0
-        assert float((other - whole).norm() / whole.norm()) < 1e-5
+        assert float((other - whole).norm() / whole.norm()) < limit
 
     figures, logged = [], []
     for folder in (one, two):
