@@ -1,11 +1,11 @@
-"""Times prediction from files to files on a whole-body phantom with 20 lesions, against its bare encoder passes.
+"""Compare the time of predicting a whole-body phantom with 20 lesions, file to file, with that of its encoder passes.
 
 python scripts/bench_predict.py [--variant vit_b_ori] [--lesions 20] [--threads 2]
 
-`vit_b_ori` has random weights whose masks are empty, so that every lesion is as small as can be and is zoomed in: two
-encoder passes each. Cost is what is shown, not quality. `--variant mini` uses the weights that ship, and its masks are
-real. In a process of its own: reading, cropping, encoding, decoding, and writing mask, lesion numbers, table and
-record; then as many bare encoder passes; then one more click on a lesion.
+`vit_b_ori` has random weights with empty masks, so auto-zoom treats every lesion as small: two encoder passes each.
+This measures cost, not quality. `--variant mini` uses the shipped weights and gives real masks. A separate process
+measures reading, cropping, encoding, decoding, and writing mask, lesion numbers, table and record; then the same number
+of encoder passes alone; then one additional click per lesion.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ from sammed3d_ft.recipes.clicked_scan import ClickedScan
 
 
 def write_inputs(work: Path, variant: str, lesions: int) -> str:
-    """A phantom with at least so many lesions, one click on each of so many, and weights; the checkpoint."""
+    """Write a phantom with at least `lesions` lesions, one click on each of the first `lesions`, and weights.
+
+    Returns the checkpoint.
+    """
     for case in range(100):
         phantom = make_phantom(11, case, "psma", "whole-body")
         numbers = np.unique(phantom.instances)[1:]
@@ -59,7 +62,7 @@ def write_inputs(work: Path, variant: str, lesions: int) -> str:
 
 
 def measure(work: Path, checkpoint: str) -> None:
-    """Prints what the table is made of; run in a process of its own."""
+    """Run in a separate process: print the values of the table."""
     start = time.perf_counter()
     outputs = predict.Outputs(work / "mask.nii.gz", work / "instances.nii.gz", table=work / "lesions.csv")
     loaded = predict.load_model(Path(checkpoint), "cpu")
@@ -111,18 +114,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         checkpoint = write_inputs(Path(work), given.variant, given.lesions)
         command = [sys.executable, __file__, "--threads", str(given.threads), "--measure", work, checkpoint]
-        told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    total, encoders, peak, first, later, count, lesions = map(float, told.split())
-    table = Table(title=f"{given.variant}, {int(lesions)} lesions, files to files, {given.threads} threads")
+        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    total, encoders, peak, first, later, count, lesions = map(float, printed.split())
+    table = Table(title=f"{given.variant}, {int(lesions)} lesions, file to file, {given.threads} threads")
     table.add_column("")
     table.add_column("", justify="right")
-    table.add_row("all, s", f"{total:.1f}")
-    table.add_row(f"{int(count)} bare encoder passes, s", f"{encoders:.1f}")
-    table.add_row("all over encoder passes", f"{total / encoders:.2f}")
+    table.add_row("total, s", f"{total:.1f}")
+    table.add_row(f"{int(count)} encoder passes alone, s", f"{encoders:.1f}")
+    table.add_row("total / encoder passes", f"{total / encoders:.2f}")
     table.add_row("peak memory of the process, GB", f"{peak / 1e9:.2f}")
     table.add_row("first click on a lesion, s", f"{first:.3f}")
     table.add_row("later click, s", f"{later:.3f}")
-    table.add_row("later over first", f"{later / first:.2f}")
+    table.add_row("later / first", f"{later / first:.2f}")
     Console().print(table)
 
 

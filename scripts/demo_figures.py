@@ -1,10 +1,10 @@
-"""Two figures of what fine-tuning gained: test lesions before and after it, at one and at three clicks.
+"""Draw two figures of the gain from fine-tuning: test lesions before and after it, at one and at three clicks.
 
 python scripts/demo_figures.py MANIFEST AFTER [--before mini] [--out demo]
 
-Writes lesions.png (slices of three lesions with outlines, clicks and Dice: those at the quartiles of the gain at one
-click, so neither the best nor the worst) and gain.png (Dice of every test lesion, before and after). Clicks are those
-of the simulated user: the lesion's deepest point, then the deepest point of the error.
+Writes lesions.png (slices of three lesions with outlines, clicks and Dice, chosen at the quartiles of the gain at one
+click) and gain.png (Dice of every test lesion, before and after). Clicks are simulated as in validation: the lesion's
+deepest point, then the deepest point of the error.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ CLICKS = (1, 3)
 WHEN = ("before", "after")
 _NAMES = {"before": "as shipped", "after": "fine-tuned"}
 _REFERENCE, _PREDICTION, _INSIDE, _OUTSIDE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
-_HALF_MM = 28.0  # of a slice shown
+_HALF_MM = 28.0  # half the width of a displayed slice
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A test case, and by "before" and "after" the masks after k clicks (canonical, bool) and the scores."""
+    """A test case with its masks after k clicks (canonical, bool) and scores, each for "before" and "after"."""
 
     pet: Volume
     label: Volume
@@ -57,7 +57,7 @@ def scan_of(case: Case, predictors: Mapping[str, Predictor]) -> Scan:
 
 
 def dice_table(scans: Sequence[Scan]) -> dict[tuple[str, int], np.ndarray]:
-    """Dice of all test lesions, in one order, by "before" or "after" and clicks."""
+    """Dice of all test lesions, in the same order, for ("before" or "after", number of clicks)."""
     return {
         (when, k): np.array([lesion.dice[k] for scan in scans for lesion in scan.scores[when].lesions])
         for when in WHEN
@@ -73,7 +73,7 @@ def at_quartiles(gain: np.ndarray) -> list[int]:
 
 
 def lesions_figure(scans: Sequence[Scan], chosen: Sequence[int]) -> Figure:
-    """A row for each chosen lesion: one click before and after, three clicks before and after."""
+    """One row per chosen lesion: one click before and after, three clicks before and after."""
     places = [(scan, number) for scan in scans for number in range(len(scan.scores["before"].lesions))]
     figure = Figure(figsize=(10.5, 2.75 * len(chosen) + 1.1), layout="constrained")
     FigureCanvasAgg(figure)
@@ -114,7 +114,7 @@ def _draw_slice(axes: Axes, scan: Scan, number: int, when: str, k: int) -> None:
     centre = scan.pet.to_vox(clicks[0].position_mm)
     z = int(np.rint(centre[2]))
     step = scan.pet.spacing_mm
-    # Voxel centres in mm from the first click; the high x index, the patient's right, is on the left.
+    # Voxel centres in mm relative to the first click; the patient's right (high x) is on the left of the figure.
     x, y = ((np.arange(scan.pet.array.shape[axis]) - centre[axis]) * step[axis] for axis in (0, 1))
     x = -x
     high = max(4.0, float(scan.pet.array[scan.label.array > 0].max(initial=0)) * 0.4)
@@ -140,7 +140,7 @@ def _draw_slice(axes: Axes, scan: Scan, number: int, when: str, k: int) -> None:
 
 
 def _outline(axes: Axes, mask: np.ndarray, x: np.ndarray, y: np.ndarray, colour: str, style: str, width: float) -> None:
-    """The edges of a mask's voxels."""
+    """Draw the outline of a mask along its voxel edges."""
     if not mask.any():
         return
     fine = np.kron(mask, np.ones((8, 8))).T
@@ -153,7 +153,7 @@ def _outline(axes: Axes, mask: np.ndarray, x: np.ndarray, y: np.ndarray, colour:
 
 
 def gain_figure(dice: Mapping[tuple[str, int], np.ndarray], cases: int) -> Figure:
-    """A line for every lesion from before to after, at one and at three clicks, and their means."""
+    """Lines from before to after for every lesion and for the mean, at one and at three clicks."""
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, k in zip(figure.subplots(1, 2, sharey=True), CLICKS, strict=True):
@@ -185,7 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("after", help="the fine-tuned export")
-    parser.add_argument("--before", default="mini", help="the weights it started from")
+    parser.add_argument("--before", default="mini", help="the weights before fine-tuning")
     parser.add_argument("--out", type=Path, default=Path("demo"))
     given = parser.parse_args()
     cases = read_manifest(given.manifest).split("test")

@@ -61,8 +61,8 @@ def main() -> None:
     parser.add_argument("--spacing-mm", type=float, help="spacing of the crops; default: the checkpoint's own")
     parser.add_argument("--split", choices=SPLITS, help="use only this split; default: all cases")
     parser.add_argument("--clicks", type=int, nargs="+", default=[1, 3, 5, 10])
-    parser.add_argument("--no-zoom", action="store_true", help="see every lesion in one crop alone")
-    parser.add_argument("--no-obey", action="store_true", help="leave the mask to the network, whatever clicks say")
+    parser.add_argument("--no-zoom", action="store_true", help="no auto-zoom: predict each lesion in a single crop")
+    parser.add_argument("--no-obey", action="store_true", help="use the network's mask without enforcing the clicks")
     parser.add_argument("--out", type=Path, help="CSV to write, with one row per lesion")
     given = parser.parse_args()
     scores = click_scores(

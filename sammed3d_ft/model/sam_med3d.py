@@ -27,8 +27,8 @@ class LoopOutput(NamedTuple):
     loss: Tensor  # scalar: mean over rounds with gradient of mask loss + iou_weight * IoU loss
     mask_losses: Tensor  # (R,), detached
     iou_losses: Tensor  # (R,), detached
-    dice: Tensor  # (R, B), of the thresholded crop, detached
-    max_probability: Tensor  # (R,), the highest of any voxel's foreground probability, detached
+    dice: Tensor  # (R, B), Dice of the thresholded crop, detached
+    max_probability: Tensor  # (R,), highest foreground probability of any voxel, detached
     logits: Tensor  # (B, 1, L, L, L) low-resolution logits of the last round, detached
 
 

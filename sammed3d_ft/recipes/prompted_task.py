@@ -206,7 +206,7 @@ class PromptedTask:
     def loss(
         self, model: nn.Module, batch: dict[str, Any], epoch: int, step: int, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch and what to log; ``model`` is the wrapped one, so that gradients are averaged."""
+        """Loss of a batch and values to log; see `Task.loss`."""
         seed, indices = self.config.run.seed, batch["index"]
 
         def correct(prediction: Tensor, target: Tensor, number: int) -> tuple[Tensor, Tensor]:

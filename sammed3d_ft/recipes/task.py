@@ -61,10 +61,10 @@ class Task(Protocol):
     def loss(
         self, model: nn.Module, batch: dict[str, Any], epoch: int, step: int, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch, and scalars to log; those named ``train/max_...`` are maxima, the others means.
+        """Loss of a batch, and scalars to log: maxima if named ``train/max_...``, otherwise means.
 
-        ``model`` is the wrapped one, so that gradients are averaged. ``progress`` is the share of all steps that are
-        done; like the rest of the schedule, it follows from the step alone, so that a resumed run continues alike.
+        ``model`` is the DDP-wrapped model, so that gradients are averaged. ``progress`` is the fraction of steps done;
+        it depends only on the step, so that a resumed run continues identically.
         """
 
     def state(self) -> dict[str, Tensor]:
