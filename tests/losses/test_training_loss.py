@@ -38,5 +38,5 @@ def test_a_refused_input_is_nan_with_a_gradient_and_logged_once(caplog: pytest.L
     assert logits.grad is not None
     assert bool(logits.grad.isnan().all())
     assert [record.message.partition(";")[0] for record in caplog.records] == [
-        "the loss got 672 NaN or infinite logits of 672"
+        "672 of 672 logits passed to the loss are NaN or infinite"
     ]
