@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sammed3d_ft.evaluation.results import CaseResult
@@ -43,6 +42,19 @@ _OF_EMPTY_MASK = "n/a if that mask is empty"
 _ZERO_EMPTY_MASK = "0 if that mask is empty"
 
 
+def _at(*path: str | float) -> Callable[[CaseResult], float]:
+    """A reader that follows attribute names and, for thresholds and tolerances, keys."""
+
+    def read(case: CaseResult) -> float:
+        value: Any = case
+        for step in path:
+            value = getattr(value, step) if isinstance(step, str) else value[step]
+        number: float = value
+        return number
+
+    return read
+
+
 def _metrics() -> Iterator[Metric]:
     yield Metric("dice", "2 |T and P| / (|T| + |P|), voxels of the whole case", _OVERLAP_EMPTIES, True, "Dice")
     yield Metric("iou", "|T and P| / |T or P|, voxels of the whole case", _OVERLAP_EMPTIES, True)
@@ -53,7 +65,7 @@ def _metrics() -> Iterator[Metric]:
             _OVERLAP_EMPTIES,
             True,
             f"NSD at {tolerance:g} mm",
-            lambda case, t=tolerance: case.nsd[t],
+            _at("nsd", tolerance),
         )
     yield Metric(
         "hd95_mm",
@@ -93,14 +105,14 @@ def _metrics() -> Iterator[Metric]:
                 empties,
                 shown,
                 f"F1 at IoU {threshold:g}" if name == "f1" else "",
-                lambda case, t=threshold, name=name: getattr(case.detection[t], name),
+                _at("detection", threshold, name),
             )
     yield Metric(
         "pq_iou0.5",
         "summed IoU / (tp + fp/2 + fn/2), lesions matched one to one at IoU >= 0.5",
         _OVERLAP_EMPTIES,
         True,
-        read=lambda case: case.detection[0.5].pq,
+        read=_at("detection", 0.5, "pq"),
     )
     yield Metric(
         "lesion_dice",
@@ -114,12 +126,8 @@ def _metrics() -> Iterator[Metric]:
     yield Metric("matched_iou", f"IoU of a true lesion with its match, {on}", _WITHOUT_MATCH)
     for tolerance in NSD_TOLERANCES_MM:
         what = f"NSD at {tolerance:g} mm between the surfaces of the two lesions alone"
-        yield Metric(
-            f"matched_nsd_{tolerance:g}mm",
-            f"{what}, {on}",
-            _WITHOUT_MATCH,
-            read=lambda case, t=tolerance: case.matched_nsd[t],
-        )
+        read = _at("matched_nsd", tolerance)
+        yield Metric(f"matched_nsd_{tolerance:g}mm", f"{what}, {on}", _WITHOUT_MATCH, read=read)
     yield Metric("matched_hd95_mm", f"HD95 between the surfaces of the two lesions alone, {on}", _WITHOUT_MATCH)
     yield Metric("matched_volume_error_ml", f"predicted minus true volume, {on}", _WITHOUT_MATCH)
     yield Metric("splits", "true lesions that share voxels with two or more predicted ones", "0")
@@ -140,7 +148,7 @@ def _metrics() -> Iterator[Metric]:
             ("suv_peak", f"highest mean SUV in a 1 ml sphere (r = 6.2 mm) centred on a voxel of {which}", suv_empties),
             ("tla", f"SUVmean x volume of {which} (SUV ml)", f"{_ZERO_EMPTY_MASK}; n/a without PET"),
         ):
-            yield Metric(f"{mask}_{name}", what, empties, read=attrgetter(f"{mask}.{name}"))
+            yield Metric(f"{mask}_{name}", what, empties, read=_at(mask, name))
 
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _metrics()}

@@ -106,7 +106,7 @@ def _read(config: BenchmarkConfig, folds: dict[str, Path], scores: Scores, name:
         for case, found in scores_in(scores_folder(config, unit, level)).items():
             if case not in place:
                 continue
-            line = {"row": name, "clicks": level, "fold": unit.fold, "seed": unit.seed, "case": case}
+            line: dict[str, object] = {"row": name, "clicks": level, "fold": unit.fold, "seed": unit.seed, "case": case}
             line["patient"] = patient_of(scores.cases[place[case]])
             if isinstance(found, str):
                 scores.lines.append({**line, "error": found})
