@@ -70,7 +70,7 @@ def keep(folder: Path, case: CaseEvaluation, of: dict[str, Any]) -> None:
 
 
 def kept(folder: Path, paths: CasePaths, of: dict[str, Any]) -> CaseEvaluation | None:
-    """The stored case; None if there is none, or if its files, settings or code have changed."""
+    """The stored case; None if there is none, or if its files, settings or format have changed."""
     try:
         content = json.loads((folder / file_name(paths.id, ".json")).read_text(encoding="utf-8"))
         if content["case"] != paths.id or content["made_of"] != of:

@@ -426,7 +426,7 @@ UNET = [
 
 @pytest.mark.slow
 def test_real_runs_a_failed_one_and_a_checkpoint_as_it_is(folder: Path) -> None:
-    """By the command: exit code 3 for the row that cannot train, everything else in the table."""
+    """Nothing is replaced by a stand-in: the command trains, makes masks and scores; one method cannot train."""
     base = folder / "base.safetensors"
     save_safetensors(base, seeded_model("mini", seed=1).state_dict(), {})
     train = str(folder / "train.yaml")
