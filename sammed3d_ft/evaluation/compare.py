@@ -216,10 +216,10 @@ def _differences(first: Evaluated, other: Evaluated) -> list[str]:
         settings = [evaluation.summary["configuration"].get(key) for evaluation in (first, other)]
         if settings[0] != settings[1]:
             problems.append(f"{pair} differ in {key} ({settings[0]} and {settings[1]})")
-    conventions = [evaluation.summary["conventions"] for evaluation in (first, other)]
-    changed = [name for name in METRICS if conventions[0].get(name) != conventions[1].get(name)]
-    if changed:
-        problems.append(f"{pair} define {', '.join(changed)} differently")
+    # The format number, not the wording of the definitions; 1 for evaluations from before it was recorded.
+    formats = [evaluation.summary["versions"].get("evaluation_format", 1) for evaluation in (first, other)]
+    if formats[0] != formats[1]:
+        problems.append(f"{pair} define metrics differently (evaluation format {formats[0]} and {formats[1]})")
     return problems
 
 

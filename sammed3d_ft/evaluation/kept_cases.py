@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
+from prompts.errors import InputError
 from prompts.whole_files import write_whole
 from sammed3d_ft.evaluation.pairing import CasePaths
 from sammed3d_ft.evaluation.results import CaseResult
@@ -69,7 +70,7 @@ def keep(folder: Path, case: CaseEvaluation, of: dict[str, Any]) -> None:
 
 
 def kept(folder: Path, paths: CasePaths, of: dict[str, Any]) -> CaseEvaluation | None:
-    """The stored case; None if there is none, or if its files, settings or code have changed."""
+    """The stored case; None if there is none, or if its files, settings or format have changed."""
     try:
         content = json.loads((folder / file_name(paths.id, ".json")).read_text(encoding="utf-8"))
         if content["case"] != paths.id or content["made_of"] != of:
@@ -80,6 +81,20 @@ def kept(folder: Path, paths: CasePaths, of: dict[str, Any]) -> CaseEvaluation |
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
         return None  # missing or unreadable: evaluate again
     return CaseEvaluation(paths, result, None, of["sha256"], compat, drawn)
+
+
+def stored_result(folder: Path, case: str) -> CaseResult:
+    """The result that `keep` stored for a case.
+
+    Raises:
+        InputError: there is none, or another version has written it.
+    """
+    file = folder / file_name(case, ".json")
+    try:
+        return _RESULT.validate_python(json.loads(file.read_text(encoding="utf-8"))["result"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise InputError(f"{file}: not a readable result ({problem}); delete {folder.parent} to score again") from None
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sammed3d_ft.evaluation.detection import Detection
 from sammed3d_ft.evaluation.froc import ScoredLesions
+from sammed3d_ft.evaluation.metrics import METRICS
 from sammed3d_ft.lesions.table import Lesion
 
 
@@ -105,23 +106,4 @@ class CaseResult:
 
     def as_row(self) -> dict[str, Any]:
         """Flat columns, in the order of `metrics.METRICS`."""
-        row: dict[str, Any] = {"dice": self.dice, "iou": self.iou}
-        row |= {f"nsd_{tolerance:g}mm": value for tolerance, value in self.nsd.items()}
-        row |= {"hd95_mm": self.hd95_mm, "fpv_ml": self.fpv_ml, "fnv_ml": self.fnv_ml}
-        for threshold, counts in self.detection.items():
-            for name in ("f1", "precision", "recall", "tp", "fp", "fn"):
-                row[f"{name}_iou{threshold:g}"] = getattr(counts, name)
-        row |= {"pq_iou0.5": self.detection[0.5].pq, "lesion_dice": self.lesion_dice}
-        row |= {"matched_dice": self.matched_dice, "matched_iou": self.matched_iou}
-        row |= {f"matched_nsd_{tolerance:g}mm": value for tolerance, value in self.matched_nsd.items()}
-        row |= {
-            "matched_hd95_mm": self.matched_hd95_mm,
-            "matched_volume_error_ml": self.matched_volume_error_ml,
-            "splits": self.splits,
-            "merges": self.merges,
-            "suvmax_hit_recall": self.suvmax_hit_recall,
-        }
-        for mask, of in (("truth", self.truth), ("pred", self.pred)):
-            for name in ("lesions", "volume_ml", "dmax_cm", "suv_max", "suv_mean", "suv_peak", "tla"):
-                row[f"{mask}_{name}"] = getattr(of, name)
-        return row
+        return {name: metric.of(self) for name, metric in METRICS.items()}

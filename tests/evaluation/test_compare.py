@@ -118,7 +118,8 @@ def test_evaluations_that_cannot_be_compared_are_refused_with_every_reason(tmp_p
     b = written(tmp_path / "B", {"dice": [0.1, 0.2, 0.3]})
     changed(b, "files", "case0", {"truth": {"sha256": "another"}})
     changed(b, "configuration", "connectivity", 26)
-    changed(b, "conventions", "iou", "something else")
+    changed(b, "conventions", "iou", "the same in other words")
+    changed(b, "versions", "evaluation_format", 2)
     with pytest.raises(InputError) as caught:
         read_evaluations([a, b])
     message = str(caught.value)
@@ -126,7 +127,7 @@ def test_evaluations_that_cannot_be_compared_are_refused_with_every_reason(tmp_p
         "case case2 is in B but not in A",
         "case case0: A and B have different truth files",
         "A and B differ in connectivity (18 and 26)",
-        "A and B define iou differently",
+        "A and B define metrics differently (evaluation format 1 and 2)",
     ):
         assert reason in message
     assert message.startswith("4 differences")

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from prompts.errors import InputError
-from sammed3d_ft.evaluation import cohort as cohort_module
 from sammed3d_ft.evaluation import kept_cases
 from sammed3d_ft.evaluation.cohort import evaluate_pairs, workers_that_help
 from sammed3d_ft.evaluation.pairing import CasePaths, pair_folders
@@ -25,6 +24,7 @@ from tests.evaluation.cohort_files import lesion, save, write_cohort
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = ("cases.csv", "lesions.csv")
+COMPAT = ("l1dfl", "brats-mets")
 
 
 @pytest.fixture
@@ -34,18 +34,21 @@ def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_cohort(tmp_path)
 
 
+Evaluated = Callable[[], list[str]]
+
+
 @pytest.fixture
-def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The ids of the cases that are evaluated from now on."""
-    done: list[str] = []
-    real = cohort_module._evaluate
+def evaluated(cohort: Path) -> Evaluated:
+    """The ids of the cases evaluated since the last call: those whose stored result was written."""
+    seen: dict[Path, int] = {}
 
-    def watched(case: CasePaths, *others: Any) -> Any:
-        done.append(case.id)
-        return real(case, *others)
+    def since() -> list[str]:
+        now = {path: path.stat().st_mtime_ns for path in sorted((cohort / "out" / "cases").glob("*.json"))}
+        new = [path.stem for path in now if seen.get(path) != now[path]]
+        seen.update(now)
+        return new
 
-    monkeypatch.setattr(cohort_module, "_evaluate", watched)
-    return done
+    return since
 
 
 def tables(folder: Path) -> list[str]:
@@ -59,7 +62,7 @@ def evaluate(cohort: Path, **changed: Any) -> list[str]:
     arguments = {
         "pet": cohort / "pet",
         "probabilities": cohort / "probability",
-        "compat": ("l1dfl", "brats-mets"),
+        "compat": COMPAT,
         "figures": False,
         **changed,
     }
@@ -67,89 +70,84 @@ def evaluate(cohort: Path, **changed: Any) -> list[str]:
     return tables(cohort / "out")
 
 
-def test_a_second_start_does_nothing_again(cohort: Path, evaluated: list[str]) -> None:
+def test_a_second_start_does_nothing_again(cohort: Path, evaluated: Evaluated) -> None:
     first = evaluate(cohort)
-    assert evaluated == ["a", "b", "c"]
+    assert evaluated() == ["a", "b", "c"]
     assert evaluate(cohort) == first
-    assert evaluated == ["a", "b", "c"]
+    assert evaluated() == []
 
 
-def test_a_stopped_evaluation_goes_on(
-    cohort: Path, evaluated: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    watched = cohort_module._evaluate
+def test_a_stopped_evaluation_goes_on(cohort: Path, evaluated: Evaluated) -> None:
+    def stopped(cases: Iterable[CasePaths]) -> Iterator[CasePaths]:
+        yield next(iter(cases))
+        raise KeyboardInterrupt
 
-    def stopped(case: CasePaths, *others: Any) -> Any:
-        if case.id == "b":
-            raise KeyboardInterrupt
-        return watched(case, *others)
-
-    monkeypatch.setattr(cohort_module, "_evaluate", stopped)
+    pairs = pair_folders(cohort / "pred", cohort / "gt", cohort / "pet", probability_dir=cohort / "probability")
     with pytest.raises(KeyboardInterrupt):
-        evaluate(cohort)
-    monkeypatch.setattr(cohort_module, "_evaluate", watched)
+        evaluate_pairs(pairs, progress=stopped, compat=COMPAT, keep_in=cohort / "out" / "cases")
+    assert evaluated() == ["a"]
     gone_on = evaluate(cohort)
-    assert evaluated == ["a", "b", "c"]
+    assert evaluated() == ["b", "c"]
     for file in (cohort / "out" / "cases").iterdir():
         file.unlink()
     assert evaluate(cohort) == gone_on
 
 
-def test_what_changed_is_done_again(cohort: Path, evaluated: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_changed_is_done_again(cohort: Path, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate(cohort)
-    evaluated.clear()
+    assert evaluated() == ["a", "b", "c"]
     save(cohort / "pred" / "b.nii.gz", lesion((0, 2)))
     save(cohort / "probability" / "b.nii.gz", lesion((0, 2)) * np.float32(0.8))
     evaluate(cohort)
-    assert evaluated == ["b"]
+    assert evaluated() == ["b"]
     evaluate(cohort, connectivity=26)
-    assert evaluated == ["b", "a", "b", "c"]
-    evaluated.clear()
+    assert evaluated() == ["a", "b", "c"]
     monkeypatch.setattr(kept_cases, "EVALUATION_FORMAT", kept_cases.EVALUATION_FORMAT + 1)
     evaluate(cohort, connectivity=26)
-    assert evaluated == ["a", "b", "c"]
-    evaluated.clear()
+    assert evaluated() == ["a", "b", "c"]
     kept = cohort / "out" / "cases" / "c.json"
     kept.write_text(kept.read_text()[:-20])  # as no process of ours leaves it
     evaluate(cohort, connectivity=26)
-    assert evaluated == ["c"]
+    assert evaluated() == ["c"]
     evaluate(cohort, connectivity=26, figures=True)  # the figures are not there yet
-    assert evaluated == ["c", "a", "b", "c"]
+    assert evaluated() == ["a", "b", "c"]
     evaluate(cohort, connectivity=26, figures=True)
-    assert len(evaluated) == 4
+    assert evaluated() == []
 
 
-def test_a_figure_is_never_of_files_that_have_changed_since(cohort: Path, evaluated: list[str]) -> None:
+def test_a_figure_is_never_of_files_that_have_changed_since(cohort: Path, evaluated: Evaluated) -> None:
     figure = cohort / "out" / "figures" / "a.png"
     evaluate(cohort, figures=True, probabilities=None)
     before = figure.read_bytes()
+    assert evaluated() == ["a", "b", "c"]
     save(cohort / "pred" / "a.nii.gz", lesion((8, 10)))
     evaluate(cohort, figures=False, probabilities=None)  # the result is kept, the figure is still the old one
+    assert evaluated() == ["a"]
     evaluate(cohort, figures=True, probabilities=None)
-    assert evaluated == ["a", "b", "c", "a", "a"]
+    assert evaluated() == ["a"]
     assert figure.read_bytes() != before
     evaluate(cohort, figures=False, probabilities=None)
     evaluate(cohort, figures=True, probabilities=None)
-    assert len(evaluated) == 5
+    assert evaluated() == []
 
 
 @pytest.mark.parametrize("folder", ["cases", "figures"])
-def test_a_folder_that_cannot_be_made_stops_before_any_case(cohort: Path, evaluated: list[str], folder: str) -> None:
+def test_a_folder_that_cannot_be_made_stops_before_any_case(cohort: Path, evaluated: Evaluated, folder: str) -> None:
     (cohort / "out").mkdir()
     (cohort / "out" / folder).write_text("a file")
     with pytest.raises(InputError, match=f"{folder}: cannot be written"):
         evaluate(cohort, figures=True)
-    assert evaluated == []
+    assert evaluated() == []
 
 
-def test_a_failed_case_is_tried_again(cohort: Path, evaluated: list[str]) -> None:
+def test_a_failed_case_is_tried_again(cohort: Path, evaluated: Evaluated) -> None:
     good = (cohort / "pred" / "a.nii.gz").read_bytes()
     (cohort / "pred" / "a.nii.gz").write_bytes(good[:-30])
     assert "case a" in evaluate(cohort)[0]
     (cohort / "pred" / "a.nii.gz").write_bytes(good)
-    evaluated.clear()
+    assert evaluated() == ["b", "c"]
     assert "case a" not in evaluate(cohort)[0]
-    assert evaluated == ["a"]
+    assert evaluated() == ["a"]
 
 
 def test_a_mhd_file_has_changed_when_its_voxels_have(tmp_path: Path) -> None:

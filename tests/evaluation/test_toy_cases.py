@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from prompts.errors import InputError
 from prompts.lesions import lesions_from_mask
-from sammed3d_ft.evaluation import METRICS, CaseResult, evaluate_case
-from sammed3d_ft.evaluation.results import LESION_COLUMNS
+from sammed3d_ft.evaluation import CaseResult, Detection, evaluate_case
+from sammed3d_ft.evaluation.results import LESION_COLUMNS, MaskQuantities
 
 Box = tuple[slice | int, slice | int, slice | int]
 
@@ -312,9 +315,30 @@ def test_suv_peak_sees_beyond_the_lesions_box() -> None:
     assert evaluate_case(one, one, (5, 5, 5), pet).truth.suv_peak == pytest.approx(3.0)
 
 
-def test_row_has_exactly_the_documented_columns() -> None:
+def test_every_column_reads_its_own_quantity() -> None:
+    plain = ["dice", "iou", "hd95_mm", "fpv_ml", "fnv_ml", "lesion_dice", "matched_dice", "matched_iou", "splits"]
+    plain += ["merges", "matched_hd95_mm", "matched_volume_error_ml", "suvmax_hit_recall"]
+    numbers = itertools.count(1)
+    changes: dict[str, Any] = {name: next(numbers) for name in plain}
+    expected = dict(changes)
+    for name in ("nsd", "matched_nsd"):
+        changes[name] = {tolerance: next(numbers) for tolerance in (2.0, 4.0)}
+        expected |= {f"{name}_{tolerance:g}mm": value for tolerance, value in changes[name].items()}
+    for name in ("truth", "pred"):
+        quantities = {field.name: next(numbers) for field in fields(MaskQuantities)}
+        changes[name] = MaskQuantities(**quantities)
+        expected |= {f"{name}_{quantity}": value for quantity, value in quantities.items()}
+    changes["detection"] = {0.1: Detection(5, 3, 2), 0.25: Detection(4, 6, 3), 0.5: Detection(1, 7, 9, 0.5)}
+    for threshold, tp, fp, fn in ((0.1, 5, 3, 2), (0.25, 4, 6, 3), (0.5, 1, 7, 9)):
+        scores = {"tp": tp, "fp": fp, "fn": fn, "precision": tp / (tp + fp), "recall": tp / (tp + fn)}
+        scores["f1"] = 2 * tp / (2 * tp + fp + fn)
+        expected |= {f"{name}_iou{threshold:g}": value for name, value in scores.items()}
+    expected["pq_iou0.5"] = 0.5 / (1 + 7 / 2 + 9 / 2)
+    assert replace(evaluate_case(SOME, SOME, (1, 1, 1)), **changes).as_row() == pytest.approx(expected)
+
+
+def test_lesion_rows_have_exactly_the_documented_columns() -> None:
     result = evaluate_case(SOME, SOME, (1, 1, 1))
-    assert list(result.as_row()) == list(METRICS)
     assert tuple(result.lesions[0].as_row()) == LESION_COLUMNS
 
 

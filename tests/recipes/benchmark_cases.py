@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 import yaml
 
 from prompts.whole_files import write_whole
@@ -20,9 +19,10 @@ from sammed3d_ft.data.grids import Volume
 from sammed3d_ft.data.images import read_label
 from sammed3d_ft.data.manifest import read_manifest
 from sammed3d_ft.model.weights import sha256_of
-from sammed3d_ft.recipes.benchmark import units
+from sammed3d_ft.recipes import benchmark
 from sammed3d_ft.recipes.benchmark.segmenters import Source
 from sammed3d_ft.recipes.benchmark.trainings import Training
+from sammed3d_ft.recipes.benchmark.units import Failure
 from tests.data.tiny_cases import write_cohort
 from tests.recipes.test_train import YAML
 
@@ -95,31 +95,26 @@ class StandIn:
 
 @dataclass
 class Done:
-    """What the stand-ins were asked for."""
+    """Trainings that only write what marks a run as finished, and `StandIn`s as models; with a record of both."""
 
-    trainings: list[str]
-    images: list[tuple[str, int, str]]
+    trainings: list[str] = field(default_factory=list)
+    images: list[tuple[str, int, str]] = field(default_factory=list)
 
+    def run(self, config: Path, limit: int | None = None) -> tuple[str, list[Failure]]:
+        """`benchmark.run` with the stand-ins."""
+        return benchmark.run(config, limit, train=self.train, open_trained=self.open_trained)
 
-def stand_in_for_training(monkeypatch: pytest.MonkeyPatch) -> Done:
-    """Trainings that write what makes a run done, and models that are `StandIn`s."""
-    done = Done([], [])
-
-    def train(self: Training, launch: list[str]) -> str | None:
-        done.trainings.append(f"{self.row} {self.fold} {self.seed}")
-        write_whole(self.folder / "config.yaml", yaml.safe_dump(self.config.as_plain()))
-        write_whole(self.folder / "manifest.sha256", sha256_of(self.config.data.manifest))
-        write_whole(self.folder / "export" / "model.safetensors", f"{self.row} {self.seed}")
-        write_whole(self.folder / "summary.json", "{}")
+    def train(self, training: Training, _: list[str]) -> str | None:
+        self.trainings.append(f"{training.row} {training.fold} {training.seed}")
+        write_whole(training.folder / "config.yaml", yaml.safe_dump(training.config.as_plain()))
+        write_whole(training.folder / "manifest.sha256", sha256_of(training.config.data.manifest))
+        write_whole(training.folder / "export" / "model.safetensors", f"{training.row} {training.seed}")
+        write_whole(training.folder / "summary.json", "{}")
         return None
 
-    def source(folder: Path, prompted: bool) -> Source:
+    def open_trained(self, folder: Path, prompted: bool) -> Source:
         row, seed = (folder / "export" / "model.safetensors").read_text().split()
-        return Source(prompted, {"model": f"{row} {seed}"}, lambda: StandIn(row, int(seed), done.images))
-
-    monkeypatch.setattr(Training, "_launch", train)
-    monkeypatch.setattr(units, "source_trained", source)
-    return done
+        return Source(prompted, {"model": f"{row} {seed}"}, lambda: StandIn(row, int(seed), self.images))
 
 
 def current(out: Path, row: str, fold: str, what: str = "masks", seed: int = 0) -> Path:

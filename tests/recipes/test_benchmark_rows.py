@@ -27,7 +27,7 @@ from sammed3d_ft.data.manifest_build import from_folders
 from sammed3d_ft.recipes import benchmark
 from sammed3d_ft.recipes.benchmark import runner
 from sammed3d_ft.recipes.benchmark.masks import case_facts
-from tests.recipes.benchmark_cases import line_of, made_in, rows_of
+from tests.recipes.benchmark_cases import current, line_of, made_in, rows_of
 from tests.recipes.test_train import ROOT
 
 AFFINE = np.diag([5.0, 5.0, 5.0, 1.0])  # a voxel of 0.125 ml
@@ -128,6 +128,17 @@ def test_a_changed_docstring_keeps_masks_and_scores(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sammed3d_ft.cli.main", "benchmark", str(config)]
     subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True)
     assert made_in(tmp_path / "out") == made
+
+
+def test_a_stored_score_that_cannot_be_read_is_named_and_made_anew_once_deleted(tmp_path: Path) -> None:
+    config = write_benchmark(tmp_path, TRUTHS, {"suv4": {"rule": {"suv_at_least": 4}}})
+    benchmark.run(config)
+    stored = current(tmp_path / "out", "suv4", "0", "evaluation") / "1_clicks" / "cases" / "p1.json"
+    stored.write_text("{}")
+    with pytest.raises(InputError, match=r"p1.json: not a readable result .*; delete .*1_clicks to score again"):
+        benchmark.run(config)
+    shutil.rmtree(stored.parents[1])
+    assert benchmark.run(config)[1] == []
 
 
 def test_masks_and_scores_of_an_older_layout_are_left_alone(tmp_path: Path) -> None:

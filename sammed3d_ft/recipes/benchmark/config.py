@@ -10,15 +10,22 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from prompts.errors import InputError
 from sammed3d_ft.baselines.threshold import FractionOfMaximum, SuvAtLeast
-from sammed3d_ft.evaluation.metrics import METRICS
+from sammed3d_ft.evaluation import metrics
 from sammed3d_ft.recipes.config_file import find_config
 
 ONE_PROCESS = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
-TMTV_ERROR = "tmtv_error_ml"
-"""The only metric of the tables that is not a column of `evaluation`; see `scores`."""
+_TMTV_ERROR = metrics.Metric(
+    "tmtv_error_ml",
+    "absolute difference between predicted and ground-truth total volume",
+    "an empty mask has volume 0",
+    label="TMTV error (ml)",
+    read=lambda case: abs(case.pred.volume_ml - case.truth.volume_ml),
+)
+METRICS = {**metrics.METRICS, _TMTV_ERROR.name: _TMTV_ERROR}
+"""By column name: those of an evaluation, and one more."""
 
-DEFAULT_METRICS = ["dice", "f1_iou0.1", "lesion_dice", "nsd_2mm", "hd95_mm", "fpv_ml", "fnv_ml", TMTV_ERROR]
+DEFAULT_METRICS = ["dice", "f1_iou0.1", "lesion_dice", "nsd_2mm", "hd95_mm", "fpv_ml", "fnv_ml", _TMTV_ERROR.name]
 AUTOPET_METRICS = ["dice", "fpv_ml", "fnv_ml"]
 
 
@@ -161,9 +168,9 @@ class BenchmarkConfig(_Section):
             raise ValueError(f"reference {self.reference!r} is not in rows: choose one of {', '.join(self.rows)}")
         if min(self.clicks) < 1:
             raise ValueError(f"clicks {self.clicks}: a lesion needs at least one click")
-        unknown = [name for name in self.metrics or () if name != TMTV_ERROR and name not in METRICS]
+        unknown = [name for name in self.metrics or () if name not in METRICS]
         if unknown:
-            raise ValueError(f"metrics: unknown {', '.join(unknown)}; known: {TMTV_ERROR}, {', '.join(METRICS)}")
+            raise ValueError(f"metrics: unknown {', '.join(unknown)}; known: {', '.join(METRICS)}")
         bad = [name for name in self.rows if not name or name.startswith(".") or set(name) & set('/\\:*?"<>|')]
         if bad:
             raise ValueError(f"method {bad[0]!r}: its name is used for a folder; use letters, digits, - and _")

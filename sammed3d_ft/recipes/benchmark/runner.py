@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig, CascadeRow, lo
 from sammed3d_ft.recipes.benchmark.folds import write_folds
 from sammed3d_ft.recipes.benchmark.page import write_page
 from sammed3d_ft.recipes.benchmark.scores import read_scores
+from sammed3d_ft.recipes.benchmark.segmenters import OpenTrained, source_trained
 from sammed3d_ft.recipes.benchmark.table_text import write_tables
 from sammed3d_ft.recipes.benchmark.tables import build_tables
 from sammed3d_ft.recipes.benchmark.trainings import Training, training_of
@@ -29,12 +31,20 @@ from sammed3d_ft.recipes.config import TrainConfig
 from sammed3d_ft.training.run_lock import RunHeldError
 
 
-def run(path: Path, limit: int | None = None) -> tuple[str, list[Failure]]:
+def run(
+    path: Path,
+    limit: int | None = None,
+    *,
+    train: Callable[[Training, list[str]], str | None] = Training.launch,
+    open_trained: OpenTrained = source_trained,
+) -> tuple[str, list[Failure]]:
     """Run what is pending; write ``table.md``, ``table.csv``, ``table.html``, ``sizes.csv`` and ``cases.csv``.
 
     Args:
         path: YAML, see `BenchmarkConfig`; its paths are relative to the current folder.
         limit: maximum number of trainings in this call, not counting other calls' trainings; the next call continues.
+        train: runs one training with ``accelerate launch``'s arguments; returns None, or the error message.
+        open_trained: opens a trained model, given its run folder and whether it is prompted.
 
     Returns:
         The table as Markdown, and the runs without a result, which the next call retries: they failed, or another
@@ -53,7 +63,7 @@ def run(path: Path, limit: int | None = None) -> tuple[str, list[Failure]]:
         if config.is_trained(name) and seed in config.seeds_of(name)
         for fold in folds
     ]
-    lesions = _common_lesions(trainings)
+    make = partial(run_unit, config, _common_lesions(trainings), open_trained)
     for name in config.rows:
         check_row(config, name)
     todo = [training for training in trainings if not training.is_done()]
@@ -61,12 +71,9 @@ def run(path: Path, limit: int | None = None) -> tuple[str, list[Failure]]:
     units = [unit for name in config.rows for unit in units_of(config, name, folds)]
     cascades = [unit for unit in units if isinstance(config.rows[unit.row], CascadeRow)]
     others = [unit for unit in units if unit not in cascades]
-    failures: list[Failure] = []
-    for found in _units(config, [unit for unit in others if is_ready(config, unit)], lesions, "masks"):
-        failures += found
-    failures += _train_all(config, todo, folds, lesions, limit)
-    for found in _units(config, [unit for unit in cascades if is_ready(config, unit)], lesions, "cascades"):
-        failures += found
+    failures = _units(make, [unit for unit in others if is_ready(config, unit)], config.workers, "masks")
+    failures += _train_all(config, todo, folds, limit, train, make)
+    failures += _units(make, [unit for unit in cascades if is_ready(config, unit)], config.workers, "cascades")
     tested = [case for manifest in folds.values() for case in read_manifest(manifest).split("test")]
     scores = read_scores(config, folds, tested)
     tables = build_tables(config, scores)
@@ -89,8 +96,9 @@ def _train_all(
     config: BenchmarkConfig,
     todo: Sequence[Training],
     folds: dict[str, Path],
-    lesions: tuple[str, int],
     limit: int | None,
+    train: Callable[[Training, list[str]], str | None],
+    make: Callable[[Unit], list[Failure]],
 ) -> list[Failure]:
     """Run at most ``limit`` trainings, each followed by its model's masks; runs held by others do not count."""
     failures: list[Failure] = []
@@ -101,8 +109,8 @@ def _train_all(
         unit = Unit(training.row, training.fold, training.seed, folds[training.fold])
         try:
             started += not training.is_done()
-            problem = training.run(config.launch)
-            failures += run_unit(config, unit, lesions) if problem is None else [Failure(str(unit), problem)]
+            problem = training.run(config.launch, train)
+            failures += make(unit) if problem is None else [Failure(str(unit), problem)]
         except InputError as error:
             started -= isinstance(error, RunHeldError)
             failures.append(failure_of(unit, error))
@@ -110,24 +118,24 @@ def _train_all(
 
 
 def _units(
-    config: BenchmarkConfig, units: Sequence[Unit], lesions: tuple[str, int], what: str
-) -> Iterator[list[Failure]]:
-    workers = min(config.workers, len(units))
+    make: Callable[[Unit], list[Failure]], units: Sequence[Unit], workers: int, what: str
+) -> list[Failure]:
+    workers = min(workers, len(units))
     if workers <= 1:
-        for unit in _bar(units, what, len(units)):
-            yield run_unit(config, unit, lesions)
-        return
+        return [failure for unit in _bar(units, what, len(units)) for failure in make(unit)]
+    failures: list[Failure] = []
     threads = max(1, (os.cpu_count() or 1) // workers)
     with ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)
     ) as pool:
-        asked = {pool.submit(run_unit, config, unit, lesions): unit for unit in units}
+        asked = {pool.submit(make, unit): unit for unit in units}
         for ended in _bar(as_completed(asked), what, len(units)):
             try:
-                yield ended.result()
+                failures += ended.result()
             except BrokenProcessPool:
                 reason = "a process making masks was killed, often for lack of memory; lower workers, and re-run"
-                yield [Failure(str(asked[ended]), reason)]
+                failures.append(Failure(str(asked[ended]), reason))
+    return failures
 
 
 def _bar(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:

@@ -10,11 +10,11 @@ import numpy as np
 
 from sammed3d_ft.data.manifest import Case
 from sammed3d_ft.evaluation.click_curves import click_curve_area
-from sammed3d_ft.evaluation.metrics import METRICS
-from sammed3d_ft.lesions.size import SIZE_CLASSES
-from sammed3d_ft.recipes.benchmark.config import TMTV_ERROR, BenchmarkConfig
+from sammed3d_ft.evaluation.results import LesionResult
+from sammed3d_ft.lesions.size import SizeClass
+from sammed3d_ft.recipes.benchmark.config import METRICS, BenchmarkConfig
 from sammed3d_ft.recipes.benchmark.folds import patient_of
-from sammed3d_ft.recipes.benchmark.scoring import read_csv
+from sammed3d_ft.recipes.benchmark.scoring import scores_in
 from sammed3d_ft.recipes.benchmark.units import levels_of, scores_folder, units_of
 
 AREA = "auc_"
@@ -25,18 +25,15 @@ Level = int | None
 
 
 @dataclass(frozen=True)
-class LesionScores:
-    """The ground-truth lesions of a method at one level, limited to cases scored with every seed."""
+class LesionScore:
+    """A ground-truth lesion of a case that was scored with every seed."""
 
-    patients: list[str]
-    size_classes: list[str]
-    found: list[float]
+    patient: str
+    size_class: SizeClass
+    found: float
     """1 if matched; mean over seeds."""
-    dice: list[float]
+    dice: float
     """With the match, 0 if missed; mean over seeds."""
-
-    def of_class(self, name: str) -> list[int]:
-        return [index for index, size in enumerate(self.size_classes) if size == name]
 
 
 @dataclass
@@ -50,7 +47,7 @@ class Scores:
     cases: Sequence[Case]
     values: dict[tuple[str, Level], dict[str, np.ndarray]] = field(default_factory=dict)
     failed: dict[tuple[str, Level], np.ndarray] = field(default_factory=dict)
-    lesions: dict[tuple[str, Level], LesionScores] = field(default_factory=dict)
+    lesions: dict[tuple[str, Level], list[LesionScore]] = field(default_factory=dict)
     lines: list[dict[str, object]] = field(default_factory=list)
     """Every scored case of every run, for ``cases.csv``."""
 
@@ -101,38 +98,38 @@ def _read(config: BenchmarkConfig, folds: dict[str, Path], scores: Scores, name:
     place = {case.id: number for number, case in enumerate(scores.cases)}
     seeds = config.seeds_of(name)
     shape = (len(seeds), len(place))
-    columns = [*METRICS, TMTV_ERROR]
-    values = {metric: np.full(shape, np.nan) for metric in columns}
+    values = {metric: np.full(shape, np.nan) for metric in METRICS}
     failed = np.ones(shape, bool)
-    lesions: dict[tuple[str, str], list[tuple[str, float, float]]] = {}
+    lesions: dict[tuple[str, int], list[LesionResult]] = {}
     for unit in units_of(config, name, folds):
-        folder, seed = scores_folder(config, unit, level), seeds.index(unit.seed)
-        for line in read_csv(folder / "cases.csv"):
-            if line["case"] not in place:
+        seed = seeds.index(unit.seed)
+        for case, found in scores_in(scores_folder(config, unit, level)).items():
+            if case not in place:
                 continue
-            at = seed, place[line["case"]]
-            failed[at] = bool(line["error"])
-            for metric in METRICS:
-                values[metric][at] = float(line.get(metric) or "nan")
-            error_ml = float(abs(values["pred_volume_ml"][at] - values["truth_volume_ml"][at]))
-            values[TMTV_ERROR][at] = error_ml
-            shown = "" if level is None else level
-            head = {"row": name, "clicks": shown, "fold": unit.fold, "seed": unit.seed}
-            scores.lines.append({**head, **line, TMTV_ERROR: "" if error_ml != error_ml else error_ml})
-        for line in read_csv(folder / "lesions.csv"):
-            if line["source"] == "truth" and line["case"] in place:
-                hit = float(line["fate"] == "matched")
-                key = line["case"], line["lesion_id"]
-                lesions.setdefault(key, []).append((line["size_class"], hit, float(line["dice"])))
+            line: dict[str, object] = {"row": name, "clicks": level, "fold": unit.fold, "seed": unit.seed, "case": case}
+            line["patient"] = patient_of(scores.cases[place[case]])
+            if isinstance(found, str):
+                scores.lines.append({**line, "error": found})
+                continue
+            failed[seed, place[case]] = False
+            of = {metric: definition.of(found) for metric, definition in METRICS.items()}
+            scores.lines.append(line | of)
+            for metric, value in of.items():
+                values[metric][seed, place[case]] = value
+            for lesion in found.lesions:
+                if lesion.source == "truth":
+                    lesions.setdefault((case, lesion.lesion.lesion_id), []).append(lesion)
     scores.values[name, level], scores.failed[name, level] = values, failed
-    whole = {key: found for key, found in lesions.items() if len(found) == len(seeds)}
-    scores.lesions[name, level] = LesionScores(
-        [patient_of(scores.cases[place[case]]) for case, _ in whole],
-        [found[0][0] for found in whole.values()],
-        [float(np.mean([hit for _, hit, _ in found])) for found in whole.values()],
-        [float(np.mean([dice for _, _, dice in found])) for found in whole.values()],
-    )
-    assert set(scores.lesions[name, level].size_classes) <= set(SIZE_CLASSES)
+    scores.lesions[name, level] = [
+        LesionScore(
+            patient_of(scores.cases[place[case]]),
+            found[0].lesion.size_class,
+            float(np.mean([lesion.fate == "matched" for lesion in found])),
+            float(np.mean([lesion.dice for lesion in found])),
+        )
+        for (case, _), found in lesions.items()
+        if len(found) == len(seeds)
+    ]
 
 
 def _add_areas(config: BenchmarkConfig, scores: Scores) -> None:

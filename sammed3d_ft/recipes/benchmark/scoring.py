@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +12,14 @@ from tqdm import tqdm
 from prompts.whole_files import write_whole
 from sammed3d_ft.data.manifest import Case
 from sammed3d_ft.evaluation.cohort import evaluate_pair
-from sammed3d_ft.evaluation.kept_cases import CaseEvaluation
+from sammed3d_ft.evaluation.kept_cases import CaseEvaluation, stored_result
 from sammed3d_ft.evaluation.pairing import CasePaths
 from sammed3d_ft.evaluation.report import write_report
+from sammed3d_ft.evaluation.results import CaseResult
 from sammed3d_ft.recipes.benchmark.folds import patient_of
 from sammed3d_ft.recipes.benchmark.segmenters import find_mask, masks_in
 
-_RECORD = "made_of.json"
+_RECORD = "scored.json"
 
 
 def score_masks(
@@ -39,8 +39,7 @@ def score_masks(
         Error messages by case id.
     """
     made_of = {"masks": masks_in(masks, [case.id for case in cases]), "reasons": dict(reasons)}
-    record = out / _RECORD
-    if _content(record) != made_of:
+    if _scored(out).get("made_of") != made_of:
         for kept in out.parent.parent.glob(f"*/{out.name}/cases/*.json"):  # reused where nothing has changed
             if not (mine := out / "cases" / kept.name).exists():
                 write_whole(mine, kept.read_bytes())
@@ -57,7 +56,8 @@ def score_masks(
             else:
                 evaluations.append(evaluate_pair(paths, connectivity, keep_in=out / "cases"))
         write_report(evaluations, out, {"masks": str(masks), "connectivity": connectivity})
-        write_whole(record, json.dumps(made_of, indent=1))
+        errors = {case.paths.id: case.error for case in evaluations}
+        write_whole(out / _RECORD, json.dumps({"made_of": made_of, "errors": errors}, indent=1))
     return errors_of(out)
 
 
@@ -67,20 +67,22 @@ def is_scored(out: Path) -> bool:
 
 
 def errors_of(out: Path) -> dict[str, str]:
-    """Error messages of an earlier scoring by case id; empty if there was none."""
-    return {line["case"]: line["error"] for line in read_csv(out / "cases.csv") if line["error"]}
+    """Error messages of the last scoring by case id; empty if nothing was scored."""
+    return {case: error for case, error in _scored(out).get("errors", {}).items() if error}
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; empty if the file is missing."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def scores_in(out: Path) -> dict[str, CaseResult | str]:
+    """The result of each scored case, or its error message; empty if nothing was scored.
+
+    Raises:
+        InputError: a result that cannot be read.
+    """
+    errors = _scored(out).get("errors", {})
+    return {case: error or stored_result(out / "cases", case) for case, error in errors.items()}
 
 
-def _content(record: Path) -> Any:
-    try:
-        return json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+def _scored(out: Path) -> dict[str, Any]:
+    if not is_scored(out):
+        return {}
+    content: dict[str, Any] = json.loads((out / _RECORD).read_text(encoding="utf-8"))
+    return content

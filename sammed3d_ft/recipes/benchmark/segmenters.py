@@ -47,6 +47,9 @@ class Source:
     """None if the masks already exist."""
 
 
+OpenTrained = Callable[[Path, bool], Source]
+
+
 @lru_cache(maxsize=32)  # one model per method, shared by its folds
 def source_untrained(row: CheckpointRow | RuleRow | SliceSamRow) -> Source:
     """The source of a method that is not trained; `InputError` if its weights cannot be used."""

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
 from prompts.whole_files import write_csv, write_whole
-from sammed3d_ft.evaluation.metrics import METRICS
-from sammed3d_ft.recipes.benchmark.config import TMTV_ERROR, BenchmarkConfig
+from sammed3d_ft.recipes.benchmark.config import METRICS, BenchmarkConfig
 from sammed3d_ft.recipes.benchmark.scores import AREA, Scores
 from sammed3d_ft.recipes.benchmark.tables import Line, SizeLine, Tables
 
@@ -17,7 +16,7 @@ def write_tables(config: BenchmarkConfig, scores: Scores, tables: Tables) -> str
     for name, kind, lines in (("table", Line, tables.lines), ("sizes", SizeLine, tables.sizes)):
         columns = [field.name for field in fields(kind)]
         write_csv(config.out / f"{name}.csv", columns, map(vars, lines))
-    columns = ["row", "clicks", "fold", "seed", "case", "patient", "error", *METRICS, TMTV_ERROR]
+    columns = ["row", "clicks", "fold", "seed", "case", "patient", "error", *METRICS]
     write_csv(config.out / "cases.csv", columns, ({c: line.get(c) for c in columns} for line in scores.lines))
     text = markdown(config, tables)
     write_whole(config.out / "table.md", text)
@@ -46,33 +45,15 @@ def explained(config: BenchmarkConfig, metrics: Iterable[str]) -> list[str]:
         "correct for the number of methods in a block, separately for each metric.",
     ]
     for name in dict.fromkeys(metric.removeprefix(AREA) for metric in metrics):
-        sentences.append(f"{label_of(name)}: {_convention(name)}.")
+        sentences.append(f"{label_of(name)}: {METRICS[name].convention}; {METRICS[name].empties}.")
     return sentences
-
-
-_LABELS = {
-    "dice": "Dice",
-    "f1_iou0.1": "F1 at IoU 0.1",
-    "lesion_dice": "lesion Dice",
-    "nsd_2mm": "NSD at 2 mm",
-    "hd95_mm": "HD95 (mm)",
-    "fpv_ml": "FPV (ml)",
-    "fnv_ml": "FNV (ml)",
-    TMTV_ERROR: "TMTV error (ml)",
-}
 
 
 def label_of(metric: str) -> str:
     """A metric's display name, or its column name if it has none."""
     if metric.startswith(AREA):
         return f"{label_of(metric.removeprefix(AREA))}, area under the curve"
-    return _LABELS.get(metric, metric)
-
-
-def _convention(metric: str) -> str:
-    if metric == TMTV_ERROR:
-        return "absolute difference between predicted and ground-truth total volume; an empty mask has volume 0"
-    return f"{METRICS[metric].convention}; {METRICS[metric].empties}"
+    return METRICS[metric].label or metric
 
 
 OVERVIEW = "Overview of means"

@@ -168,13 +168,11 @@ def _sizes(config: BenchmarkConfig, scores: Scores, block: Block) -> list[SizeLi
     """Recall and mean Dice of the ground-truth lesions of each class; intervals by resampling patients."""
     lines = []
     for name in SIZE_CLASSES:
-        total = max(len(lesions.of_class(name)) for lesions in scores.lesions.values())
+        total = max(sum(lesion.size_class == name for lesion in of) for of in scores.lesions.values())
         for row, level in block.entries if total else ():
-            lesions = scores.lesions[row, level]
-            chosen = lesions.of_class(name)
-            columns = {"recall": [lesions.found[i] for i in chosen], "dice": [lesions.dice[i] for i in chosen]}
-            of = summarise(columns, [lesions.patients[i] for i in chosen])
-            recall, dice = of["recall"], of["dice"]
+            chosen = [lesion for lesion in scores.lesions[row, level] if lesion.size_class == name]
+            columns = {"recall": [lesion.found for lesion in chosen], "dice": [lesion.dice for lesion in chosen]}
+            recall, dice = summarise(columns, [lesion.patient for lesion in chosen]).values()
             lines.append(
                 SizeLine(
                     block.title,

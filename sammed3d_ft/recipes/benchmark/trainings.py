@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,8 @@ class Training:
             return before
         return completed
 
-    def run(self, launch: list[str]) -> str | None:
-        """Train in a separate process, whose output goes to a log beside the run.
-
-        Does nothing if another process has finished this training in the meantime.
+    def run(self, arguments: list[str], train: Callable[[Training, list[str]], str | None]) -> str | None:
+        """Train by ``train``, such as `Training.launch`, unless another process has finished it in the meantime.
 
         Returns:
             None, or the error message of a failed training.
@@ -68,15 +67,20 @@ class Training:
             InputError: another process has finished it with other settings or cases.
         """
         with locked_run(self.folder, ".launch.lock"):  # held from before the training takes its own lock until it ends
-            return None if self.is_done() else self._launch(launch)
+            return None if self.is_done() else train(self, arguments)
 
-    def _launch(self, launch: list[str]) -> str | None:
+    def launch(self, arguments: list[str]) -> str | None:
+        """Train by ``accelerate launch`` in a separate process, whose output goes to a log beside the run.
+
+        Returns:
+            None, or the error message of a failed training.
+        """
         written, log = self.folder.with_suffix(".yaml"), self.folder.with_suffix(".log")
         with locked_run(self.folder):  # a training whose launcher was killed may still be running and writing its log
             write_whole(written, yaml.safe_dump(self.config.as_plain(), sort_keys=False))
             write_whole(self.folder / "manifest.sha256", sha256_of(self.config.data.manifest))
             screen = log.open("wb")
-        command = [sys.executable, "-m", "accelerate.commands.launch", *launch, "-m", "sammed3d_ft.recipes.train"]
+        command = [sys.executable, "-m", "accelerate.commands.launch", *arguments, "-m", "sammed3d_ft.recipes.train"]
         with screen:
             ended = subprocess.run(
                 [*command, "--config", str(written)], stdout=screen, stderr=subprocess.STDOUT, check=False

@@ -14,13 +14,7 @@ from sammed3d_ft.evaluation import kept_cases
 from sammed3d_ft.recipes.benchmark.config import BenchmarkConfig, CascadeRow, MasksRow, RuleRow, TrainedRow
 from sammed3d_ft.recipes.benchmark.masks import AUTOMATIC, level_name, make_masks, masks_for
 from sammed3d_ft.recipes.benchmark.scoring import errors_of, is_scored, score_masks
-from sammed3d_ft.recipes.benchmark.segmenters import (
-    Source,
-    source_cascade,
-    source_masks,
-    source_trained,
-    source_untrained,
-)
+from sammed3d_ft.recipes.benchmark.segmenters import OpenTrained, Source, source_cascade, source_masks, source_untrained
 from sammed3d_ft.recipes.benchmark.trainings import run_folder
 from sammed3d_ft.recipes.config import TrainConfig, digest, load_config
 from sammed3d_ft.training.run_lock import RunHeldError, locked_run
@@ -133,18 +127,21 @@ def check_row(config: BenchmarkConfig, name: str) -> None:
             raise InputError(f"method {name}: {error}") from error
 
 
-def run_unit(config: BenchmarkConfig, unit: Unit, lesions: tuple[str, int]) -> list[Failure]:
+def run_unit(
+    config: BenchmarkConfig, lesions: tuple[str, int], open_trained: OpenTrained, unit: Unit
+) -> list[Failure]:
     """Make and score a unit's missing masks.
 
     A unit that another process is working on is skipped, so that several calls can share the work of a benchmark.
 
     Args:
         lesions: what is clicked (``each`` lesion, or ``all`` together), and the connectivity of lesions.
+        open_trained: see `source_trained`.
     """
     folder = run_folder(config, unit.row, unit.fold, unit.seed)
     try:
         with locked_run(folder):
-            return _run(config, unit, folder, lesions)
+            return _run(config, unit, folder, lesions, open_trained)
     except InputError as error:
         return [failure_of(unit, error)]
 
@@ -154,10 +151,12 @@ def failure_of(unit: Unit, error: InputError) -> Failure:
     return Failure(str(unit), str(error), isinstance(error, RunHeldError))
 
 
-def _run(config: BenchmarkConfig, unit: Unit, folder: Path, lesions: tuple[str, int]) -> list[Failure]:
+def _run(
+    config: BenchmarkConfig, unit: Unit, folder: Path, lesions: tuple[str, int], open_trained: OpenTrained
+) -> list[Failure]:
     cases = read_manifest(unit.manifest).split("test")
     levels = levels_of(config, unit.row)
-    source = _source(config, unit, [case.id for case in cases], lesions[1])
+    source = _source(config, unit, [case.id for case in cases], lesions[1], open_trained)
     masks = masks_for(config, source, cases, folder / "masks", lesions)
     chosen = {"masks": masks.name, "evaluation": digest(kept_cases.EVALUATION_FORMAT, lesions[1], masks.name)}
     write_whole(folder / _CURRENT, json.dumps(chosen))
@@ -170,18 +169,20 @@ def _run(config: BenchmarkConfig, unit: Unit, folder: Path, lesions: tuple[str, 
     return [Failure(str(unit), _told(wrong))] if wrong else []
 
 
-def _source(config: BenchmarkConfig, unit: Unit, cases: Sequence[str], connectivity: int) -> Source:
+def _source(
+    config: BenchmarkConfig, unit: Unit, cases: Sequence[str], connectivity: int, open_trained: OpenTrained
+) -> Source:
     row = config.rows[unit.row]
     if isinstance(row, TrainedRow):
         folder = run_folder(config, unit.row, unit.fold, unit.seed)
-        return source_trained(folder, is_prompted(config, unit.row))
+        return open_trained(folder, is_prompted(config, unit.row))
     if isinstance(row, CascadeRow):
         detector, prompted = (
             replace(unit, row=part, seed=_seed_of(config, part, unit.seed))
             for part in (row.cascade.detector, row.cascade.prompted)
         )
         found = masks_folder(config, detector, None)
-        model = _source(config, prompted, cases, connectivity)
+        model = _source(config, prompted, cases, connectivity, open_trained)
         return source_cascade(found, cases, model, connectivity, row.cascade.min_volume_ml)
     if isinstance(row, MasksRow):
         return source_masks({level_name(k): masks_folder(config, unit, k) for k in levels_of(config, unit.row)}, cases)
