@@ -222,7 +222,7 @@ def main() -> None:
                 run = training(folder, given.config, given.overrides, cases, test, given.steps, seed)
                 if not run.is_done():
                     print(f"training on {count} cases, seed {seed}: {folder / 'run.log'}", flush=True)
-                    failed = run.run(_LAUNCH)
+                    failed = run.run(_LAUNCH, Training.launch)
                     if failed:
                         raise SystemExit(failed)
                 scores.setdefault(count, []).append(read_scores(folder / "run" / "test_cases.csv"))
