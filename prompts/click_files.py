@@ -20,7 +20,9 @@ voxels without lesions: on writing, positions are rounded to the nearest voxel a
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,6 @@ from prompts.clicks import Click, check_inside, clicks_to_vox, to_world_mm
 from prompts.errors import InputError
 from prompts.named_image import NamedImage
 from prompts.parsing import Point, label_of_name, mapping, points_of, read_label, read_lesion, read_position
-from prompts.whole_files import write_whole
 
 FORMS = ("world-ras", "world-lps", "voxel", "autopet", "grand-challenge", "slicer-json", "slicer-fcsv")
 VOXEL_FORMS = ("voxel", "autopet", "grand-challenge")
@@ -145,7 +146,21 @@ def write_clicks(
         text = _dumps(_format_voxels(form, clicks, clicks_to_vox(clicks, affine), made_on))
     else:
         text = _dumps(_format_world(clicks, form.removeprefix("world-").upper(), made_on))
-    write_whole(path, text)
+    _write(path, text)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write atomically: a killed process leaves the old file, or none."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.incomplete")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(text.encode())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _form_by_name(path: Path) -> str:

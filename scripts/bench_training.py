@@ -32,18 +32,18 @@ from rich.table import Table
 from torch import Tensor
 
 from prompts import next_click
-from sammed3d_ft.data.embedding_cache import CachedSamples, EmbeddingCache
-from sammed3d_ft.data.manifest import read_manifest
-from sammed3d_ft.data.phantom.cohort import write_cohort
-from sammed3d_ft.data.samples import LesionSamples, collate
+from sammed3d_ft.dataset.manifest import read_manifest
 from sammed3d_ft.losses import L1DFL
 from sammed3d_ft.model import sam_med3d
 from sammed3d_ft.model.image_encoder import ImageEncoder
 from sammed3d_ft.model.upsampling import upsample
-from sammed3d_ft.recipes import prompted_task
+from sammed3d_ft.phantom.cohort import write_cohort
+from sammed3d_ft.prompted import task as prompted_task
+from sammed3d_ft.prompted.config import TrainConfig
+from sammed3d_ft.prompted.embedding_cache import CachedSamples, EmbeddingCache
+from sammed3d_ft.prompted.samples import LesionSamples, collate
+from sammed3d_ft.prompted.task import PromptedTask
 from sammed3d_ft.recipes import train as recipe
-from sammed3d_ft.recipes.config import TrainConfig
-from sammed3d_ft.recipes.prompted_task import PromptedTask
 from sammed3d_ft.training.optimizer import build_optimizer
 
 CONSOLE = Console(width=110)

@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
 
-from sammed3d_ft.data.phantom.cohort import write_cohort
 from sammed3d_ft.model.weights import sha256_of
+from sammed3d_ft.phantom.cohort import write_cohort
 from sammed3d_ft.training.checkpoints import list_checkpoints
 
 # For each phase: how its start is recognised (name of a progress bar, or "" for a file), and the maximum delay of the

@@ -24,16 +24,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from prompts import lesions_from_mask, uniforms
-from prompts.errors import InputError
-from prompts.whole_files import whole_file, write_csv, write_whole
-from sammed3d_ft.data.images import read_label
-from sammed3d_ft.data.manifest import Case, read_manifest, write_manifest
-from sammed3d_ft.data.phantom import write_cohort
+from sammed3d_ft.benchmark.trainings import Training
+from sammed3d_ft.dataset.manifest import Case, read_manifest, write_manifest
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.statistics import summarise
-from sammed3d_ft.inference import Predictor
-from sammed3d_ft.inference.simulation import simulate_files
-from sammed3d_ft.recipes.benchmark.trainings import Training
-from sammed3d_ft.recipes.config import TrainConfig, load_config
+from sammed3d_ft.files import whole_file, write_csv, write_whole
+from sammed3d_ft.images.images import read_label
+from sammed3d_ft.phantom import write_cohort
+from sammed3d_ft.prompted.config import TrainConfig, load_config
+from sammed3d_ft.prompted.predictor import Predictor
+from sammed3d_ft.prompted.simulated_user import simulate_files
 
 CLICKS = (1, 3, 5)
 VALIDATION_EVERY = 4

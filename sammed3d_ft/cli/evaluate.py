@@ -55,7 +55,7 @@ def evaluate(
     """
     import os
 
-    from prompts.errors import InputError
+    from sammed3d_ft.errors import InputError
     from sammed3d_ft.recipes.evaluate import run
 
     if foreground not in ("binary", "any") and not (foreground.isdecimal() and int(foreground) > 0):

@@ -48,9 +48,9 @@ def make(
 ) -> None:
     """Simulate clicks on the lesions of a mask."""
     from prompts.click_files import write_clicks
-    from prompts.errors import InputError
     from prompts.scan import clicks_from_mask
-    from sammed3d_ft.data.images import grid_difference, read_image, read_label
+    from sammed3d_ft.errors import InputError
+    from sammed3d_ft.images.images import grid_difference, read_image, read_label
 
     label = read_label(mask)
     uptake = None
@@ -107,10 +107,10 @@ def propose(
     and keep the lesions with `prompts select`. To get clicks from an existing mask, use `prompts make`.
     """
     from prompts.click_files import write_clicks
-    from prompts.errors import InputError
     from prompts.proposals import clicks_of, proposals_from_pet, proposals_on_grid
-    from sammed3d_ft.data.images import read_image
-    from sammed3d_ft.data.plausibility import check_suv
+    from sammed3d_ft.dataset.plausibility import check_suv
+    from sammed3d_ft.errors import InputError
+    from sammed3d_ft.images.images import read_image
 
     image = read_image(pet)
     check_suv(image.array, str(pet))
@@ -150,7 +150,7 @@ def select(
     """
     from prompts import Click
     from prompts.click_files import read_clicks, write_clicks
-    from prompts.errors import InputError
+    from sammed3d_ft.errors import InputError
 
     affine, shape = _grid_of(source, image)
     clicks = read_clicks(source, affine=affine, shape=shape)
@@ -176,7 +176,7 @@ def select(
 def _grid_of(clicks: Path, image: Path | None) -> tuple[np.ndarray | None, tuple[int, int, int] | None]:
     """Affine and shape, as stored, of the given image, or else of the image recorded in the click file."""
     from prompts.click_files import image_named_in
-    from sammed3d_ft.data.images import read_grid
+    from sammed3d_ft.images.images import read_grid
 
     grid = image_named_in(clicks) if image is None else read_grid(image).source
     return (None, None) if grid is None else (grid.affine, grid.shape)

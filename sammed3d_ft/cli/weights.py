@@ -83,7 +83,7 @@ def convert(
     half: Annotated[bool, typer.Option(help="Store as float16: half the size, rounded to 3 digits.")] = False,
 ) -> None:
     """Write only the tensors of SAM-Med3D weights as safetensors."""
-    from prompts.errors import InputError
+    from sammed3d_ft.errors import InputError
     from sammed3d_ft.model.weights import read_whole_model, save_safetensors, sha256_of
 
     if out.suffix != ".safetensors":

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prompts.errors import InputError
 from prompts.lesions import CONNECTIVITIES
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.components import Components, foreground, instance_numbers
 from sammed3d_ft.evaluation.detection import NOT_DEFINED, Detection
 from sammed3d_ft.evaluation.froc import ScoredLesions

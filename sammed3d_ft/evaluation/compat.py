@@ -12,7 +12,7 @@ from itertools import product
 
 import numpy as np
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.components import Components, foreground
 from sammed3d_ft.evaluation.detection import NOT_DEFINED
 from sammed3d_ft.evaluation.matching import Overlaps, best_overlaps, overlaps

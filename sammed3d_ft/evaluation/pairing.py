@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prompts.errors import InputError
-from sammed3d_ft.data.images import Volume, grid_difference, image_stem, read_grid
-from sammed3d_ft.data.manifest import listing, read_manifest
+from sammed3d_ft.dataset.manifest import listing, read_manifest
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.images.images import Volume, grid_difference, image_stem, read_grid
 
 _PET_CHANNEL = "_0001"  # the PET's suffix in nnU-Net raw folders of PET/CT, as autoPET publishes them
 

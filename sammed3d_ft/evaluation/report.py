@@ -10,8 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prompts.errors import InputError
-from prompts.whole_files import without_nan, write_csv, write_whole
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.agreement import CONVENTIONS, QUANTITIES, agreement
 from sammed3d_ft.evaluation.compat import COMPAT
 from sammed3d_ft.evaluation.detection import Detection
@@ -20,8 +19,9 @@ from sammed3d_ft.evaluation.kept_cases import EVALUATION_FORMAT, EVALUATION_PACK
 from sammed3d_ft.evaluation.metrics import HEADLINE_IOU, IOU_THRESHOLDS, METRICS
 from sammed3d_ft.evaluation.results import LESION_COLUMNS, CaseResult
 from sammed3d_ft.evaluation.statistics import RESAMPLES, summarise
+from sammed3d_ft.files import without_nan, write_csv, write_whole
 from sammed3d_ft.lesions.size import SIZE_CLASSES
-from sammed3d_ft.versions import package_versions
+from sammed3d_ft.provenance import package_versions
 
 BOOTSTRAP_SEED = 0
 FROC_FALSE_ALARMS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 
 SPHERE_RADIUS_MM = 6.2
 """Radius of a 1 ml sphere: (3 * 1000 mm^3 / (4 pi))^(1/3) = 6.204 mm, rounded as is customary."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.lesions.peak import suv_peak
 from sammed3d_ft.lesions.size import SizeClass, size_class
 

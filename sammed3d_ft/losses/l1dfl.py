@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.losses.bin_sums import BinSums, sums_per_bin
 
 _SMOOTH = 1e-8

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.model.build import build_model, parameter_count
 from sammed3d_ft.model.sam_med3d import SAMMed3D
 from sammed3d_ft.model.weights import read_state_dict, read_whole_model, save_safetensors, state_hash

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.model.sam_med3d import SAMMed3D
 from sammed3d_ft.model.variants import variant_named
 

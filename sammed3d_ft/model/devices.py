@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 
 
 @dataclass(frozen=True)

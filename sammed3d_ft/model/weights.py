@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from prompts.errors import InputError
-from prompts.whole_files import write_whole
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.files import write_whole
 from sammed3d_ft.model.sam_med3d import SAMMed3D
 from sammed3d_ft.model.variants import VARIANTS
 from sammed3d_ft.model.weight_fit import PATCH_WEIGHT, describe_misfit, foreign_form, recognise_variant

@@ -23,25 +23,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from prompts.errors import InputError
-from prompts.whole_files import INCOMPLETE, write_whole
-from sammed3d_ft.data.check import check_manifest
-from sammed3d_ft.data.manifest import Manifest, read_manifest
-from sammed3d_ft.data.samples import collate, epoch_batches, loader_workers
+from sammed3d_ft.automatic.config import BaselineConfig
+from sammed3d_ft.automatic.task import AutomaticTask
+from sammed3d_ft.dataset.check import check_manifest
+from sammed3d_ft.dataset.manifest import Manifest, read_manifest
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.figures import draw_training_curves
+from sammed3d_ft.files import INCOMPLETE, write_whole
 from sammed3d_ft.model.weights import sha256_of
-from sammed3d_ft.recipes.automatic_task import AutomaticTask
-from sammed3d_ft.recipes.config import BaselineConfig, TrainConfig, load_config
-from sammed3d_ft.recipes.failures import explain_failure, print_error
-from sammed3d_ft.recipes.prompted_task import PromptedTask
-from sammed3d_ft.recipes.resume import (
-    newest_checkpoint,
-    refuse_changed_config,
-    refuse_changed_facts,
-    refuse_unequal_replicas,
-    run_facts,
-)
-from sammed3d_ft.recipes.task import Task
+from sammed3d_ft.prompted.config import TrainConfig, load_config
+from sammed3d_ft.prompted.samples import collate, epoch_batches, loader_workers
+from sammed3d_ft.prompted.task import PromptedTask
 from sammed3d_ft.training.checkpoints import (
     list_checkpoints,
     prune_checkpoints,
@@ -49,6 +41,7 @@ from sammed3d_ft.training.checkpoints import (
     read_state,
     save_checkpoint,
 )
+from sammed3d_ft.training.failures import explain_failure, print_error
 from sammed3d_ft.training.metrics_log import MetricsLog
 from sammed3d_ft.training.optimizer import (
     build_optimizer,
@@ -58,8 +51,16 @@ from sammed3d_ft.training.optimizer import (
     set_learning_rates,
 )
 from sammed3d_ft.training.processes import all_agree, gathered, logged_values
+from sammed3d_ft.training.resume import (
+    newest_checkpoint,
+    refuse_changed_config,
+    refuse_changed_facts,
+    refuse_unequal_replicas,
+    run_facts,
+)
 from sammed3d_ft.training.run_lock import locked_run
 from sammed3d_ft.training.stopping import leave, tell_when_stopped
+from sammed3d_ft.training.task import Task
 
 
 def build_task(config: TrainConfig | BaselineConfig, manifest: Manifest) -> Task:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 
 
 def build_optimizer(

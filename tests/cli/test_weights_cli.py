@@ -16,8 +16,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from prompts.errors import InputError
 from sammed3d_ft.cli.weights import app
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import load_weights, read_state_dict, sha256_of, state_hash
 

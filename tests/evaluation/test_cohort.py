@@ -13,13 +13,13 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from prompts.errors import InputError
 from sammed3d_ft.cli.evaluate import evaluate
 from sammed3d_ft.cli.main import app
-from sammed3d_ft.data.manifest import Case, write_manifest
+from sammed3d_ft.dataset.manifest import Case, write_manifest
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation import METRICS, evaluate_folders, summarise
 from sammed3d_ft.recipes.evaluate import run
-from tests.evaluation.cohort_files import AFFINE, lesion, rows, save, write_cohort
+from tests.support.cohort_files import AFFINE, lesion, rows, save, write_cohort
 
 
 @pytest.fixture

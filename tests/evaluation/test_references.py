@@ -12,12 +12,12 @@ import pytest
 from scipy import ndimage
 
 from prompts.lesions import lesions_from_mask
-from sammed3d_ft.data.images import read_label
 from sammed3d_ft.evaluation import evaluate_case
 from sammed3d_ft.evaluation.matching import Components, match, overlaps
 from sammed3d_ft.evaluation.surface import hd95_mm, nsd, surface_distances
 from sammed3d_ft.evaluation.surface_elements import element_areas_mm2
-from tests.evaluation.ellipsoids import painted
+from sammed3d_ft.images.images import read_label
+from tests.support.ellipsoids import painted
 
 GOLDEN: dict[str, Any] = json.loads(Path(__file__).with_name("surface_distance_golden.json").read_text())
 """Measured with surface-distance 0.1."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.figures import draw_mip, draw_training_curves
 from sammed3d_ft.figures.curves import curves_figure, read_curves
 from sammed3d_ft.figures.mip import mip_figure

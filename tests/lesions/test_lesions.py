@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.lesions import SIZE_CLASSES, dmax_cm, lesion_table, size_class, suv_peak
 
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from prompts import ScanClicks, autopet_clicks, clicks_from_mask, lesions_from_mask
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 
 
 def two_lesions() -> np.ndarray:

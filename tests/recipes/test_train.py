@@ -14,18 +14,18 @@ import pytest
 import torch
 
 from prompts import read_clicks
-from prompts.errors import InputError
-from sammed3d_ft.data.images import read_image, read_label
-from sammed3d_ft.data.manifest import read_manifest, write_manifest
-from sammed3d_ft.inference import Predictor
+from sammed3d_ft.dataset.manifest import read_manifest, write_manifest
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.images.images import read_image, read_label
 from sammed3d_ft.losses import training_loss
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors
+from sammed3d_ft.prompted.config import TrainConfig, load_config
+from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.recipes import train as recipe
-from sammed3d_ft.recipes.config import TrainConfig, load_config
-from sammed3d_ft.recipes.failures import explain_failure
 from sammed3d_ft.training.checkpoints import list_checkpoints, read_checkpoint
-from tests.data.tiny_cases import write_cohort
+from sammed3d_ft.training.failures import explain_failure
+from tests.support.tiny_cases import write_cohort
 
 ROOT = Path(__file__).resolve().parents[2]
 

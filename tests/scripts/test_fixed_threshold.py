@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sammed3d_ft.data.manifest import write_manifest
-from sammed3d_ft.data.manifest_build import from_folders
-from sammed3d_ft.data.splits import assign_splits, read_splits
+from sammed3d_ft.dataset.builders import from_folders
+from sammed3d_ft.dataset.manifest import write_manifest
+from sammed3d_ft.dataset.splits import assign_splits, read_splits
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "fixed_threshold.py"
