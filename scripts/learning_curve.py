@@ -31,9 +31,10 @@ from sammed3d_ft.evaluation.statistics import summarise
 from sammed3d_ft.files import whole_file, write_csv, write_whole
 from sammed3d_ft.images.images import read_label
 from sammed3d_ft.phantom import write_cohort
-from sammed3d_ft.prompted.config import TrainConfig, load_config
+from sammed3d_ft.prompted.config import PromptedConfig
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.simulated_user import simulate_files
+from sammed3d_ft.recipes.train import load_config
 
 CLICKS = (1, 3, 5)
 VALIDATION_EVERY = 4
@@ -106,7 +107,7 @@ def training(
         "validate.test=true",
     ]
     plain = load_config(config, given)
-    if not isinstance(plain, TrainConfig):
+    if not isinstance(plain, PromptedConfig):
         raise InputError(f"{config} is the config of a baseline, which takes no clicks")
     shown = (
         lesion_count([case for case in cases if case.split == "train"], plain.data.connectivity) * plain.optim.epochs

@@ -1,9 +1,9 @@
-"""The config of a baseline: a network of the U-Net family trained on crops of whole scans, without clicks."""
+"""The config of an automatic training: the U-Net family on crops of whole scans, without clicks."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -67,7 +67,7 @@ class ScanCacheConfig(Section):
     dir: Path | None = None
 
 
-class BaselineStepsConfig(StepsConfig):
+class AutomaticStepsConfig(StepsConfig):
     """AdamW and its schedule as in the paper; the number of epochs is not published."""
 
     epochs: int = Field(300, ge=1)
@@ -78,14 +78,14 @@ class BaselineStepsConfig(StepsConfig):
     lr_encoder: float | None = Field(None, gt=0)  # of unetr_sammed3d's encoder; None: as the rest
 
 
-class BaselineScoringConfig(ScoringConfig):
+class AutomaticScoringConfig(ScoringConfig):
     """Validation by sliding window, on the scans' own grids."""
 
     every_epochs: int = Field(2, ge=1)
 
 
-class BaselineConfig(Section):
-    """One training of a baseline."""
+class AutomaticConfig(Section):
+    """One training of a network of the U-Net family."""
 
     run: RunConfig
     data: CasesConfig
@@ -93,13 +93,13 @@ class BaselineConfig(Section):
     crops: CropsConfig = CropsConfig()
     cache: ScanCacheConfig = ScanCacheConfig()
     loss: MaskLossConfig = MaskLossConfig()
-    optim: BaselineStepsConfig = BaselineStepsConfig()
-    validate_: BaselineScoringConfig = Field(BaselineScoringConfig(), alias="validate")
+    optim: AutomaticStepsConfig = AutomaticStepsConfig()
+    validate_: AutomaticScoringConfig = Field(AutomaticScoringConfig(), alias="validate")
     checkpoint: CheckpointConfig = CheckpointConfig()
     track: TrackConfig = TrackConfig()
 
     @model_validator(mode="after")
-    def _fits(self) -> BaselineConfig:
+    def _fits(self) -> AutomaticConfig:
         problem = crop_problem(self.network.name, self.network.size, self.crops.size)
         if problem is not None:
             raise ValueError(f"crops.size {self.crops.size}: {problem}")
@@ -110,6 +110,11 @@ class BaselineConfig(Section):
             )
         return self
 
-    def as_plain(self) -> dict[str, Any]:
-        """The config as JSON-able values, every default filled in."""
-        return self.model_dump(mode="json", by_alias=True)
+    @property
+    def memory_savers(self) -> list[str]:
+        """Settings that need less memory, those with the smallest side effects first."""
+        return [
+            *self.optim.smaller_batch,
+            *self.optim.lower_precision,
+            f"a smaller crops.size (now {self.crops.size})",
+        ]

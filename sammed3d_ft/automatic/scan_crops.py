@@ -12,8 +12,7 @@ from torch.utils.data import Dataset
 
 from prompts import uniforms
 from sammed3d_ft.automatic.scan_store import ScanPart, ScanStore
-from sammed3d_ft.images.crops import CropGrid, Region, read_crop, read_target
-from sammed3d_ft.prompted.augment import rotation_matrix
+from sammed3d_ft.images.crops import CropGrid, Region, read_crop, read_target, rotation_matrix
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ import numpy as np
 
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.crops import Region
-from sammed3d_ft.images.grids import Volume
+from sammed3d_ft.images.grids import Volume, require_modalities
 from sammed3d_ft.images.resampling import resample_like
-from sammed3d_ft.prompted.preprocessing import require_modalities
 
 # Without CT, PET above this value is body: air around a patient is far below it, muscle and fat are above.
 _BODY_SUV = 0.1

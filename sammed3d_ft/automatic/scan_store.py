@@ -21,7 +21,7 @@ from sammed3d_ft.errors import InputError
 from sammed3d_ft.files import write_whole
 from sammed3d_ft.images.crops import Region
 from sammed3d_ft.images.images import read_image, read_label
-from sammed3d_ft.prompted.lesion_store import ScanPart, readable
+from sammed3d_ft.training.scan_files import ScanPart, readable
 
 
 class ScanStore:

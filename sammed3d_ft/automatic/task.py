@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import sammed3d_ft
 from prompts import lesions_from_mask
-from sammed3d_ft.automatic.config import BaselineConfig
+from sammed3d_ft.automatic.config import AutomaticConfig
 from sammed3d_ft.automatic.networks import build_network, encoder_variant
 from sammed3d_ft.automatic.scan_crops import CropSettings, ScanCrops
 from sammed3d_ft.automatic.scan_preparation import ScanPreparation
@@ -34,9 +34,9 @@ from sammed3d_ft.lesions import SIZE_CLASSES, size_class
 from sammed3d_ft.losses import TrainingLoss
 from sammed3d_ft.model.build import build_model, parameter_count
 from sammed3d_ft.model.weight_fit import describe_misfit
-from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors, state_hash
-from sammed3d_ft.prompted.config import digest
-from sammed3d_ft.training.task import SplitCases, case_files, mean
+from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors
+from sammed3d_ft.provenance import case_files, digest, state_hash
+from sammed3d_ft.training.task import SplitCases, mean
 
 # Counted up when scans are prepared in another way: older stores are then left alone.
 _STORE_FORMAT = 1
@@ -78,7 +78,7 @@ class AutomaticTask:
     # The decoder is always new: nothing to score before training.
     starts_trained = False
 
-    def __init__(self, config: BaselineConfig, manifest: Manifest) -> None:
+    def __init__(self, config: AutomaticConfig, manifest: Manifest) -> None:
         self.config = config
         self.cases = SplitCases.of(manifest)
         self.preparation = ScanPreparation(config.data.modalities, config.crops.spacing_mm)

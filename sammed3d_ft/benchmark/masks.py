@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,11 +17,9 @@ from sammed3d_ft.dataset.manifest import Case
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.files import write_whole
 from sammed3d_ft.images.images import read_image, write_mask
-from sammed3d_ft.images.itk_images import file_hash
 from sammed3d_ft.prompted.autopet_steps import autopet_steps
-from sammed3d_ft.prompted.config import digest
 from sammed3d_ft.prompted.simulated_user import Clickable, read_case, simulate_case
-from sammed3d_ft.provenance import package_versions
+from sammed3d_ft.provenance import case_content, digest, package_versions
 
 AUTOMATIC = "automatic"
 """Name of the folder of masks made without clicks."""
@@ -137,18 +134,6 @@ def _make(
 
 
 def case_facts(case: Case) -> dict[str, Any]:
-    """A fingerprint of the case: file sizes of its images, hash of its label."""
+    """The case's identity, or which of its files are missing."""
     missing = [str(path) for path in (*case.images.values(), case.label) if path is None or not path.is_file()]
-    if missing:
-        return {"missing": missing}
-    assert case.label is not None
-    stat = case.label.stat()
-    return {
-        "images": {name: path.stat().st_size for name, path in case.images.items()},
-        "label": _sha256(case.label, stat.st_size, stat.st_mtime_ns),
-    }
-
-
-@lru_cache(maxsize=100_000)
-def _sha256(path: Path, size: int, modified_ns: int) -> str:
-    return file_hash(path)
+    return {"missing": missing} if missing else case_content(case)

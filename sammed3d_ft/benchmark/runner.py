@@ -27,7 +27,7 @@ from sammed3d_ft.benchmark.units import Failure, Unit, check_row, failure_of, is
 from sammed3d_ft.dataset.manifest import read_manifest
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.files import write_whole
-from sammed3d_ft.prompted.config import TrainConfig
+from sammed3d_ft.prompted.config import PromptedConfig
 from sammed3d_ft.training.run_lock import RunHeldError
 
 
@@ -85,7 +85,7 @@ def run(
 def _common_lesions(trainings: Sequence[Training]) -> tuple[str, int]:
     """What is clicked, and the connectivity; methods must agree in them to be compared at equal numbers of clicks."""
     connectivity = {training.row: training.config.data.connectivity for training in trainings}
-    targets = {t.row: t.config.data.targets for t in trainings if isinstance(t.config, TrainConfig)}
+    targets = {t.row: t.config.data.targets for t in trainings if isinstance(t.config, PromptedConfig)}
     if len(set(connectivity.values())) > 1 or len(set(targets.values())) > 1:
         told = "; ".join(f"{name}: {targets.get(name, 'each')}, {n}" for name, n in connectivity.items())
         raise InputError(f"methods differ in data.targets or data.connectivity ({told}): clicks are not comparable")

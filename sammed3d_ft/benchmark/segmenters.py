@@ -19,10 +19,9 @@ from sammed3d_ft.comparators.slice_sam import SliceSAM
 from sammed3d_ft.comparators.threshold import SuvAtLeast, ThresholdByClicks
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.images import IMAGE_SUFFIXES, Volume, grid_difference, read_label
-from sammed3d_ft.images.itk_images import file_hash
-from sammed3d_ft.model.weights import sha256_of, state_hash
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.simulated_user import Clickable
+from sammed3d_ft.provenance import file_hash, state_hash
 
 
 class Automatic(Protocol):
@@ -60,7 +59,7 @@ def source_untrained(row: CheckpointRow | RuleRow | SliceSamRow) -> Source:
         return Source(True, {"model": weights, "preprocessing": predictor.preprocessing.to_json()}, lambda: predictor)
     if isinstance(row, SliceSamRow):
         sam = SliceSAM.from_weights(row.slice_sam)
-        weights = row.slice_sam if row.slice_sam == "random" else sha256_of(row.slice_sam)
+        weights = row.slice_sam if row.slice_sam == "random" else file_hash(row.slice_sam)
         return Source(True, {"slice_sam": weights}, lambda: sam)
     rule = row.rule.build()
     made_of = {"rule": row.rule.model_dump()}
@@ -75,7 +74,7 @@ def source_trained(folder: Path, prompted: bool) -> Source:
     export = folder / "export" / "model.safetensors"
     if not export.is_file():
         raise InputError(f"{export} is missing, although the training is done: restore it, or delete {folder}")
-    made_of = {"model": sha256_of(export)}
+    made_of = {"model": file_hash(export)}
     return Source(prompted, made_of, lambda: Predictor.from_pretrained(export) if prompted else Network(export))
 
 

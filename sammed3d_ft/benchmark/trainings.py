@@ -11,12 +11,14 @@ from typing import Any
 
 import yaml
 
-from sammed3d_ft.automatic.config import BaselineConfig
+from sammed3d_ft.automatic.config import AutomaticConfig
 from sammed3d_ft.benchmark.config import BenchmarkConfig, TrainedRow
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.files import write_whole
-from sammed3d_ft.model.weights import sha256_of
-from sammed3d_ft.prompted.config import TrainConfig, differences, load_config
+from sammed3d_ft.prompted.config import PromptedConfig
+from sammed3d_ft.provenance import file_hash
+from sammed3d_ft.recipes.train import load_config
+from sammed3d_ft.training.config_file import differences
 from sammed3d_ft.training.run_lock import locked_run
 
 # Settings that do not affect the result of a training: the run's folder; the manifest's path, as cases are compared by
@@ -32,7 +34,7 @@ class Training:
     fold: str
     seed: int
     folder: Path
-    config: TrainConfig | BaselineConfig
+    config: PromptedConfig | AutomaticConfig
 
     def is_done(self) -> bool:
         """Whether its result exists; `InputError` if that was made with other settings or folds."""
@@ -40,7 +42,7 @@ class Training:
             return False
         before = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
         changed, _ = differences(_comparable(self._completed(before)), _comparable(self.config.as_plain()))
-        if (self.folder / "manifest.sha256").read_text(encoding="utf-8") != sha256_of(self.config.data.manifest):
+        if (self.folder / "manifest.sha256").read_text(encoding="utf-8") != file_hash(self.config.data.manifest):
             changed.append("the fold's cases")
         if changed:
             raise InputError(
@@ -78,7 +80,7 @@ class Training:
         written, log = self.folder.with_suffix(".yaml"), self.folder.with_suffix(".log")
         with locked_run(self.folder):  # a training whose launcher was killed may still be running and writing its log
             write_whole(written, yaml.safe_dump(self.config.as_plain(), sort_keys=False))
-            write_whole(self.folder / "manifest.sha256", sha256_of(self.config.data.manifest))
+            write_whole(self.folder / "manifest.sha256", file_hash(self.config.data.manifest))
             screen = log.open("wb")
         command = [sys.executable, "-m", "accelerate.commands.launch", *arguments, "-m", "sammed3d_ft.recipes.train"]
         with screen:
@@ -115,7 +117,7 @@ def training_of(config: BenchmarkConfig, name: str, fold: str, manifest: Path, s
         loaded = load_config(row.config, settings)
         # Prompted models are tested as in the benchmark's first version, so that its trainings still count as done.
         clicks = sorted({*config.clicks, 1, 5})
-        prompted = isinstance(loaded, TrainConfig)
+        prompted = isinstance(loaded, PromptedConfig)
         ending = [f"validate.clicks={clicks}", "validate.test=true"] if prompted else ["validate.test=false"]
         loaded = load_config(row.config, [*settings, *ending])
     except InputError as error:

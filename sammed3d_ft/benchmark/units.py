@@ -16,7 +16,9 @@ from sammed3d_ft.dataset.manifest import read_manifest
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation import kept_cases
 from sammed3d_ft.files import write_whole
-from sammed3d_ft.prompted.config import TrainConfig, digest, load_config
+from sammed3d_ft.prompted.config import PromptedConfig
+from sammed3d_ft.provenance import digest
+from sammed3d_ft.recipes.train import load_config
 from sammed3d_ft.training.run_lock import RunHeldError, locked_run
 
 _CURRENT = "current.json"
@@ -57,7 +59,7 @@ def is_prompted(config: BenchmarkConfig, name: str) -> bool:
     if isinstance(row, TrainedRow):
         # The benchmark sets run folder and manifest, so the method's config need not name them.
         settings = [*row.overrides, "run.dir=run", "data.manifest=manifest.json"]
-        return isinstance(load_config(row.config, settings), TrainConfig)
+        return isinstance(load_config(row.config, settings), PromptedConfig)
     if isinstance(row, RuleRow):
         return row.clicks == "seeded"
     return not isinstance(row, CascadeRow | MasksRow)

@@ -87,12 +87,12 @@ def _cases(
     group_pattern: str | None,
 ) -> list[Case]:
     """The data set's cases; InputError for options that do not apply to its format."""
-    from sammed3d_ft.dataset import builders as manifest_build
+    from sammed3d_ft.dataset import builders
     from sammed3d_ft.errors import InputError
 
-    form = manifest_build.guess_form(source, pattern) if form == "auto" else form
-    if form not in manifest_build.FORMS:
-        raise InputError(f"--form {form}: expected auto or one of {', '.join(manifest_build.FORMS)}")
+    form = builders.guess_form(source, pattern) if form == "auto" else form
+    if form not in builders.FORMS:
+        raise InputError(f"--form {form}: expected auto or one of {', '.join(builders.FORMS)}")
     unused = {
         "--pattern": pattern is not None and form != "folders",
         "--label": label is not None and form != "folders",
@@ -105,16 +105,16 @@ def _cases(
         raise InputError(f"{source}: {names} does not apply to the format {form}")
     modalities = channels.split(",") if channels is not None else None
     if form == "nnunet":
-        cases = manifest_build.from_nnunet(source, modalities)
+        cases = builders.from_nnunet(source, modalities)
     elif form == "monai":
-        cases = manifest_build.from_monai(source, modalities, fold)
+        cases = builders.from_monai(source, modalities, fold)
     elif form == "csv":
-        cases = manifest_build.from_csv(source)
+        cases = builders.from_csv(source)
     else:
         if pattern is None:
             raise InputError(f"{source}: the format folders needs --pattern, such as '{{id}}/PET.nii.gz'")
-        cases = manifest_build.from_folders(source, pattern, label, ct)
-    return manifest_build.with_groups(cases, group_pattern)
+        cases = builders.from_folders(source, pattern, label, ct)
+    return builders.with_groups(cases, group_pattern)
 
 
 def _print_cases(out: Path, cases: list[Case]) -> None:

@@ -26,7 +26,7 @@ from sammed3d_ft.evaluation.report import write_report
 from sammed3d_ft.evaluation.results import CaseResult
 from sammed3d_ft.figures.mip import draw_mip
 from sammed3d_ft.images.images import Volume, grid_difference, read_image, read_label
-from sammed3d_ft.images.itk_images import file_hash
+from sammed3d_ft.provenance import file_hash
 
 __all__ = ["CaseEvaluation", "Foreground", "evaluate_folders", "evaluate_pair", "evaluate_pairs", "figure_file"]
 

@@ -282,3 +282,15 @@ def _clamped_weights(position: Tensor, extent: int) -> Tensor:
     if extent > 1:
         matrix[rows, lower.long() + 1] += fraction
     return matrix
+
+
+def rotation_matrix(angles_rad: np.ndarray) -> np.ndarray:
+    """(3, 3) rotation matrix: rotation about x, then y, then z."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles_rad):
+        turn = np.eye(3)
+        i, j = [other for other in range(3) if other != axis]
+        turn[i, i] = turn[j, j] = np.cos(angle)
+        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+        matrix = turn @ matrix
+    return matrix

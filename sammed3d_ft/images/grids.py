@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -238,3 +239,14 @@ def same_grid(a: Volume, b: Volume, tolerance_vox: float = 0.01) -> bool:
 
 def _by(numbers: Any) -> str:
     return "x".join(f"{n:g}" for n in numbers)
+
+
+def require_modalities(images: Mapping[str, Volume], modalities: Sequence[str], case: str = "") -> None:
+    """Raise InputError, naming the case and the missing images, unless all modalities are present."""
+    missing = [modality for modality in modalities if modality not in images]
+    if missing:
+        where = f"{case}: " if case else ""
+        raise InputError(
+            f"{where}no {' and no '.join(missing)} image, but the model needs {' and '.join(modalities)}; "
+            "add it, or use a model that does not need it"
+        )

@@ -6,7 +6,6 @@ first two rows gives the RAS+ affine used everywhere else here.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import zlib
 from dataclasses import dataclass
@@ -25,16 +24,6 @@ READ = tuple(_READERS)
 WRITTEN = (".nrrd", ".mha")
 _LPS = np.array([-1.0, -1.0, 1.0])
 _LONGEST_HEADER = 1 << 16
-_VOXELS_OF_MHD = re.compile(rb"^ElementDataFile\s*=\s*(.+)$", re.MULTILINE)
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file of any type; for a ``.mhd`` it includes the file with the voxels."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    if path.suffix.lower() == ".mhd" and (voxels := _VOXELS_OF_MHD.search(path.read_bytes())):
-        digest.update((path.parent / voxels[1].decode().strip()).read_bytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.images import WRITTEN_SUFFIXES, image_stem
-from sammed3d_ft.images.itk_images import file_hash
-
-PACKAGES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK")
-"""What a mask and its table depend on."""
 
 
 def check_image_names(*images: Path | None) -> None:
@@ -39,8 +35,3 @@ def check_places(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
 def record_beside(mask: Path, kind: str) -> Path:
     """``<mask>.<kind>.json`` in the mask's folder."""
     return mask.with_name(f"{image_stem(mask) or mask.name}.{kind}.json")
-
-
-def file_hashes(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:
-    """Path and SHA-256 of files, by their kind."""
-    return {name: {"path": str(path), "sha256": file_hash(path)} for name, path in files.items()}

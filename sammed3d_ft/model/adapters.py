@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.model.build import build_model, parameter_count
 from sammed3d_ft.model.sam_med3d import SAMMed3D
-from sammed3d_ft.model.weights import read_state_dict, read_whole_model, save_safetensors, state_hash
+from sammed3d_ft.model.weights import read_state_dict, read_whole_model, save_safetensors
+from sammed3d_ft.provenance import state_hash
 
 # Only the blocks' attention: the bare names qkv and proj would also match patch_embed.proj.
 LORA_TARGETS = r"image_encoder\.blocks\.\d+\.attn\.(qkv|proj)"

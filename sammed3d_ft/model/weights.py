@@ -7,7 +7,6 @@ harmless types that the published checkpoint needs.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import pickle
 import re
@@ -164,22 +163,6 @@ def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Ma
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
     # Serialised in memory first: the library's own writer creates a private file, and leaves a partial one if killed.
     write_whole(path, save(tensors, metadata=header))
-
-
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def state_hash(state: Mapping[str, Tensor]) -> str:
-    """Hash of weights, independent of the file format: SHA-256 over sorted names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _file_of(path: Path) -> Path:

@@ -76,7 +76,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Lesion:
+class PhantomLesion:
     """One lesion's truth. `touches` is the id (from 1) of the lesion it was set against; 0: none."""
 
     id: int
@@ -129,7 +129,7 @@ def draw_shape(rng: np.random.Generator, volume_ml: float, site_radius_mm: float
     return Shape(shape.stretch, shape.waves, shape.phases, shape.heights, (volume_ml / shape.volume_ml) ** (1 / 3))
 
 
-def _gap_mm(centre: np.ndarray, shape: Shape, other: Lesion) -> float:
+def _gap_mm(centre: np.ndarray, shape: Shape, other: PhantomLesion) -> float:
     """Space between two surfaces along the line of their centres (negative: they overlap there)."""
     line = centre - other.centre_mm
     distance = float(np.linalg.norm(line))
@@ -139,7 +139,9 @@ def _gap_mm(centre: np.ndarray, shape: Shape, other: Lesion) -> float:
     return distance - float(other.shape.radius_mm(line)) - float(shape.radius_mm(-line))
 
 
-def _clear(centre: np.ndarray, shape: Shape, reach: float, others: Sequence[Lesion], reaches: Sequence[float]) -> bool:
+def _clear(
+    centre: np.ndarray, shape: Shape, reach: float, others: Sequence[PhantomLesion], reaches: Sequence[float]
+) -> bool:
     """Whether there are GAP_MM to all others; looked into only where bounding spheres come near."""
     for other, other_reach in zip(others, reaches, strict=True):
         if np.linalg.norm(centre - other.centre_mm) > reach + other_reach + GAP_MM:
@@ -163,7 +165,7 @@ def draw_lesions(
     high_mm: np.ndarray,
     tracer: str,
     median_ml: float = VOLUME_MEDIAN_ML,
-) -> tuple[Lesion, ...]:
+) -> tuple[PhantomLesion, ...]:
     """`count` lesions with centres between `low_mm` and `high_mm`; fewer only where there is no room."""
     reachable = [s for s in sites if ((s.points > low_mm) & (s.points < high_mm)).all(-1).any()]
     if not reachable:
@@ -173,7 +175,7 @@ def draw_lesions(
         [s.weight * (bone_heavy if s.region.startswith("bone") else 1 - 0.8 * bone_heavy) for s in reachable]
     )
     brightness = np.log(6.0 if tracer == "fdg" else 9.0) + rng.normal(0, 0.35)
-    lesions: list[Lesion] = []
+    lesions: list[PhantomLesion] = []
     reaches: list[float] = []
     for _ in range(count):
         volume = draw_volume_ml(rng, median_ml)
@@ -213,7 +215,7 @@ def draw_lesions(
             suv = float(np.clip(partner.suv * rng.uniform(0.6, 1.5), *SUV_RANGE))
             core = None
         lesions.append(
-            Lesion(len(lesions) + 1, region, point(centre), volume, suv, core,
+            PhantomLesion(len(lesions) + 1, region, point(centre), volume, suv, core,
                    partner.id if partner else 0, hu, breathes, shape)
         )  # fmt: skip
         reaches.append(reach)
@@ -221,7 +223,7 @@ def draw_lesions(
 
 
 def covered_share(
-    lesion: Lesion, grid: Grid, shift_mm: np.ndarray, scale: float = 1.0
+    lesion: PhantomLesion, grid: Grid, shift_mm: np.ndarray, scale: float = 1.0
 ) -> tuple[Box, np.ndarray] | None:
     """Share of each voxel (0 to 1) inside the lesion, sampled at several points; `scale` shrinks it."""
     centre = np.asarray(lesion.centre_mm) + shift_mm
@@ -243,7 +245,7 @@ def covered_share(
     return box, inside.reshape(nx, a, ny, b_, nz, c_).mean((1, 3, 5), dtype=np.float32)
 
 
-def true_extent(lesions: Sequence[Lesion], grid: Grid) -> np.ndarray:
+def true_extent(lesions: Sequence[PhantomLesion], grid: Grid) -> np.ndarray:
     """Instance map (uint16, 0 background, else the lesion's id) by the rule in this module's docstring.
 
     Where two touching lesions both fill half of a voxel, the smaller one has it.

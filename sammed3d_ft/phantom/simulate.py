@@ -13,7 +13,7 @@ from sammed3d_ft.phantom.lesions import (
     CORE,
     VOLUME_MEDIAN_ML,
     VOLUME_ML,
-    Lesion,
+    PhantomLesion,
     covered_share,
     draw_count,
     draw_lesions,
@@ -62,7 +62,7 @@ class Phantom:
     instances: np.ndarray
     organs: np.ndarray
     organ_names: dict[int, str]
-    lesions: tuple[Lesion, ...]
+    lesions: tuple[PhantomLesion, ...]
     settings: dict[str, Any]
 
 
@@ -114,7 +114,7 @@ def _check(
 
 
 def _paint_ct(
-    grid: Grid, patient: Patient, lesions: tuple[Lesion, ...], rigid_mm: np.ndarray, rng: np.random.Generator
+    grid: Grid, patient: Patient, lesions: tuple[PhantomLesion, ...], rigid_mm: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """HU (int16), the patient displaced against the PET by `rigid_mm` and the difference in breath."""
 

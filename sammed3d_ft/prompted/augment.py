@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sammed3d_ft.images.crops import rotation_matrix
+
 
 @dataclass(frozen=True)
 class AugmentationRanges:
@@ -78,15 +80,3 @@ def draw_augmentation(ranges: AugmentationRanges, generator: np.random.Generator
         seed,
         (int(jitter[0]), int(jitter[1]), int(jitter[2])),
     )
-
-
-def rotation_matrix(angles_rad: np.ndarray) -> np.ndarray:
-    """(3, 3) rotation matrix: rotation about x, then y, then z."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(angles_rad):
-        turn = np.eye(3)
-        i, j = [other for other in range(3) if other != axis]
-        turn[i, i] = turn[j, j] = np.cos(angle)
-        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
-        matrix = turn @ matrix
-    return matrix

@@ -10,7 +10,7 @@ from prompts.autopet import CLICKS_PER_KIND, autopet_clicks
 from prompts.proposals import proposals_from_pet
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.grids import Volume, grid_difference
-from sammed3d_ft.prompted.simulated_user import Clickable, ClickedLesion
+from sammed3d_ft.prompted.simulated_user import Clickable, SegmentedLesion
 
 STEPS = CLICKS_PER_KIND + 1
 
@@ -66,7 +66,7 @@ class _Scan:
 
     def __init__(self, model: Clickable, shape: tuple[int, ...]) -> None:
         self._model, self._shape = model, shape
-        self._lesions: dict[int, ClickedLesion] = {}
+        self._lesions: dict[int, SegmentedLesion] = {}
         self._proposed: set[int] = set()
         self._background: list[np.ndarray] = []
         self._count = 0
@@ -107,11 +107,11 @@ class _Scan:
             self._lesions[number] = self._model.add_click(position_vox, 0, number)
 
 
-def _holds(lesion: ClickedLesion, position_vox: np.ndarray) -> bool:
+def _holds(lesion: SegmentedLesion, position_vox: np.ndarray) -> bool:
     return bool((position_vox >= lesion.region.start).all() and (position_vox < lesion.region.stop).all())
 
 
-def _inside(lesion: ClickedLesion, position_vox: np.ndarray) -> bool:
+def _inside(lesion: SegmentedLesion, position_vox: np.ndarray) -> bool:
     if not _holds(lesion, position_vox):
         return False
     x, y, z = np.asarray(position_vox - lesion.region.start, np.int64)

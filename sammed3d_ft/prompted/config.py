@@ -1,17 +1,13 @@
-"""The config of a training: which kind it is, how it is read, and how two differ. Checked before anything is loaded."""
+"""The config of a prompted training: SAM-Med3D fine-tuned on lesions with simulated clicks."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from prompts import CORRECTION_STRATEGIES, FIRST_STRATEGIES
-from sammed3d_ft.automatic.config import BaselineConfig
 from sammed3d_ft.model.variants import VARIANTS
 from sammed3d_ft.training.config import (
     CasesConfig,
@@ -23,7 +19,6 @@ from sammed3d_ft.training.config import (
     StepsConfig,
     TrackConfig,
 )
-from sammed3d_ft.training.config_file import checked, find_config, read_content
 
 
 class DataConfig(CasesConfig):
@@ -133,7 +128,7 @@ class ValidateConfig(ScoringConfig):
         return self
 
 
-class TrainConfig(Section):
+class PromptedConfig(Section):
     """One fine-tuning of SAM-Med3D, which is prompted by clicks."""
 
     run: RunConfig
@@ -153,47 +148,13 @@ class TrainConfig(Section):
     def spacing_mm(self) -> float:
         return self.model.spacing_mm or VARIANTS[self.model.variant].spacing_mm
 
-    def as_plain(self) -> dict[str, Any]:
-        """The config as JSON-able values, every default filled in."""
-        return self.model_dump(mode="json", by_alias=True)
-
-
-# What may change between a run and its continuation without making the result another one.
-_MAY_CHANGE = ("run.resume", "data.workers", "track.", "checkpoint.", "cache.dir")
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[list[str], list[str]]:
-    """``key: old -> new`` of every setting that differs: those that matter to the result, and those that do not."""
-    matter: list[str] = []
-    harmless: list[str] = []
-    for key in sorted({*old, *new}):
-        path = f"{prefix}{key}"
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            for lines, more in zip((matter, harmless), differences(before, after, f"{path}."), strict=True):
-                lines += more
-        elif before != after:
-            (harmless if path.startswith(_MAY_CHANGE) else matter).append(f"{path}: {before} -> {after}")
-    return matter, harmless
-
-
-def digest(*parts: Any) -> str:
-    """Short hash of JSON-able values, to name folders by their content."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig | BaselineConfig:
-    """Reads a YAML config and applies overrides. A section ``network`` makes it the config of a baseline.
-
-    Args:
-        path: a file; a bare name such as ``configs/decoder.yaml`` is also looked up among the shipped ones.
-        overrides: ``key.path=value``, values as YAML.
-
-    Raises:
-        InputError: one line for all that is wrong, with near names for unknown keys.
-    """
-    file = find_config(path)
-    content = read_content(file, overrides)
-    if "network" in content:
-        return checked(BaselineConfig, content, file)
-    return checked(TrainConfig, content, file)
+    @property
+    def memory_savers(self) -> list[str]:
+        """Settings that need less memory, those with the smallest side effects first."""
+        ways, rounds = self.optim.smaller_batch, self.clicks.rounds
+        if rounds > 1:
+            ways.append(f"clicks.rounds={rounds - 1} (now {rounds})")
+        ways += self.optim.lower_precision
+        if self.tune.method != "decoder" and len(self.data.modalities) == 1:
+            ways.append("tune.method=decoder (the encoder is then frozen and its output cached)")
+        return ways

@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from sammed3d_ft.files import write_whole
-from sammed3d_ft.prompted.lesion_store import LesionStore, readable
-from sammed3d_ft.prompted.samples import LesionSamples, SampleSettings, collate
+from sammed3d_ft.prompted.lesion_store import LesionStore
+from sammed3d_ft.prompted.samples import LesionSamples, SampleSettings
+from sammed3d_ft.training.batches import collate
+from sammed3d_ft.training.scan_files import readable
 
 
 class EmbeddingCache:

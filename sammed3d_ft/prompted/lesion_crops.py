@@ -87,7 +87,7 @@ class StartMask:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """What a view's newest decoder pass gave, in each of its mirrorings; never changed, so that it can be kept."""
+    """What a crop's newest decoder pass gave, in each of its mirrorings; never changed, so that it can be kept."""
 
     low: tuple[Tensor | None, ...]
     """(1, 1, L, L, L) logits, fed back in the next pass; None before the first."""
@@ -109,7 +109,7 @@ def encode_crops(model: PromptableModel, channels: Tensor, grids: Sequence[CropG
     return embeddings
 
 
-class View:
+class LesionCrop:
     """A lesion in one crop, in one orientation or mirrored in several.
 
     Args:
@@ -198,34 +198,34 @@ class View:
         return weight
 
 
-def shares(views: Sequence[View], mask: np.ndarray) -> np.ndarray:
-    """(number of views,) float64, how many of a mask's voxels each view decides by the weights of `merged_logits`.
+def shares(crops: Sequence[LesionCrop], mask: np.ndarray) -> np.ndarray:
+    """(number of crops,) float64, how many of a mask's voxels each crop decides by the weights of `merged_logits`.
 
     Args:
-        views: finest first.
-        mask: ``views[-1].region.shape`` bool.
+        crops: finest first.
+        mask: ``crops[-1].region.shape`` bool.
     """
-    outer, box = views[-1].region, bounding_box(mask)
-    if box is None or len(views) == 1:
-        return np.array([0.0] * (len(views) - 1) + [float(mask.sum())])
+    outer, box = crops[-1].region, bounding_box(mask)
+    if box is None or len(crops) == 1:
+        return np.array([0.0] * (len(crops) - 1) + [float(mask.sum())])
     left, found = mask[box].astype(np.float32), []
-    for view in views[:-1]:
+    for crop in crops[:-1]:
         weight = np.zeros(outer.shape, np.float32)
-        weight[view.region.within(outer)] = view.inner_weight()
+        weight[crop.region.within(outer)] = crop.inner_weight()
         taken = left * weight[box]
         found.append(float(taken.sum(dtype=np.float64)))
         left -= taken
     return np.array([*found, float(left.sum(dtype=np.float64))])
 
 
-def merged_logits(views: Sequence[View], logits: Sequence[np.ndarray]) -> np.ndarray:
-    """``views[-1].region.shape``: each view inside the next, coarser one, giving way softly towards its border."""
-    outer, merged = views[-1].region, logits[-1]
-    if len(views) > 1:
+def merged_logits(crops: Sequence[LesionCrop], logits: Sequence[np.ndarray]) -> np.ndarray:
+    """``crops[-1].region.shape``: each crop inside the next, coarser one, giving way softly towards its border."""
+    outer, merged = crops[-1].region, logits[-1]
+    if len(crops) > 1:
         merged = merged.copy()
-    for view, finer in zip(views[-2::-1], logits[-2::-1], strict=True):
-        inner = view.region.within(outer)
-        merged[inner] += view.inner_weight() * (finer - merged[inner])
+    for crop, finer in zip(crops[-2::-1], logits[-2::-1], strict=True):
+        inner = crop.region.within(outer)
+        merged[inner] += crop.inner_weight() * (finer - merged[inner])
     return merged
 
 

@@ -7,15 +7,14 @@ so reading a crop does not load the whole scan. Nothing is resampled, and lesion
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from scipy import ndimage
 from torch import Tensor
@@ -27,6 +26,7 @@ from sammed3d_ft.files import write_whole
 from sammed3d_ft.images.crops import Region
 from sammed3d_ft.images.images import read_image, read_label
 from sammed3d_ft.prompted.preprocessing import Preprocessing, channels
+from sammed3d_ft.training.scan_files import ScanPart, readable
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,6 @@ class LesionEntry:
         return max(n * mm for n, mm in zip(self.region.shape, self.spacing_mm, strict=True))
 
 
-@dataclass(frozen=True)
-class ScanPart:
-    """A box of a scan."""
-
-    channels: Tensor  # (C, x, y, z) float32
-    target: Tensor  # (x, y, z) bool
-
-
 class LesionStore:
     """The targets of a set of cases, stored in a folder by `prepare_case` and opened by `open_store`.
 
@@ -89,22 +81,6 @@ class LesionStore:
         with readable(self.folder / entry.file) as path, safe_open(path, "pt") as file:
             cut: Tensor = file.get_slice("channels")[:, x, y, z]
             return ScanPart(cut, file.get_slice("lesions")[x, y, z] == entry.number)
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[Path]:
-    """Convert errors in reading a cached file to an InputError that says what to do."""
-    try:
-        yield path
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        if isinstance(error, FileNotFoundError):
-            raise InputError(
-                f"{path} is missing: with several machines, the run folder or cache.dir must be on a shared file system"
-            ) from error
-        raise InputError(
-            f"{path}: damaged cache file ({reason}): remove it, or the folder, and run the same command again"
-        ) from error
 
 
 def _index(path: Path) -> list[LesionEntry]:

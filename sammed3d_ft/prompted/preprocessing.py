@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.crops import CropGrid, read_crop
+from sammed3d_ft.images.grids import require_modalities
 from sammed3d_ft.images.images import Volume, resample_like, same_grid
 from sammed3d_ft.images.intensity import CLIP_RANGES, clip, z_score
 
@@ -70,17 +71,6 @@ class Preprocessing:
             raise InputError(
                 f"preprocessing of an export: expected modalities, spacing_mm and clip as JSON ({error})"
             ) from error
-
-
-def require_modalities(images: Mapping[str, Volume], modalities: Sequence[str], case: str = "") -> None:
-    """Raise InputError, naming the case and the missing images, unless all modalities are present."""
-    missing = [modality for modality in modalities if modality not in images]
-    if missing:
-        where = f"{case}: " if case else ""
-        raise InputError(
-            f"{where}no {' and no '.join(missing)} image, but the model needs {' and '.join(modalities)}; "
-            "add it, or use a model that does not need it"
-        )
 
 
 def channels(images: Mapping[str, Volume], preprocessing: Preprocessing, case: str = "") -> Tensor:

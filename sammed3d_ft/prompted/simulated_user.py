@@ -16,7 +16,7 @@ from sammed3d_ft.images.crops import Region
 from sammed3d_ft.images.images import Volume, grid_difference, read_image, read_label
 
 
-class ClickedLesion(Protocol):
+class SegmentedLesion(Protocol):
     """What a click gives back: the lesion as it is now, known inside a region of the volume."""
 
     @property
@@ -33,7 +33,7 @@ class Clickable(Protocol):
     @property
     def modalities(self) -> tuple[str, ...]: ...  # images it must be given; the first one's grid is the case's
     def set_image(self, images: Mapping[str, Volume]) -> None: ...  # forgets all lesions
-    def add_click(self, position_vox: Any, label: int = 1, lesion: int = 1) -> ClickedLesion: ...
+    def add_click(self, position_vox: Any, label: int = 1, lesion: int = 1) -> SegmentedLesion: ...
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from sammed3d_ft.images.crops import CropGrid, Region, bounding_region, closer_s
 from sammed3d_ft.images.grids import Volume
 from sammed3d_ft.prompted.lesion_crops import (
     Decoded,
+    LesionCrop,
     PlacedClick,
     PromptableModel,
     StartMask,
-    View,
     merged_logits,
     reaches_beyond,
     shares,
@@ -24,7 +24,7 @@ from sammed3d_ft.prompted.lesion_crops import (
 from sammed3d_ft.prompted.obedience import obeyed, with_a_click
 
 _COARSEST = 4.0  # times the model's spacing: a crop of 192 mm becomes one of 0.77 m
-# What a finer view has for previous logits at first: the lesion as the coarser view shows it (True), or nothing. On
+# What a finer crop has for previous logits at first: the lesion as the coarser crop shows it (True), or nothing. On
 # phantoms the former is better at one click (small lesions 0.71 against 0.65) and alike from three on.
 _FINER_STARTS_FROM_COARSER = True
 # Where no crop of a lesion reaches: a probability of 0 in float32, and finite, so that sums of logits stay numbers.
@@ -35,29 +35,29 @@ _MIRRORINGS = tuple((x, y, z) for x in (False, True) for y in (False, True) for 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A lesion in the crops about one of its clicks, after some clicks; the views are shared by later states.
+    """A lesion in the crops about one of its clicks, after some clicks; the crops are shared by later states.
 
     Attributes:
         opened_by: which of the lesion's clicks it is centred on.
-        views: finest first.
-        scales: of each view's spacing, times the model's.
+        crops: finest first.
+        scales: of each crop's spacing, times the model's.
         decoded: what the newest pass of the decoder gave in each.
         start: the mask that the lesion started from, in its first site.
     """
 
     opened_by: int
-    views: tuple[View, ...]
+    crops: tuple[LesionCrop, ...]
     scales: tuple[float, ...]
     decoded: tuple[Decoded, ...]
     start: StartMask | None = None
 
     @property
     def region(self) -> Region:
-        return self.views[-1].region
+        return self.crops[-1].region
 
     def holds(self, click: PlacedClick) -> bool:
         """Whether the click's voxel lies in its largest crop."""
-        return self.views[-1].holds(click)
+        return self.crops[-1].holds(click)
 
 
 class SiteDecoder:
@@ -91,7 +91,7 @@ class SiteDecoder:
         self.model, self.channels, self.volume, self.crop_spacing_mm = model, channels, volume, crop_spacing_mm
         self.accumulate, self.zoom, self.obey = accumulate, zoom, obey
         self.mirrorings = _MIRRORINGS if flips else _AS_IT_LIES
-        self._view_logits: dict[Decoded, np.ndarray] = {}
+        self._crop_logits: dict[Decoded, np.ndarray] = {}
         self._site_logits: dict[Site, np.ndarray] = {}
         self._site_obeyed: dict[Site, np.ndarray] = {}
 
@@ -117,16 +117,16 @@ class SiteDecoder:
             embeddings: of the crops, where they were encoded before.
         """
         opened_by = len(clicks) - 1
-        view = View(self.model, self.channels, self.grids(clicks[-1].position_vox), start, embeddings)
-        site = Site(opened_by, (view,), (1.0,), (self._from_the_first(view, opened_by, clicks),), start)
+        crop = LesionCrop(self.model, self.channels, self.grids(clicks[-1].position_vox), start, embeddings)
+        site = Site(opened_by, (crop,), (1.0,), (self._from_the_first(crop, opened_by, clicks),), start)
         return self._zoomed_out(self._zoomed_in(site, clicks), clicks)
 
     def clicked(self, site: Site, clicks: Sequence[PlacedClick]) -> Site:
-        """The site after the newest of a lesion's clicks: a pass of the decoder in every view that holds it."""
+        """The site after the newest of a lesion's clicks: a pass of the decoder in every crop that holds it."""
         self._forget(site)
         ordered = _own_first(clicks, site.opened_by)
         decoded = tuple(
-            view.decode(last, ordered, self.accumulate) for view, last in zip(site.views, site.decoded, strict=True)
+            crop.decode(last, ordered, self.accumulate) for crop, last in zip(site.crops, site.decoded, strict=True)
         )
         return self._zoomed_out(replace(site, decoded=decoded), clicks)
 
@@ -138,14 +138,14 @@ class SiteDecoder:
         return region, shown, predicted_iou(sites, each, region, shown > 0)
 
     def _logits(self, site: Site) -> np.ndarray:
-        """``site.region.shape``, merged from its views."""
+        """``site.region.shape``, merged from its crops."""
         if site not in self._site_logits:
             each = []
-            for view, decoded in zip(site.views, site.decoded, strict=True):
-                if decoded not in self._view_logits:
-                    self._view_logits[decoded] = view.logits(decoded)
-                each.append(self._view_logits[decoded])
-            self._site_logits[site] = merged_logits(site.views, each)
+            for crop, decoded in zip(site.crops, site.decoded, strict=True):
+                if decoded not in self._crop_logits:
+                    self._crop_logits[decoded] = crop.logits(decoded)
+                each.append(self._crop_logits[decoded])
+            self._site_logits[site] = merged_logits(site.crops, each)
         return self._site_logits[site]
 
     def _obeyed(self, site: Site, clicks: Sequence[PlacedClick]) -> np.ndarray:
@@ -162,14 +162,14 @@ class SiteDecoder:
 
     def _forget(self, site: Site) -> None:
         for decoded in site.decoded:
-            self._view_logits.pop(decoded, None)
+            self._crop_logits.pop(decoded, None)
         self._site_logits.pop(site, None)
         self._site_obeyed.pop(site, None)
 
     def _zoomed_in(self, site: Site, clicks: Sequence[PlacedClick]) -> Site:
-        """With a finer view where the lesion is small in the first one: one further pass of the encoder, at most.
+        """With a finer crop where the lesion is small in the first one: one further pass of the encoder, at most.
 
-        Only when a site opens. A finer view answers anew inside its crop; later, that would undo what the user has
+        Only when a site opens. A finer crop answers anew inside itself; later, that would undo what the user has
         corrected there. A coarser one (`_zoomed_out`) adds only what lies outside of the others, at any time.
         """
         if not self.zoom:
@@ -182,25 +182,25 @@ class SiteDecoder:
         scale = closer_spacing(longest_mm, edge_mm)
         if scale == 1:
             return site
-        return self._with_view(site, scale, clicks, lesion if _FINER_STARTS_FROM_COARSER else site.start)
+        return self._with_crop(site, scale, clicks, lesion if _FINER_STARTS_FROM_COARSER else site.start)
 
     def _zoomed_out(self, site: Site, clicks: Sequence[PlacedClick]) -> Site:
-        """With coarser views, as long as the lesion leaves the coarsest."""
+        """With coarser crops, as long as the lesion leaves the coarsest."""
         while self.zoom and site.scales[-1] < _COARSEST and self._leaves(site, clicks):
-            site = self._with_view(site, 2 * site.scales[-1], clicks, site.start)
+            site = self._with_crop(site, 2 * site.scales[-1], clicks, site.start)
         return site
 
-    def _with_view(self, site: Site, scale: float, clicks: Sequence[PlacedClick], start: StartMask | None) -> Site:
-        """With one more view about the same centre, finer or coarser than all others, which is given all clicks."""
-        centre_vox = np.array(site.views[0].grids[0].centre_vox)
-        view = View(self.model, self.channels, self.grids(centre_vox, scale), start)
-        decoded = self._from_the_first(view, site.opened_by, clicks)
+    def _with_crop(self, site: Site, scale: float, clicks: Sequence[PlacedClick], start: StartMask | None) -> Site:
+        """With one more crop about the same centre, finer or coarser than all others, which is given all clicks."""
+        centre_vox = np.array(site.crops[0].grids[0].centre_vox)
+        crop = LesionCrop(self.model, self.channels, self.grids(centre_vox, scale), start)
+        decoded = self._from_the_first(crop, site.opened_by, clicks)
         self._site_logits.pop(site, None)
         self._site_obeyed.pop(site, None)
-        at = 0 if scale < site.scales[0] else len(site.views)
+        at = 0 if scale < site.scales[0] else len(site.crops)
         return Site(
             site.opened_by,
-            (*site.views[:at], view, *site.views[at:]),
+            (*site.crops[:at], crop, *site.crops[at:]),
             (*site.scales[:at], scale, *site.scales[at:]),
             (*site.decoded[:at], decoded, *site.decoded[at:]),
             site.start,
@@ -214,16 +214,16 @@ class SiteDecoder:
         return None if (box := bounding_box(part)) is None else StartMask.of(part[box], box, site.region.start)
 
     def _leaves(self, site: Site, clicks: Sequence[PlacedClick]) -> bool:
-        """Whether the lesion, or the mask it started from, goes on beyond the coarsest view."""
+        """Whether the lesion, or the mask it started from, goes on beyond the coarsest crop."""
         if site.start is not None and not site.region.encloses(site.start.region):
             return True
         return reaches_beyond(site.region, self._obeyed(site, clicks) > 0, self.volume.array.shape)
 
-    def _from_the_first(self, view: View, opened_by: int, clicks: Sequence[PlacedClick]) -> Decoded:
-        """A new view after all clicks so far, one after the other."""
-        ordered, decoded = _own_first(clicks, opened_by), view.unclicked
+    def _from_the_first(self, crop: LesionCrop, opened_by: int, clicks: Sequence[PlacedClick]) -> Decoded:
+        """A new crop after all clicks so far, one after the other."""
+        ordered, decoded = _own_first(clicks, opened_by), crop.unclicked
         for count in range(1, len(ordered) + 1):
-            decoded = view.decode(decoded, ordered[:count], self.accumulate)
+            decoded = crop.decode(decoded, ordered[:count], self.accumulate)
         return decoded
 
 
@@ -245,7 +245,7 @@ def lesion_logits(sites: Sequence[Site], logits: Sequence[np.ndarray]) -> tuple[
 
 
 def predicted_iou(sites: Sequence[Site], logits: Sequence[np.ndarray], region: Region, mask: np.ndarray) -> float:
-    """Of the lesion: the mean over its voxels of what the views that decide them predict; of all views, if empty.
+    """Of the lesion: the mean over its voxels of what the crops that decide them predict; of all crops, if empty.
 
     Args:
         sites: of the lesion.
@@ -255,7 +255,7 @@ def predicted_iou(sites: Sequence[Site], logits: Sequence[np.ndarray], region: R
     """
     values = [decoded.predicted_iou for site in sites for decoded in site.decoded]
     if len(sites) == 1:
-        weights = shares(sites[0].views, mask)
+        weights = shares(sites[0].crops, mask)
     else:
         highest = lesion_logits(sites, logits)[1]
         left, each = mask.copy(), []
@@ -263,7 +263,7 @@ def predicted_iou(sites: Sequence[Site], logits: Sequence[np.ndarray], region: R
             inner = site.region.within(region)
             its = left[inner] & (own == highest[inner])
             left[inner] &= ~its
-            each.append(shares(site.views, its))
+            each.append(shares(site.crops, its))
         weights = np.concatenate(each)
     if not weights.any():
         return float(np.mean(values))

@@ -31,17 +31,19 @@ from sammed3d_ft.model.adapters import (
     trainable_state,
 )
 from sammed3d_ft.model.build import seeded_model
-from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors, state_hash
+from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors
 from sammed3d_ft.prompted.augment import AugmentationRanges
-from sammed3d_ft.prompted.config import TrainConfig, digest
+from sammed3d_ft.prompted.config import PromptedConfig
 from sammed3d_ft.prompted.embedding_cache import CachedSamples, EmbeddingCache
 from sammed3d_ft.prompted.lesion_store import LesionStore, open_store, prepare_case
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.preprocessing import Preprocessing
 from sammed3d_ft.prompted.promptable_shapes import ShapeSamples
-from sammed3d_ft.prompted.samples import LesionSamples, SampleSettings, loader_workers
+from sammed3d_ft.prompted.samples import LesionSamples, SampleSettings
 from sammed3d_ft.prompted.simulated_user import CaseScore, simulate_files
-from sammed3d_ft.training.task import SplitCases, case_files, mean
+from sammed3d_ft.provenance import case_files, digest, state_hash
+from sammed3d_ft.training.batches import loader_workers
+from sammed3d_ft.training.task import SplitCases, mean
 
 # Increase this when crops, augmentation or clicks are drawn differently. Older caches are then ignored, not deleted.
 _CACHE_FORMAT = 2
@@ -60,7 +62,7 @@ class PromptedTask:
 
     shown: Mapping[str, str] = {"loss": "train/loss", "dice": "train/dice_last"}
 
-    def __init__(self, config: TrainConfig, manifest: Manifest) -> None:
+    def __init__(self, config: PromptedConfig, manifest: Manifest) -> None:
         self.config = config
         self.cases = SplitCases.of(manifest)
         if config.data.shapes and (config.tune.method == "decoder" or config.data.modalities != ("PT",)):

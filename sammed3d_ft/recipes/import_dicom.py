@@ -20,7 +20,7 @@ from sammed3d_ft.errors import InputError
 from sammed3d_ft.files import write_whole
 from sammed3d_ft.images.grids import Volume, source_grid, without_voxels
 from sammed3d_ft.images.images import from_array, grid_difference, read_label, write_float, write_mask
-from sammed3d_ft.images.outputs import file_hashes
+from sammed3d_ft.provenance import file_hashes
 
 
 def run(

@@ -19,18 +19,11 @@ from sammed3d_ft.errors import InputError
 from sammed3d_ft.figures import draw_mip
 from sammed3d_ft.files import without_nan, write_csv, write_whole
 from sammed3d_ft.images.images import Volume, image_stem, read_image, write_float, write_mask
-from sammed3d_ft.images.outputs import (
-    PACKAGES,
-    check_image_names,
-    check_places,
-    file_hashes,
-    record_beside,
-)
+from sammed3d_ft.images.outputs import check_image_names, check_places, record_beside
 from sammed3d_ft.lesions.table import TABLE_COLUMNS, lesion_table
-from sammed3d_ft.model.weights import state_hash
 from sammed3d_ft.prompted.clicked_scan import ClickedLesion, ClickedScan
 from sammed3d_ft.prompted.predictor import Predictor
-from sammed3d_ft.provenance import package_versions
+from sammed3d_ft.provenance import MASK_PACKAGES, file_hashes, package_versions, state_hash
 
 if TYPE_CHECKING:
     from sammed3d_ft.dicom.series import Series
@@ -142,7 +135,7 @@ def load_model(
     model = predictor.model
     assert isinstance(model, nn.Module)  # as all that comes from a checkpoint
     facts = {
-        "versions": package_versions(*PACKAGES),
+        "versions": package_versions(*MASK_PACKAGES),
         "device": str(model.device),
         "checkpoint": str(checkpoint),
         "base": None if base is None else str(base),

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from sammed3d_ft.dataset.manifest import Case, read_manifest
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.images.outputs import file_hashes
 from sammed3d_ft.prompted.clicked_scan import ClickedScan
+from sammed3d_ft.provenance import file_hashes
 from sammed3d_ft.recipes.predict import LoadedModel, Outputs, load_model, segment
 
 # A case is predicted again when one of these has changed since its record was written.

@@ -13,6 +13,10 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def as_plain(self) -> dict[str, Any]:
+        """The settings as JSON-able values, every default filled in."""
+        return self.model_dump(mode="json", by_alias=True)
+
 
 class RunConfig(Section):
     """Where a run is kept and how it starts."""
@@ -63,6 +67,18 @@ class StepsConfig(Section):
     def learning_rate_keys(self) -> list[str]:
         """The settings that hold learning rates, as they are given."""
         return [f"optim.{name}" for name in type(self).model_fields if name.startswith("lr")]
+
+    @property
+    def smaller_batch(self) -> list[str]:
+        """Settings that need less memory for the same step."""
+        if self.batch_size == 1:
+            return []
+        return [f"optim.batch_size={self.batch_size // 2} optim.accumulate={self.accumulate * 2} (the same step)"]
+
+    @property
+    def lower_precision(self) -> list[str]:
+        """Settings that need less memory by a lower precision."""
+        return ["optim.precision=bf16"] if self.precision == "no" else []
 
 
 class ScoringConfig(Section):

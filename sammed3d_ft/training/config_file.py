@@ -93,3 +93,22 @@ def _keys(model: type[BaseModel], parents: Sequence[int | str]) -> list[str]:
         if isinstance(section, types.UnionType):
             section = typing.get_args(section)[0]
     return [field.alias or name for name, field in section.model_fields.items()]
+
+
+# What may change between a run and its continuation without making the result another one.
+_MAY_CHANGE = ("run.resume", "data.workers", "track.", "checkpoint.", "cache.dir")
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[list[str], list[str]]:
+    """``key: old -> new`` of every setting that differs: those that matter to the result, and those that do not."""
+    matter: list[str] = []
+    harmless: list[str] = []
+    for key in sorted({*old, *new}):
+        path = f"{prefix}{key}"
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            for lines, more in zip((matter, harmless), differences(before, after, f"{path}."), strict=True):
+                lines += more
+        elif before != after:
+            (harmless if path.startswith(_MAY_CHANGE) else matter).append(f"{path}: {before} -> {after}")
+    return matter, harmless

@@ -14,11 +14,10 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 import sammed3d_ft
-from sammed3d_ft.automatic.config import BaselineConfig
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.model.weights import sha256_of, state_hash
-from sammed3d_ft.prompted.config import TrainConfig, differences
+from sammed3d_ft.provenance import file_hash, state_hash
 from sammed3d_ft.training.checkpoints import list_checkpoints
+from sammed3d_ft.training.config_file import differences
 from sammed3d_ft.training.task import Task
 
 # Facts that must be unchanged when a run is resumed, besides its settings.
@@ -45,15 +44,14 @@ def refuse_unequal_replicas(accelerator: Accelerator, step: int, state: Mapping[
             raise InputError("processes read different checkpoints: is the run folder the same one on all machines?")
 
 
-def refuse_changed_config(config: TrainConfig | BaselineConfig, run: Path, tell: bool) -> None:
+def refuse_changed_config(settings: dict[str, Any], run: Path, tell: bool) -> None:
     """Raise InputError if settings that affect the result differ from those the run started with."""
-    if config.run.resume == "never":
+    if settings["run"]["resume"] == "never":
         raise InputError(
             f"{run} contains an earlier run and run.resume is never: choose another run.dir, or remove the folder"
         )
     file = run / "config.yaml"
-    before = _earlier(file) or config.as_plain()
-    changed, harmless = differences(before, config.as_plain())
+    changed, harmless = differences(_earlier(file) or settings, settings)
     if changed:
         raise InputError(
             f"{run} contains a run with other settings ({'; '.join(changed)}): choose another run.dir, "
@@ -96,7 +94,7 @@ def _earlier(file: Path) -> dict[str, Any] | None:
     raise InputError(f"{file}: not a file written by a run ({content!s:.120}): remove it, or choose another run.dir")
 
 
-def run_facts(config: TrainConfig | BaselineConfig, task: Task, accelerator: Accelerator) -> dict[str, Any]:
+def run_facts(seed: int, manifest: Path, task: Task, accelerator: Accelerator) -> dict[str, Any]:
     """The facts recorded in ``run.json``."""
     return {
         "sammed3d_ft": sammed3d_ft.__version__,
@@ -106,9 +104,9 @@ def run_facts(config: TrainConfig | BaselineConfig, task: Task, accelerator: Acc
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
         "mixed_precision": accelerator.mixed_precision,
-        "seed": config.run.seed,
+        "seed": seed,
         "base_hash": task.base_hash,
-        "manifest_sha256": sha256_of(config.data.manifest),
+        "manifest_sha256": file_hash(manifest),
         "data_digest": task.cases.fingerprint,
         "samples": task.sample_count,
         "tuning": task.lines(),

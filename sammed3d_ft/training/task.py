@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from sammed3d_ft.dataset.manifest import Case, Manifest
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.images.itk_images import file_hash
-from sammed3d_ft.prompted.config import digest
+from sammed3d_ft.provenance import case_content, digest
 
 _Score = TypeVar("_Score")
 
@@ -116,17 +115,8 @@ class SplitCases:
     @property
     def fingerprint(self) -> str:
         """Digest of case IDs, splits, label contents and image file sizes."""
-        return digest(
-            [
-                (
-                    case.id,
-                    case.split,
-                    [image.stat().st_size for image in case.images.values()],
-                    None if case.label is None else file_hash(case.label),
-                )
-                for case in (*self.train, *self.val, *self.test)
-            ]
-        )
+        cases = [(case, case_content(case)) for case in (*self.train, *self.val, *self.test)]
+        return digest([(case.id, case.split, [*of["images"].values()], of["label"]) for case, of in cases])
 
     def shared_scores(self, accelerator: Accelerator, split: str, score: Callable[[Case], _Score]) -> list[_Score]:
         """Score the cases of a split, divided among the processes; every process gets all scores, in case order."""
@@ -136,12 +126,6 @@ class SplitCases:
         scores = [(number, score(case)) for number, case in tqdm(mine, desc=split, disable=not show, leave=False)]
         gathered = gather_object(scores) if accelerator.num_processes > 1 else scores
         return [found for _, found in sorted(gathered, key=lambda pair: pair[0])]
-
-
-def case_files(case: Case) -> tuple[str, list[list[Any]]]:
-    """Identify a case's files by path, size and modification time, for cache keys."""
-    paths = [path for path in (*case.images.values(), case.label) if path]
-    return case.id, [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
 
 
 def mean(values: Sequence[float]) -> float:

@@ -19,7 +19,7 @@ from sammed3d_ft.automatic.scan_store import ScanStore, prepare_scan_of
 from sammed3d_ft.dataset.manifest import read_manifest
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.crops import Region
-from sammed3d_ft.prompted.samples import collate
+from sammed3d_ft.training.batches import collate
 from tests.support.tiny_cases import write_cohort
 
 SETTINGS = CropSettings(

@@ -24,8 +24,9 @@ from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation import kept_cases
 from sammed3d_ft.evaluation.paired import paired_test
 from sammed3d_ft.model.build import seeded_model
-from sammed3d_ft.model.weights import save_safetensors, sha256_of
-from sammed3d_ft.prompted.config import load_config
+from sammed3d_ft.model.weights import save_safetensors
+from sammed3d_ft.provenance import file_hash
+from sammed3d_ft.recipes.train import load_config
 from tests.recipes.test_train import ROOT
 from tests.support.benchmark_cases import (
     Done,
@@ -298,7 +299,7 @@ def test_trainings_of_an_earlier_version_are_found_as_done(folder: Path) -> None
     assert training.folder == run
     assert not training.is_done()
     (run / "config.yaml").write_text(EARLIER.format(run="elsewhere", manifest="elsewhere.json"))
-    (run / "manifest.sha256").write_text(sha256_of(manifest))
+    (run / "manifest.sha256").write_text(file_hash(manifest))
     assert not training.is_done()
     (run / "summary.json").write_text("{}")
     assert training.is_done()

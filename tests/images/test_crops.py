@@ -17,9 +17,9 @@ from sammed3d_ft.images.crops import (
     logits_on_region,
     read_crop,
     read_target,
+    rotation_matrix,
 )
 from sammed3d_ft.images.intensity import z_score
-from sammed3d_ft.prompted.augment import rotation_matrix
 
 SPACING_MM = np.array([4.07, 2.5, 3.0])
 spacings = st.tuples(*[st.floats(0.4, 10)] * 3)

@@ -28,7 +28,7 @@ from sammed3d_ft.images.images import (
     write_float,
     write_mask,
 )
-from sammed3d_ft.images.itk_images import file_hash
+from sammed3d_ft.provenance import file_hash
 from tests.support.storage_orders import ORIENTATIONS, affine_of, scan, stored_as
 
 OBLIQUE = affine_of(

@@ -21,7 +21,7 @@ from sammed3d_ft.dataset.manifest import read_manifest
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.phantom import lesions as lesion_rules
 from sammed3d_ft.phantom import make_phantom, physics, write_cohort
-from sammed3d_ft.phantom.lesions import Lesion, Shape, covered_share, true_extent
+from sammed3d_ft.phantom.lesions import PhantomLesion, Shape, covered_share, true_extent
 from sammed3d_ft.phantom.organs import draw_patient
 from sammed3d_ft.phantom.outlines import isocontours, share_of_maximum
 from sammed3d_ft.phantom.scanners import SCANNERS
@@ -32,10 +32,10 @@ from sammed3d_ft.phantom.tissues import MEASURED_SUV
 PELVIS = {"field": "pelvis", "spacing_mm": (4.0, 4.0, 4.0)}
 
 
-def sphere(radius_mm: float, centre_mm: tuple[float, float, float] = (0, 0, 0), number: int = 1) -> Lesion:
+def sphere(radius_mm: float, centre_mm: tuple[float, float, float] = (0, 0, 0), number: int = 1) -> PhantomLesion:
     volume_ml = 4 / 3 * np.pi * radius_mm**3 / 1000
     shape = Shape(np.eye(3), np.zeros((1, 3)), np.zeros(1), np.zeros(1), radius_mm)
-    return Lesion(number, "node", centre_mm, volume_ml, 10.0, None, 0, 40.0, 0.0, shape)
+    return PhantomLesion(number, "node", centre_mm, volume_ml, 10.0, None, 0, 40.0, 0.0, shape)
 
 
 def centred_grid(count: int, spacing_mm: float) -> Grid:
@@ -253,7 +253,7 @@ def test_lesions_are_where_the_table_says_and_as_bright(widespread: Phantom) -> 
     assert bright >= 0.7 * len(large)
 
 
-# Lesion statistics
+# PhantomLesion statistics
 
 
 def test_volumes_are_log_normal_within_their_range() -> None:
@@ -279,7 +279,7 @@ def test_counts_run_from_none_to_a_hundred() -> None:
 
 def test_lesions_vary_in_place_uptake_and_core() -> None:
     edge_mm = np.full(3, 2000.0)
-    found: list[Lesion] = []
+    found: list[PhantomLesion] = []
     for case in range(12):
         rng = np.random.default_rng(case)
         sites = draw_patient(rng, "psma").sites

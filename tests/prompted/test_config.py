@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.prompted.config import TrainConfig, differences, load_config
+from sammed3d_ft.prompted.config import PromptedConfig
+from sammed3d_ft.recipes.train import load_config
+from sammed3d_ft.training.config_file import differences
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
@@ -168,5 +170,5 @@ def test_a_config_survives_its_own_file(file: Path) -> None:
     """What a run writes beside its results is read back as the same config, and shows no difference."""
     config = load_config(file, ["data.clip.PT=[0, 30]", "data.modalities=[PT]"])
     written = yaml.safe_load(yaml.safe_dump(config.as_plain()))
-    assert TrainConfig.model_validate(written) == config
+    assert PromptedConfig.model_validate(written) == config
     assert differences(written, config.as_plain()) == ([], [])

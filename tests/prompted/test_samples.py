@@ -19,7 +19,8 @@ from sammed3d_ft.prompted.augment import AugmentationRanges, draw_augmentation
 from sammed3d_ft.prompted.embedding_cache import CachedSamples, EmbeddingCache
 from sammed3d_ft.prompted.lesion_store import LesionStore, open_store, prepare_case
 from sammed3d_ft.prompted.preprocessing import Preprocessing
-from sammed3d_ft.prompted.samples import LesionSamples, SampleSettings, collate, epoch_batches
+from sammed3d_ft.prompted.samples import LesionSamples, SampleSettings
+from sammed3d_ft.training.batches import collate, epoch_batches
 from tests.support.tiny_cases import write_case
 
 RANGES = AugmentationRanges()

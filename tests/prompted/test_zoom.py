@@ -1,4 +1,4 @@
-"""Zooming: small lesions are seen in finer crops, large ones in coarser ones, and the views meet without a seam."""
+"""Zooming: small lesions are seen in finer crops, large ones in coarser ones, and the crops meet without a seam."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_only_the_component_that_was_clicked_says_how_large_a_lesion_is() -> Non
 
 
 def test_a_small_lesion_does_not_zoom_in_later_and_a_large_one_may_zoom_out() -> None:
-    """After the first round the views inside are settled; the user would see his corrections undone."""
+    """After the first round the crops inside are settled; the user would see his corrections undone."""
 
     class Shrinking(Threshold):
         """Finds a large lesion first, then one voxel."""
@@ -121,7 +121,7 @@ def test_the_finer_view_holds_inside_and_gives_way_to_the_coarser_without_a_seam
     ratio = np.abs(inside - other) / apart
     assert ratio.max() <= 1 + 1e-4
     for axis in range(3):
-        # On its way to each face the finer view loses about a third per voxel: 5/6, 1/2, 1/6 by distance from the face.
+        # On its way to each face the finer crop loses about a third per voxel: 5/6, 1/2, 1/6 by distance from the face.
         middle = np.moveaxis(ratio, axis, 0)[:, 12, 12]
         np.testing.assert_allclose(middle[:4], [0.5 / 6, 2.5 / 6, 4.5 / 6, 1], atol=1e-3)
         np.testing.assert_allclose(middle[-4:], [1, 5.5 / 6, 3.5 / 6, 1.5 / 6], atol=1e-3)
@@ -130,7 +130,7 @@ def test_the_finer_view_holds_inside_and_gives_way_to_the_coarser_without_a_seam
 def test_predicted_iou_is_that_of_the_views_that_decide_the_mask() -> None:
     found = clicked(cube(6))
     # The cube begins at the click. Its last voxel of six lies 3.5 voxels of the finer crop from that crop's face, where
-    # the finer view has weight 3.5 / 6. The first crop's predicted IoU is 0.51, the finer one's 0.52.
+    # the finer crop has weight 3.5 / 6. The first crop's predicted IoU is 0.51, the finer one's 0.52.
     finer = ((5 + 3.5 / 6) / 6) ** 3
     assert found.lesion(1).predicted_iou == pytest.approx(0.51 * (1 - finer) + 0.52 * finer, abs=1e-6)
     assert clicked(cube(20)).lesion(1).predicted_iou == pytest.approx(0.51)

@@ -18,11 +18,12 @@ from prompts import Click, InputError, write_clicks
 from sammed3d_ft.cli.predict import predict
 from sammed3d_ft.images.images import read_image, read_label
 from sammed3d_ft.model.build import seeded_model
-from sammed3d_ft.model.weights import save_safetensors, sha256_of, state_hash
+from sammed3d_ft.model.weights import save_safetensors
 from sammed3d_ft.prompted.clicked_scan import ClickedScan, group_clicks
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.preprocessing import Preprocessing
 from sammed3d_ft.prompted.start_lesions import StartLesions
+from sammed3d_ft.provenance import file_hash, state_hash
 from sammed3d_ft.recipes.predict import Outputs, run
 
 
@@ -125,7 +126,7 @@ def test_outputs_lie_on_the_grid_of_the_file_and_the_table_agrees(tmp_path, pet,
 
     written_record = json.loads((out.parent / "mask.predict.json").read_text())
     assert written_record == json.loads(json.dumps(record))
-    assert record["inputs"]["image"]["sha256"] == sha256_of(pet)
+    assert record["inputs"]["image"]["sha256"] == file_hash(pet)
     assert record["model_hash"] == state_hash(seeded_model("mini", 0).state_dict())
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
 
@@ -219,7 +220,7 @@ def test_clicked_lesions_of_a_starting_mask_change_and_the_others_stay(tmp_path,
     }
     assert rows[5]["predicted_iou"] is None
     assert rows[7]["predicted_iou"] is not None
-    assert record["inputs"]["start"]["sha256"] == sha256_of(start)
+    assert record["inputs"]["start"]["sha256"] == file_hash(start)
     numbered = np.asarray(nib.load(outputs.instances).dataobj)
     # As they were, but for voxels that a clicked lesion claims.
     for number in (3, 5):

@@ -14,7 +14,7 @@ from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.images import read_image, write_mask
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import save_safetensors
-from sammed3d_ft.recipes import import_dicom as dicom_import
+from sammed3d_ft.recipes import import_dicom
 from sammed3d_ft.recipes.predict import Outputs, run
 from tests.support.synthetic_dicom import write_series
 
@@ -25,7 +25,7 @@ def scan(tmp_path: Path) -> tuple[Path, Path, Path]:
     values = np.random.default_rng(0).integers(0, 3000, (8, 9, 10)).astype(np.int16)
     write_series(tmp_path / "dicom" / "one", values, uid="1.2.3.1")
     write_series(tmp_path / "dicom" / "two", values, uid="1.2.3.2", origin_mm=(-10, -20, 33))
-    dicom_import.run(tmp_path / "dicom", tmp_path / "in", ["1.2.3.1"])
+    import_dicom.run(tmp_path / "dicom", tmp_path / "in", ["1.2.3.1"])
     save_safetensors(tmp_path / "model.safetensors", seeded_model("mini", 0).state_dict(), {})
     return tmp_path / "dicom", tmp_path / "in" / "PT.nii.gz", tmp_path / "model.safetensors"
 
@@ -54,7 +54,7 @@ def test_the_segments_are_the_instance_map_on_the_series_that_was_named(scan, tm
     seg.rename(dicom / "seg.dcm")
     back = tmp_path / "back"
     names = {f"Lesion {number}": number for number in np.unique(numbered) if number}
-    dicom_import.run(dicom, back, ["1.2.3.1"], roi=list(names))
+    import_dicom.run(dicom, back, ["1.2.3.1"], roi=list(names))
     for name, number in names.items():
         found = nib.load(back / f"mask_{name.replace(' ', '_')}.nii.gz")
         np.testing.assert_array_equal(found.affine, affine)

@@ -20,9 +20,10 @@ from sammed3d_ft.images.images import read_image, read_label
 from sammed3d_ft.losses import training_loss
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors
-from sammed3d_ft.prompted.config import TrainConfig, load_config
+from sammed3d_ft.prompted.config import PromptedConfig
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.recipes import train as recipe
+from sammed3d_ft.recipes.train import load_config
 from sammed3d_ft.training.checkpoints import list_checkpoints, read_checkpoint
 from sammed3d_ft.training.failures import explain_failure
 from tests.support.tiny_cases import write_cohort
@@ -54,7 +55,7 @@ def config_file(run: Path, manifest: Path, method: str) -> Path:
     return path
 
 
-def settings(run: Path, manifest: Path, method: str = "full", *overrides: str) -> TrainConfig:
+def settings(run: Path, manifest: Path, method: str = "full", *overrides: str) -> PromptedConfig:
     return load_config(config_file(run, manifest, method), overrides)
 
 
@@ -430,11 +431,11 @@ def test_only_the_lesions_of_the_micro_batch_that_is_no_number_are_named(
 
 def test_running_out_of_memory_names_the_settings_that_help(tmp_path: Path, manifest: Path) -> None:
     config = settings(tmp_path / "run", manifest)
-    told = explain_failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), config)
+    told = explain_failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), config.memory_savers)
     assert told is not None
     for way in ("optim.batch_size=1 optim.accumulate=2", "clicks.rounds=1", "tune.method=decoder"):
         assert way in told
-    assert explain_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), config) is None
+    assert explain_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), []) is None
 
 
 def test_a_manifest_without_validation_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sammed3d_ft.automatic.config import BaselineConfig
+from sammed3d_ft.automatic.config import AutomaticConfig
 from sammed3d_ft.automatic.networks import NETWORKS
 from sammed3d_ft.automatic.segmenter import AutomaticSegmenter
 from sammed3d_ft.automatic.task import AutomaticTask, score_mask
@@ -26,10 +26,12 @@ from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation import evaluate_case
 from sammed3d_ft.images.images import read_image, read_label
 from sammed3d_ft.model.build import seeded_model
-from sammed3d_ft.model.weights import save_safetensors, state_hash
-from sammed3d_ft.prompted.config import TrainConfig, load_config
+from sammed3d_ft.model.weights import save_safetensors
+from sammed3d_ft.prompted.config import PromptedConfig
+from sammed3d_ft.provenance import state_hash
 from sammed3d_ft.recipes import segment
 from sammed3d_ft.recipes import train as recipe
+from sammed3d_ft.recipes.train import load_config
 from sammed3d_ft.training.failures import explain_failure
 from tests.recipes.test_train import ROOT, Killed, stop_after
 from tests.support.tiny_cases import write_case, write_cohort
@@ -59,9 +61,9 @@ def config_file(run: Path, manifest: Path) -> Path:
     return path
 
 
-def settings(run: Path, manifest: Path, *overrides: str) -> BaselineConfig:
+def settings(run: Path, manifest: Path, *overrides: str) -> AutomaticConfig:
     config = load_config(config_file(run, manifest), overrides)
-    assert isinstance(config, BaselineConfig)
+    assert isinstance(config, AutomaticConfig)
     return config
 
 
@@ -149,7 +151,7 @@ def test_the_encoder_starts_from_the_weights_given(tmp_path: Path, manifest: Pat
         AutomaticTask(unfit, read_manifest(manifest))
 
 
-def replace_network(config: BaselineConfig, **changes: str) -> BaselineConfig:
+def replace_network(config: AutomaticConfig, **changes: str) -> AutomaticConfig:
     return config.model_copy(update={"network": config.network.model_copy(update=changes)})
 
 
@@ -210,7 +212,8 @@ def test_a_training_set_without_lesions_is_refused(tmp_path: Path) -> None:
 
 
 def test_running_out_of_memory_names_the_settings_that_help(tmp_path: Path, manifest: Path) -> None:
-    told = explain_failure(torch.OutOfMemoryError("CUDA out of memory"), settings(tmp_path / "run", manifest))
+    savers = settings(tmp_path / "run", manifest).memory_savers
+    told = explain_failure(torch.OutOfMemoryError("CUDA out of memory"), savers)
     assert told is not None
     assert "optim.batch_size=1 optim.accumulate=2" in told
     assert "a smaller crops.size (now 32)" in told
@@ -241,7 +244,7 @@ def test_a_shipped_config_is_valid_tells_its_command_and_builds(path: Path, mani
     assert all(line.startswith("#") for line in opening.splitlines())
     assert f"accelerate launch finetune.py --config {name}" in opening
     config = load_config(path)
-    assert isinstance(config, BaselineConfig)
+    assert isinstance(config, AutomaticConfig)
     if path.stem != "laptop":
         assert config.network.name == path.stem
         assert config.network.size == "paper"
@@ -260,16 +263,16 @@ def test_a_shipped_config_is_valid_tells_its_command_and_builds(path: Path, mani
 def test_the_laptop_config_takes_every_network(name: str, manifest: Path) -> None:
     more = ["network.weights=mini"] if name == "unetr_sammed3d" else []
     config = load_config(ROOT / "configs" / "baselines" / "laptop.yaml", [f"network.name={name}", *more])
-    assert isinstance(config, BaselineConfig)
+    assert isinstance(config, AutomaticConfig)
     AutomaticTask(config, read_manifest(manifest))
 
 
 def test_the_section_network_makes_a_config_that_of_a_baseline(tmp_path: Path) -> None:
     file = config_file(tmp_path / "run", tmp_path / "manifest.json")
-    assert isinstance(load_config(file), BaselineConfig)
-    assert isinstance(load_config(Path("configs/decoder.yaml")), TrainConfig)
+    assert isinstance(load_config(file), AutomaticConfig)
+    assert isinstance(load_config(Path("configs/decoder.yaml")), PromptedConfig)
     config = load_config(file)
-    assert BaselineConfig.model_validate(config.as_plain()) == config
+    assert AutomaticConfig.model_validate(config.as_plain()) == config
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sammed3d_ft.prompted.config import load_config
+from sammed3d_ft.recipes.train import load_config
 from tests.recipes.test_train import ROOT, config_file, replayed_dice
 from tests.support.tiny_cases import write_cohort
 

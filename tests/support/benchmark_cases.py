@@ -22,7 +22,7 @@ from sammed3d_ft.files import write_whole
 from sammed3d_ft.images.crops import Region
 from sammed3d_ft.images.grids import Volume
 from sammed3d_ft.images.images import read_label
-from sammed3d_ft.model.weights import sha256_of
+from sammed3d_ft.provenance import file_hash
 from tests.recipes.test_train import YAML
 from tests.support.tiny_cases import write_cohort
 
@@ -107,7 +107,7 @@ class Done:
     def train(self, training: Training, _: list[str]) -> str | None:
         self.trainings.append(f"{training.row} {training.fold} {training.seed}")
         write_whole(training.folder / "config.yaml", yaml.safe_dump(training.config.as_plain()))
-        write_whole(training.folder / "manifest.sha256", sha256_of(training.config.data.manifest))
+        write_whole(training.folder / "manifest.sha256", file_hash(training.config.data.manifest))
         write_whole(training.folder / "export" / "model.safetensors", f"{training.row} {training.seed}")
         write_whole(training.folder / "summary.json", "{}")
         return None
