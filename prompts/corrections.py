@@ -18,8 +18,7 @@ from prompts.batch import (
 )
 from prompts.depth import deepest_point
 from prompts.lesions import lesions_from_mask
-from prompts.randomness import Key, uniforms
-from prompts.selection import random_voxel
+from prompts.randomness import Key, random_voxel, uniforms
 
 CORRECTION_STRATEGIES = ("error_random", "error_deepest", "error_largest", "error_mixed")
 

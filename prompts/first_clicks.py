@@ -18,8 +18,7 @@ from prompts.batch import (
     spacing_per_sample,
 )
 from prompts.depth import deepest_point
-from prompts.randomness import Key
-from prompts.selection import first_voxel, random_voxel
+from prompts.randomness import Key, first_voxel, random_voxel
 
 FIRST_STRATEGIES = ("deepest", "uniform", "suvmax", "boundary", "jittered")
 

@@ -14,7 +14,7 @@ from sammed3d_ft.automatic.networks import build_network
 from sammed3d_ft.automatic.scan_preparation import ScanPreparation, prepare_scan
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.grids import Volume
-from sammed3d_ft.model.devices import usable_device
+from sammed3d_ft.model.build import usable_device
 from sammed3d_ft.model.weight_fit import describe_misfit
 from sammed3d_ft.model.weights import read_state_dict
 

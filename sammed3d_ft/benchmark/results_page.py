@@ -19,7 +19,7 @@ from sammed3d_ft.benchmark.tables import Block, Tables
 from sammed3d_ft.evaluation.statistics import summarise
 from sammed3d_ft.figures.benchmark import boxes_figure, click_curves_figure, size_figure
 from sammed3d_ft.figures.html_page import Page
-from sammed3d_ft.lesions.size import SIZE_CLASSES
+from sammed3d_ft.lesions.table import SIZE_CLASSES
 
 _SIZES = {"small": "small\n< 1.5 ml", "medium": "medium\n1.5 to < 4 ml", "large": "large\n>= 4 ml"}
 

@@ -15,7 +15,7 @@ from sammed3d_ft.benchmark.units import levels_of, scores_folder, units_of
 from sammed3d_ft.dataset.manifest import Case
 from sammed3d_ft.evaluation.click_curves import click_curve_area
 from sammed3d_ft.evaluation.results import LesionResult
-from sammed3d_ft.lesions.size import SizeClass
+from sammed3d_ft.lesions.table import SizeClass
 
 AREA = "auc_"
 """Prefix of a metric's area under the curve over the steps of the autoPET IV protocol."""

@@ -8,7 +8,7 @@ from sammed3d_ft.benchmark.config import BenchmarkConfig
 from sammed3d_ft.benchmark.scores import AREA, Level, Scores
 from sammed3d_ft.evaluation.paired import bonferroni, holm, paired_test
 from sammed3d_ft.evaluation.statistics import summarise
-from sammed3d_ft.lesions.size import SIZE_CLASSES
+from sammed3d_ft.lesions.table import SIZE_CLASSES
 
 _NAN = float("nan")
 

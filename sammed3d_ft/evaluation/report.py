@@ -13,14 +13,13 @@ from typing import Any
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.agreement import CONVENTIONS, QUANTITIES, agreement
 from sammed3d_ft.evaluation.compat import COMPAT
-from sammed3d_ft.evaluation.detection import Detection
 from sammed3d_ft.evaluation.froc import average_precision, case_auroc, froc
 from sammed3d_ft.evaluation.kept_cases import EVALUATION_FORMAT, EVALUATION_PACKAGES, CaseEvaluation
 from sammed3d_ft.evaluation.metrics import HEADLINE_IOU, IOU_THRESHOLDS, METRICS
-from sammed3d_ft.evaluation.results import LESION_COLUMNS, CaseResult
+from sammed3d_ft.evaluation.results import LESION_COLUMNS, CaseResult, Detection
 from sammed3d_ft.evaluation.statistics import RESAMPLES, summarise
 from sammed3d_ft.files import without_nan, write_csv, write_whole
-from sammed3d_ft.lesions.size import SIZE_CLASSES
+from sammed3d_ft.lesions.table import SIZE_CLASSES
 from sammed3d_ft.provenance import package_versions
 
 BOOTSTRAP_SEED = 0

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sammed3d_ft.model.attention import RelativeAttention
-from sammed3d_ft.model.channel_norm import ChannelNorm
+from sammed3d_ft.model.layers import ChannelNorm
 from sammed3d_ft.model.segment_anything_parts import MLPBlock
 
 

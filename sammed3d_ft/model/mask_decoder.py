@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sammed3d_ft.model.channel_norm import ChannelNorm
+from sammed3d_ft.model.layers import ChannelNorm, token_embedding
 from sammed3d_ft.model.segment_anything_parts import MLP, TwoWayTransformer
-from sammed3d_ft.model.tokens import token_embedding
 
 
 class MaskDecoder(nn.Module):

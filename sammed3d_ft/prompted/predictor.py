@@ -17,7 +17,7 @@ from prompts.depth import bounding_box, deepest_point
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.crops import CropGrid
 from sammed3d_ft.images.grids import Volume
-from sammed3d_ft.model.devices import usable_device
+from sammed3d_ft.model.build import usable_device
 from sammed3d_ft.prompted.ambiguity import START_INSIDE, START_OUTSIDE
 from sammed3d_ft.prompted.lesion_crops import (
     PlacedClick,

@@ -27,7 +27,6 @@ from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import save_safetensors
 from sammed3d_ft.provenance import file_hash
 from sammed3d_ft.recipes.train import load_config
-from tests.recipes.test_train import ROOT
 from tests.support.benchmark_cases import (
     Done,
     StandIn,
@@ -38,6 +37,7 @@ from tests.support.benchmark_cases import (
     rows_of,
     write_config,
 )
+from tests.support.training_runs import ROOT
 
 
 def test_each_patient_is_tested_once_and_never_trained_on(folder: Path, trained: Done) -> None:

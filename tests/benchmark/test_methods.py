@@ -27,8 +27,8 @@ from sammed3d_ft.comparators.threshold import ThresholdByClicks
 from sammed3d_ft.dataset.builders import from_folders
 from sammed3d_ft.dataset.manifest import Case, write_manifest
 from sammed3d_ft.errors import InputError
-from tests.recipes.test_train import ROOT
 from tests.support.benchmark_cases import current, line_of, made_in, rows_of
+from tests.support.training_runs import ROOT
 
 AFFINE = np.diag([5.0, 5.0, 5.0, 1.0])  # a voxel of 0.125 ml
 

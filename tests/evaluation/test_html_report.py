@@ -12,8 +12,8 @@ from sammed3d_ft.evaluation import METRICS
 from sammed3d_ft.evaluation import html_report as page_module
 from sammed3d_ft.files import without_nan
 from sammed3d_ft.recipes.evaluate import run
-from tests.figures.test_html_page import parsed
 from tests.support.cohort_files import lesion, save, write_cohort
+from tests.support.parsed_page import parsed
 
 
 def text_of(path: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -12,31 +11,7 @@ from matplotlib.figure import Figure
 
 from sammed3d_ft.figures import Page
 from sammed3d_ft.figures.html_page import png_of
-
-
-class Balanced(HTMLParser):
-    """Fails unless every tag is closed in its place; keeps the addresses that the page loads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.addresses: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def parsed(path: Path) -> Balanced:
-    parser = Balanced()
-    parser.feed(path.read_text(encoding="utf-8"))
-    parser.close()
-    assert parser.open == []
-    return parser
+from tests.support.parsed_page import parsed
 
 
 def test_page_is_one_file_and_text_stays_text(tmp_path: Path) -> None:

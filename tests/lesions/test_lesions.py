@@ -95,7 +95,7 @@ def test_suv_peak_of_a_lesion_taken_in_parts_is_the_same(monkeypatch: pytest.Mon
     coords_vox = np.argwhere(rng.random(pet.shape) < 0.05)
     affine = np.diag([3.0, 2.5, 2.0, 1.0])
     whole = suv_peak(pet, coords_vox, affine)
-    monkeypatch.setattr("sammed3d_ft.lesions.peak._BLOCK_VOXELS", 500)
+    monkeypatch.setattr("sammed3d_ft.lesions.quantities._BLOCK_VOXELS", 500)
     assert suv_peak(pet, coords_vox, affine) == pytest.approx(whole, rel=1e-12)
     assert whole == pytest.approx(max(_plain_suv_peak(pet, centre, affine) for centre in coords_vox), rel=1e-6)
 

@@ -6,34 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from scipy import ndimage
 
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.grids import from_array
 from sammed3d_ft.model.build import seeded_model
-from sammed3d_ft.prompted.prediction import LesionPrediction
-from tests.support.stand_ins import Threshold, plain_scan, predictor
-
-
-class Remembering(Threshold):
-    """Logits depend on the crop, on every click and its sign, and on the logits of the round before."""
-
-    def decode(self, embedding, coords_vox, labels, previous=None):
-        self.decoded.append((coords_vox.clone(), labels.clone(), previous))
-        index, pulls = torch.arange(self.image_size), torch.zeros(())
-        for position, label in zip(coords_vox[0], labels[0], strict=True):
-            x, y, z = (torch.exp(-((index - p) ** 2) / 50) for p in position)
-            pulls = pulls + (2 * label - 1) * x[:, None, None] * y[:, None] * z
-        before = 0 if previous is None else 0.3 * previous.clamp(-5, 5)
-        return embedding[:, :1] - self.level + 2 * pulls + before, pulls.mean().reshape(1, 1)
-
-
-def same(one: LesionPrediction, other: LesionPrediction) -> None:
-    assert one.region == other.region
-    np.testing.assert_array_equal(one.logits, other.logits)
-    assert one.clicks == other.clicks
-    assert one.predicted_iou == other.predicted_iou or (np.isnan(one.predicted_iou) and np.isnan(other.predicted_iou))
+from tests.support.stand_ins import Remembering, plain_scan, predictor, same
 
 
 def streak() -> Any:

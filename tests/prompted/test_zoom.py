@@ -11,8 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from sammed3d_ft.images.grids import Volume, from_array
 from sammed3d_ft.prompted import sites
-from tests.prompted.test_undo import Remembering, same
-from tests.support.stand_ins import Threshold, predictor
+from tests.support.stand_ins import Remembering, Threshold, predictor, same
 from tests.support.storage_orders import ORIENTATIONS, affine_of, stored_as
 
 CLICK = (30, 30, 30)

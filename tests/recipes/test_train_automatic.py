@@ -33,8 +33,8 @@ from sammed3d_ft.recipes import segment
 from sammed3d_ft.recipes import train as recipe
 from sammed3d_ft.recipes.train import load_config
 from sammed3d_ft.training.failures import explain_failure
-from tests.recipes.test_train import ROOT, Killed, stop_after
 from tests.support.tiny_cases import write_case, write_cohort
+from tests.support.training_runs import ROOT, Killed, stop_after
 
 YAML = """
 run: {{dir: "{run}", seed: 1}}

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from sammed3d_ft.recipes.train import load_config
-from tests.recipes.test_train import ROOT, config_file, replayed_dice
 from tests.support.tiny_cases import write_cohort
+from tests.support.training_runs import ROOT, config_file, replayed_dice
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from sammed3d_ft.images.crops import Region
 from sammed3d_ft.images.grids import Volume
 from sammed3d_ft.images.images import read_label
 from sammed3d_ft.provenance import file_hash
-from tests.recipes.test_train import YAML
 from tests.support.tiny_cases import write_cohort
+from tests.support.training_runs import YAML
 
 FOLDS = {"x": ["train_0", "train_1"], "y": ["train_2", "train_3"], "z": ["train_4", "train_5"]}
 

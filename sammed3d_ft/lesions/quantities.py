@@ -1,16 +1,54 @@
-"""SUVpeak: the highest mean SUV in a 1 ml sphere centred on a voxel of the lesion."""
+"""Quantities of a lesion or a mask that need more than a sum: Dmax and SUVpeak."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
 import numpy as np
+from scipy.spatial import ConvexHull
+from scipy.spatial.distance import cdist
 
 from sammed3d_ft.errors import InputError
 
+_ROWS_AT_ONCE = 1024  # limits the distance block to a few tens of MB for any number of hull vertices
+
+
+def dmax_cm(coords_mm: np.ndarray) -> float:
+    """Largest distance in cm between any two of the voxel centres ``coords_mm``, (n, 3) in mm.
+
+    The two points farthest apart are vertices of the convex hull, so only those are compared; the hull of points on a
+    line or in a plane is computed in that line or plane. One voxel gives 0, none gives NaN (not defined). Dmax is
+    defined as in PET studies of dissemination: centre to centre, over all lesions of a patient.
+    """
+    points = np.asarray(coords_mm, dtype=np.float64).reshape(-1, 3)
+    if len(points) == 0:
+        return float("nan")
+    points = points[_hull_vertices(points)]
+    largest = 0.0
+    for start in range(0, len(points), _ROWS_AT_ONCE):
+        largest = max(largest, float(cdist(points[start : start + _ROWS_AT_ONCE], points).max()))
+    return largest / 10.0
+
+
+def _hull_vertices(points: np.ndarray) -> np.ndarray:
+    """Indices of the points that can be an end point of the longest distance."""
+    if len(points) < 5:
+        return np.arange(len(points))
+    centred = points - points.mean(axis=0)
+    # The 3x3 scatter matrix suffices to find the directions in which the points extend.
+    variances, directions = np.linalg.eigh(centred.T @ centred)
+    # Voxel centres lie on a lattice, so the variance along a flat direction is pure rounding error.
+    extends = variances > 1e-12 * variances[-1]
+    if not extends.any():
+        return np.array([0])
+    flat = centred @ directions[:, extends]
+    if flat.shape[1] == 1:
+        return np.array([flat[:, 0].argmin(), flat[:, 0].argmax()])
+    return ConvexHull(flat).vertices
+
+
 SPHERE_RADIUS_MM = 6.2
 """Radius of a 1 ml sphere: (3 * 1000 mm^3 / (4 pi))^(1/3) = 6.204 mm, rounded as is customary."""
-
 _BLOCK_VOXELS = 2_000_000  # larger lesions are processed in parts, which limits memory to 24 MB
 
 
