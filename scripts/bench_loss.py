@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sammed3d_ft.losses import build_loss
 
-PLAIN = Path(__file__).resolve().parents[1] / "tests" / "losses" / "plain_l1dfl.py"
+PLAIN = Path(__file__).resolve().parents[1] / "tests" / "support" / "plain_l1dfl.py"
 
 
 def lesion_case(size: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -114,7 +114,7 @@ class LesionCrop:
 
     Args:
         model: encodes the crop here, once for each grid, unless that was done.
-        channels: (C, X, Y, Z) of the scan, see `data.preprocessing.channels`.
+        channels: (C, X, Y, Z) of the scan, see `preprocessing.channels`.
         grids: the crop, or its mirrorings about its centre voxel: their mean counts.
         start: what the decoder is given as the lesion's mask before its first click.
         embeddings: of the grids, where they were encoded before.

@@ -67,7 +67,7 @@ class SiteDecoder:
 
     Args:
         model: the network.
-        channels: (C, X, Y, Z) of the scan, see `data.preprocessing.channels`.
+        channels: (C, X, Y, Z) of the scan, see `preprocessing.channels`.
         volume: the scan whose grid everything is on, as it was before clipping.
         crop_spacing_mm: of the crop that a site begins with.
         accumulate: give the decoder all clicks so far, or the newest alone.
