@@ -191,9 +191,7 @@ def _parse(path: Path, text: str) -> tuple[str, list[Point], NamedImage | None]:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}"
-        ) from None
+        raise InputError(f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
     except (ValueError, RecursionError) as error:  # too many digits or nested brackets
         raise InputError(f"{path}: malformed JSON: {error}") from None
     if isinstance(content, dict):
@@ -211,9 +209,7 @@ def _parse(path: Path, text: str) -> tuple[str, list[Point], NamedImage | None]:
 
 def _parse_ours(path: Path, content: dict[str, Any]) -> tuple[str, list[Point]]:
     if content.get("version") != _VERSION:
-        raise InputError(
-            f"{path}: version is {content.get('version')!r}; this program reads version {_VERSION}"
-        )
+        raise InputError(f"{path}: version is {content.get('version')!r}; this program reads version {_VERSION}")
     frame = content["coordinate_system"]
     if frame == "world":
         frame = content.get("orientation")
@@ -269,8 +265,7 @@ def _format_world(clicks: Sequence[Click], orientation: str, made_on: NamedImage
         "units": "mm",
         **_image(made_on),
         "points": [
-            _entry(click, [sign * c for c in click.position_mm[:2]] + [click.position_mm[2]])
-            for click in clicks
+            _entry(click, [sign * c for c in click.position_mm[:2]] + [click.position_mm[2]]) for click in clicks
         ],
     }
 

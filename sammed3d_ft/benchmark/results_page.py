@@ -72,9 +72,7 @@ def _figures(config: BenchmarkConfig, scores: Scores, tables: Tables, page: Page
         )
 
 
-def _curves(
-    scores: Scores, metric: str
-) -> tuple[dict[str, dict[int, tuple[float, float, float]]], dict[str, float]]:
+def _curves(scores: Scores, metric: str) -> tuple[dict[str, dict[int, tuple[float, float, float]]], dict[str, float]]:
     """Mean and interval by number of clicks for each prompted method, and the mean of each method without clicks."""
     curves: dict[str, dict[int, tuple[float, float, float]]] = {}
     flat: dict[str, float] = {}

@@ -117,17 +117,13 @@ def _train_all(
     return failures
 
 
-def _units(
-    make: Callable[[Unit], list[Failure]], units: Sequence[Unit], workers: int, what: str
-) -> list[Failure]:
+def _units(make: Callable[[Unit], list[Failure]], units: Sequence[Unit], workers: int, what: str) -> list[Failure]:
     workers = min(workers, len(units))
     if workers <= 1:
         return [failure for unit in _bar(units, what, len(units)) for failure in make(unit)]
     failures: list[Failure] = []
     threads = max(1, (os.cpu_count() or 1) // workers)
-    with ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)
-    ) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
         asked = {pool.submit(make, unit): unit for unit in units}
         for ended in _bar(as_completed(asked), what, len(units)):
             try:

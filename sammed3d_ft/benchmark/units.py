@@ -129,9 +129,7 @@ def check_row(config: BenchmarkConfig, name: str) -> None:
             raise InputError(f"method {name}: {error}") from error
 
 
-def run_unit(
-    config: BenchmarkConfig, lesions: tuple[str, int], open_trained: OpenTrained, unit: Unit
-) -> list[Failure]:
+def run_unit(config: BenchmarkConfig, lesions: tuple[str, int], open_trained: OpenTrained, unit: Unit) -> list[Failure]:
     """Make and score a unit's missing masks.
 
     A unit that another process is working on is skipped, so that several calls can share the work of a benchmark.

@@ -11,25 +11,19 @@ if TYPE_CHECKING:
     from sammed3d_ft.dataset.check import CheckReport
     from sammed3d_ft.dataset.manifest import Case
 
-manifest_app = typer.Typer(
-    help="Create manifests, which list the files and split of each case.", no_args_is_help=True
-)
+manifest_app = typer.Typer(help="Create manifests, which list the files and split of each case.", no_args_is_help=True)
 
 
 @manifest_app.command("build")
 def build(
-    source: Annotated[
-        Path, typer.Argument(help="nnU-Net raw folder, MONAI datalist, CSV table, or any folder.")
-    ],
+    source: Annotated[Path, typer.Argument(help="nnU-Net raw folder, MONAI datalist, CSV table, or any folder.")],
     out: Annotated[Path, typer.Option(help="Manifest to write (.json).")],
     form: Annotated[str, typer.Option(help="Format: auto, nnunet, monai, csv or folders.")] = "auto",
     pattern: Annotated[
         str | None,
         typer.Option(help="folders: path of the PET, such as '{id}/PET.nii.gz' or '{group}/{id}/SUV.nii.gz'."),
     ] = None,
-    label: Annotated[
-        str | None, typer.Option(help="folders: path of the label, with the same placeholders.")
-    ] = None,
+    label: Annotated[str | None, typer.Option(help="folders: path of the label, with the same placeholders.")] = None,
     ct: Annotated[
         str | None, typer.Option(help="folders: path of the CT, with the same placeholders; optional per case.")
     ] = None,
@@ -45,9 +39,7 @@ def build(
         Path | None, typer.Option(help="JSON file with splits, such as nnU-Net's splits_final.json.")
     ] = None,
     split_key: Annotated[str | None, typer.Option(help="Entry of the splits file to use.")] = None,
-    fold: Annotated[
-        int | None, typer.Option(help="Fold of the splits file or datalist to use as val.")
-    ] = None,
+    fold: Annotated[int | None, typer.Option(help="Fold of the splits file or datalist to use as val.")] = None,
     val_fraction: Annotated[float, typer.Option(help="Without splits: fraction of cases for val.")] = 0.15,
     test_fraction: Annotated[
         float | None,
@@ -63,9 +55,7 @@ def build(
     from sammed3d_ft.dataset.manifest import write_manifest
     from sammed3d_ft.dataset.splits import assign_splits, random_splits, read_splits
 
-    cases = _cases(
-        source, form, pattern, label, ct, channels, fold if splits is None else None, group_pattern
-    )
+    cases = _cases(source, form, pattern, label, ct, channels, fold if splits is None else None, group_pattern)
     if splits is not None:
         cases = assign_splits(cases, read_splits(splits, split_key, fold))
     elif any(case.split is None for case in cases):
@@ -130,9 +120,7 @@ def _print_cases(out: Path, cases: list[Case]) -> None:
             continue
         patients = len({case.group or f"case {case.id}" for case in chosen})
         counts = [len(chosen), patients, *(sum(m in case.images for case in chosen) for m in ("PT", "CT"))]
-        table.add_row(
-            split or "not used", *map(str, counts), str(sum(case.label is not None for case in chosen))
-        )
+        table.add_row(split or "not used", *map(str, counts), str(sum(case.label is not None for case in chosen)))
     Console().print(table)
 
 
@@ -171,9 +159,7 @@ def _print_report(report: CheckReport) -> None:
             table.add_column(column, overflow="fold")
         for problem in (*report.errors, *report.warnings):
             colour = "red" if problem.severity == "error" else "yellow"
-            table.add_row(
-                escape(problem.case or "-"), f"[{colour}]{problem.severity}[/]", escape(problem.text)
-            )
+            table.add_row(escape(problem.case or "-"), f"[{colour}]{problem.severity}[/]", escape(problem.text))
         console.print(table)
     table = Table(title="Readable cases")
     for column in (
@@ -201,9 +187,7 @@ def _print_report(report: CheckReport) -> None:
             str(sum(counts)),
             f"{min(counts)} to {max(counts)}" if counts else "-",
             f"{np.median(volumes):.1f}" if volumes else "-",
-            " x ".join(
-                f"{a:.2f}" if b - a < 0.005 else f"{a:.2f}-{b:.2f}" for a, b in zip(low, high, strict=True)
-            ),
+            " x ".join(f"{a:.2f}" if b - a < 0.005 else f"{a:.2f}-{b:.2f}" for a, b in zip(low, high, strict=True)),
         )
     console.print(table)
     console.print(f"{len(report.errors)} errors, {len(report.warnings)} warnings")

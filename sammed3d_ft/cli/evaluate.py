@@ -22,9 +22,7 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="With a manifest: only the cases of this split.")] = None,
-    connectivity: Annotated[
-        int, typer.Option(help="6, 18 or 26: which touching voxels belong to one lesion.")
-    ] = 18,
+    connectivity: Annotated[int, typer.Option(help="6, 18 or 26: which touching voxels belong to one lesion.")] = 18,
     foreground: Annotated[
         str,
         typer.Option(

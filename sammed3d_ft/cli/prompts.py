@@ -58,9 +58,7 @@ def make(
         image = read_image(pet)
         difference = grid_difference(image, label)
         if difference:
-            raise InputError(
-                f"{pet} is not on the grid of {mask}: {difference}; resample one to the other"
-            )
+            raise InputError(f"{pet} is not on the grid of {mask}: {difference}; resample one to the other")
         uptake = image.array
     array, affine, spacing_mm = label.array, label.affine, label.spacing_mm
     if strategy == "autopet":
@@ -97,9 +95,7 @@ def propose(
         float | None,
         typer.Option(help="Instead, propose the hottest voxel of each cube with this edge length over the body."),
     ] = None,
-    figure: Annotated[
-        Path | None, typer.Option(help="PNG of the PET's projections with the proposal numbers.")
-    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="PNG of the PET's projections with the proposal numbers.")] = None,
 ) -> None:
     """Propose clicks where PET uptake is high, for scans without clicks.
 
@@ -192,9 +188,7 @@ def convert(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Click file to write.")],
     image: Annotated[
         Path | None,
-        typer.Option(
-            help="Image on which the clicks were made; needed for voxel formats, used as a check for others."
-        ),
+        typer.Option(help="Image on which the clicks were made; needed for voxel formats, used as a check for others."),
     ] = None,
     to: Annotated[
         str | None, typer.Option(help=f"Format: {_FORMS}. [default: by the name of OUT, else world-ras]")

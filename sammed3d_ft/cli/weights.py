@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    help="Weights: download the published ones, inspect or convert a file.", no_args_is_help=True
-)
+app = typer.Typer(help="Weights: download the published ones, inspect or convert a file.", no_args_is_help=True)
 
 
 @app.command()

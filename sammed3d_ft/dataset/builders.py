@@ -66,17 +66,13 @@ def from_nnunet(folder: Path, channels: Sequence[str] | None = None) -> list[Cas
             if match is None:
                 wrong.append(f"{images_in}/{file.name} has no channel number such as _0000")
             elif int(match[2]) >= len(names):
-                wrong.append(
-                    f"{images_in}/{file.name} is channel {int(match[2])}, but the channels are {names}"
-                )
+                wrong.append(f"{images_in}/{file.name} is channel {int(match[2])}, but the channels are {names}")
             elif names[int(match[2])] != "-":
                 found.setdefault(match[1], {})[names[int(match[2])]] = file
         for place in (images_in, labels_in):
             stems = Counter(_stem(file) for file in _images(folder / place))
             wrong += [f"{place}/{name} exists {n} times, in different formats" for name, n in stems.items() if n > 1]
-        wrong += [
-            f"{labels_in}/{labels[name].name} has no image" for name in sorted(labels.keys() - found.keys())
-        ]
+        wrong += [f"{labels_in}/{labels[name].name} has no image" for name in sorted(labels.keys() - found.keys())]
         for name, images in sorted(found.items()):
             if split is None and name not in labels:
                 wrong.append(f"{images_in}/{name} has no label in {labels_in}")
@@ -110,9 +106,7 @@ def _named_channels(names: Any, where: Path) -> list[str]:
 def _check_channels(names: Sequence[str], where: str) -> None:
     used = [name for name in names if name != "-"]
     if not used or not set(used) <= set(MODALITIES) or len(set(used)) < len(used):
-        raise InputError(
-            f"{where}: channels {list(names)}: expected each of {list(MODALITIES)} at most once, or -"
-        )
+        raise InputError(f"{where}: channels {list(names)}: expected each of {list(MODALITIES)} at most once, or -")
 
 
 def from_monai(file: Path, channels: Sequence[str] | None = None, fold: int | None = None) -> list[Case]:
@@ -132,9 +126,7 @@ def from_monai(file: Path, channels: Sequence[str] | None = None, fold: int | No
         InputError: not a datalist, unclear channels, malformed entries, or no entry with this fold.
     """
     content = read_json(file)
-    if not isinstance(content, dict) or not any(
-        isinstance(content.get(name), list) for name in _DATALIST_SPLITS
-    ):
+    if not isinstance(content, dict) or not any(isinstance(content.get(name), list) for name in _DATALIST_SPLITS):
         raise InputError(f"{file}: is not a datalist: expected lists under {', '.join(_DATALIST_SPLITS)}")
     if channels is None and "modality" in content:
         channels = _named_channels(content["modality"], file)
@@ -203,9 +195,7 @@ def from_csv(file: Path) -> list[Case]:
     columns = {name: known.get(name.strip().lower()) for name in (rows[0] if rows else {}) if name}
     fields = [field for field in columns.values() if field]
     if "id" not in fields or not set(fields) & set(MODALITIES) or len(set(fields)) < len(fields):
-        raise InputError(
-            f"{file}: columns {list(columns)}; expected id, PT and/or CT, optionally label, split, group"
-        )
+        raise InputError(f"{file}: columns {list(columns)}; expected id, PT and/or CT, optionally label, split, group")
     ignored = [name for name, field in columns.items() if field is None]
     if ignored:
         _log.warning("%s: columns not used: %s", file, ", ".join(ignored))

@@ -99,17 +99,13 @@ def check_manifest(
     """
     unknown = [name for name in modalities if name not in MODALITIES]
     if unknown or not modalities or len(set(modalities)) < len(modalities):
-        raise InputError(
-            f"modalities {list(modalities)}: expected one or more of {list(MODALITIES)}, each once"
-        )
+        raise InputError(f"modalities {list(modalities)}: expected one or more of {list(MODALITIES)}, each once")
     threads = threads or min(4, os.cpu_count() or 1)
     summaries: list[CaseSummary] = []
     problems = _manifest_problems(manifest)
     bar = tqdm(total=len(manifest.cases), desc="check", unit="case", disable=None if progress else True)
     with _listed_not_logged(), bar, ThreadPoolExecutor(threads) as pool:
-        for found, summary in pool.map(
-            lambda case: _check_case(case, modalities, connectivity), manifest.cases
-        ):
+        for found, summary in pool.map(lambda case: _check_case(case, modalities, connectivity), manifest.cases):
             problems += found
             if summary is not None:
                 summaries.append(summary)
@@ -147,9 +143,7 @@ def _manifest_problems(manifest: Manifest) -> list[Problem]:
             splits_of[case.group].add(case.split)
         if case.split is not None and case.split not in SPLITS:
             problems.append(
-                Problem(
-                    case.id, "error", f"unknown split {case.split!r}, expected one of {', '.join(SPLITS)}"
-                )
+                Problem(case.id, "error", f"unknown split {case.split!r}, expected one of {', '.join(SPLITS)}")
             )
         if Path(case.id).name != case.id or case.id == ".." or "\\" in case.id:
             problems.append(Problem(case.id, "error", "the ID is used in file names and must not contain / or \\"))
@@ -164,18 +158,14 @@ def _manifest_problems(manifest: Manifest) -> list[Problem]:
         for group, splits in splits_of.items()
         if len(splits) > 1
     ]
-    problems += [
-        Problem("", "warning", f"no cases in {split}") for split in SPLITS if not manifest.split(split)
-    ]
+    problems += [Problem("", "warning", f"no cases in {split}") for split in SPLITS if not manifest.split(split)]
     left_out = sum(case.split is None for case in manifest.cases)
     if left_out:
         problems.append(Problem("", "warning", f"{left_out} cases have no split and will not be used"))
     return problems
 
 
-def _check_case(
-    case: Case, modalities: Sequence[str], connectivity: int
-) -> tuple[list[Problem], CaseSummary | None]:
+def _check_case(case: Case, modalities: Sequence[str], connectivity: int) -> tuple[list[Problem], CaseSummary | None]:
     problems: list[Problem] = []
 
     def error(text: str) -> None:

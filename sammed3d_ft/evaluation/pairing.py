@@ -95,9 +95,7 @@ def pair_manifest(
         raise InputError(f"{manifest}: contains no cases" + (f" of split {split!r}" if split else ""))
     problems = [f"case {case.id} has no label in the manifest" for case in cases if case.label is None]
     truths = {
-        case.id: (case.label, case.images.get("PT"), case.group or case.id)
-        for case in cases
-        if case.label is not None
+        case.id: (case.label, case.images.get("PT"), case.group or case.id) for case in cases if case.label is not None
     }
     pairs = _pair(pred_dir, truths, pet_dir, probability_dir, problems)
     check_grids(pairs)

@@ -71,9 +71,7 @@ def _summary(evaluations: Sequence[CaseEvaluation], configuration: Mapping[str, 
     results = [case.result for case in evaluations if case.result is not None]
     rows = [result.as_row() for result in results]
     patients = [case.paths.patient for case in evaluations if case.result is not None]
-    statistics = summarise(
-        {name: [row[name] for row in rows] for name in METRICS}, patients, RESAMPLES, BOOTSTRAP_SEED
-    )
+    statistics = summarise({name: [row[name] for row in rows] for name in METRICS}, patients, RESAMPLES, BOOTSTRAP_SEED)
     content: dict[str, Any] = {
         "cases": {
             "evaluated": len(results),

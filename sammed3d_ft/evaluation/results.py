@@ -50,9 +50,7 @@ class Detection:
         return self.tp + self.fn > 0
 
     def __add__(self, other: Detection) -> Detection:
-        return Detection(
-            self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.iou_sum + other.iou_sum
-        )
+        return Detection(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.iou_sum + other.iou_sum)
 
 
 @dataclass(frozen=True)

@@ -175,9 +175,7 @@ def _read_rotated(volume: Tensor, grid: CropGrid, rotation: np.ndarray) -> Tenso
     positions = i * matrix[:, 0] + j * matrix[:, 1] + k * matrix[:, 2]
     positions = positions + torch.tensor(offset, dtype=torch.float32, device=volume.device)
     if (extent < 2).any():
-        raise InputError(
-            f"volume of {tuple(volume.shape[1:])} voxels: rotation needs at least 2 per axis"
-        )
+        raise InputError(f"volume of {tuple(volume.shape[1:])} voxels: rotation needs at least 2 per axis")
     return F.grid_sample(
         volume[None], positions.flip(-1)[None], mode="bilinear", padding_mode="zeros", align_corners=True
     )[0]
@@ -215,9 +213,7 @@ class Region:
         return x, y, z
 
 
-def touched_region(
-    grid: CropGrid, volume_shape: tuple[int, int, int], rotation: np.ndarray | None = None
-) -> Region:
+def touched_region(grid: CropGrid, volume_shape: tuple[int, int, int], rotation: np.ndarray | None = None) -> Region:
     """The voxels of the volume that a crop depends on; a single voxel if the crop lies outside the volume."""
     corners = np.stack(np.meshgrid(*[[0.0, grid.size - 1.0]] * 3, indexing="ij"), -1).reshape(-1, 3)
     if rotation is not None:
@@ -238,9 +234,7 @@ def bounding_region(regions: Sequence[Region]) -> Region:
 
 def covered_region(grid: CropGrid, volume_shape: tuple[int, int, int]) -> Region:
     """The voxels of the volume whose centres lie in the crop (up to the outer faces of its outermost voxels)."""
-    faces = np.sort(
-        np.stack([grid.to_source(np.full(3, -0.5)), grid.to_source(np.full(3, grid.size - 0.5))]), axis=0
-    )
+    faces = np.sort(np.stack([grid.to_source(np.full(3, -0.5)), grid.to_source(np.full(3, grid.size - 0.5))]), axis=0)
     start = np.clip(np.ceil(faces[0] - 1e-9), 0, volume_shape).astype(int)
     stop = np.clip(np.floor(faces[1] + 1e-9) + 1, start, volume_shape).astype(int)
     return Region((int(start[0]), int(start[1]), int(start[2])), (int(stop[0]), int(stop[1]), int(stop[2])))
@@ -264,9 +258,7 @@ def logits_on_region(low: Tensor, grid: CropGrid, region: Region) -> Tensor:
         position = (source - grid.centre_vox[axis]) / grid.step_vox[axis] + grid.size // 2
         to_volume = _clamped_weights(position, grid.size)
         factor = grid.size / low.shape[axis]
-        to_crop = _clamped_weights(
-            (torch.arange(grid.size, dtype=torch.float64) + 0.5) / factor - 0.5, low.shape[axis]
-        )
+        to_crop = _clamped_weights((torch.arange(grid.size, dtype=torch.float64) + 0.5) / factor - 0.5, low.shape[axis])
         volume = _along(volume, (to_volume @ to_crop).float(), axis)
     return volume[0]
 

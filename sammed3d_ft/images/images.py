@@ -80,6 +80,7 @@ class _StoredImage(Protocol):
     def where(self) -> str: ...
     def floats(self) -> np.ndarray:
         """float32 voxels in the file's own axis order, with scale factors applied."""
+
     def numbers(self) -> np.ndarray:
         """The same, but as integers if stored as integers."""
 

@@ -31,9 +31,7 @@ def fetch(out: Path, repo: str, file: str, revision: str = "main", sha256: str |
     if out.exists():
         found = file_hash(out)
         if sha256 is not None and found != sha256.lower():
-            raise InputError(
-                f"{out} already exists with SHA-256 {found}, expected {sha256}; remove it first"
-            )
+            raise InputError(f"{out} already exists with SHA-256 {found}, expected {sha256}; remove it first")
         return found
     partial, stated = _download(out, repo, file, revision)
     found = file_hash(partial)

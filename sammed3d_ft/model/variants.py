@@ -82,6 +82,4 @@ def variant_named(name: str) -> Variant:
     try:
         return VARIANTS[name]
     except KeyError:
-        raise InputError(
-            f"unknown model variant {name!r}: expected one of {', '.join(sorted(VARIANTS))}"
-        ) from None
+        raise InputError(f"unknown model variant {name!r}: expected one of {', '.join(sorted(VARIANTS))}") from None

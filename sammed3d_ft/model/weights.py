@@ -184,9 +184,7 @@ def _file_of(path: Path) -> Path:
     files = sorted(path.glob("*.safetensors"))
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
-        raise InputError(
-            f"{path} is a folder: expected one .safetensors file in it, found {found}; choose the file"
-        )
+        raise InputError(f"{path} is a folder: expected one .safetensors file in it, found {found}; choose the file")
     return files[0]
 
 

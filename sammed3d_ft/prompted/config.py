@@ -41,9 +41,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _known(self) -> ModelConfig:
         if self.variant not in VARIANTS:
-            raise ValueError(
-                f"unknown variant {self.variant!r}: expected one of {', '.join(sorted(VARIANTS))}"
-            )
+            raise ValueError(f"unknown variant {self.variant!r}: expected one of {', '.join(sorted(VARIANTS))}")
         return self
 
 
@@ -65,9 +63,7 @@ class ClickConfig(Section):
             ("next", self.next, CORRECTION_STRATEGIES),
         ):
             if given not in known:
-                raise ValueError(
-                    f"clicks.{name}: unknown strategy {given!r}, expected one of {', '.join(known)}"
-                )
+                raise ValueError(f"clicks.{name}: unknown strategy {given!r}, expected one of {', '.join(known)}")
         return self
 
 
@@ -120,9 +116,7 @@ class ValidateConfig(ScoringConfig):
     @model_validator(mode="after")
     def _has_selection(self) -> ValidateConfig:
         if not {1, 5} <= set(self.clicks):
-            raise ValueError(
-                f"validate.clicks {list(self.clicks)}: must hold 1 and 5, by which the best is chosen"
-            )
+            raise ValueError(f"validate.clicks {list(self.clicks)}: must hold 1 and 5, by which the best is chosen")
         if min(self.clicks) < 1:
             raise ValueError(f"validate.clicks {list(self.clicks)}: a lesion gets at least one click")
         return self

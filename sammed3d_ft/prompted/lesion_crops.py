@@ -66,9 +66,7 @@ class StartMask:
     mask: np.ndarray
 
     @classmethod
-    def of(
-        cls, mask: np.ndarray, box: tuple[slice, slice, slice], corner_vox: Sequence[int] = (0, 0, 0)
-    ) -> StartMask:
+    def of(cls, mask: np.ndarray, box: tuple[slice, slice, slice], corner_vox: Sequence[int] = (0, 0, 0)) -> StartMask:
         """Of a mask within its bounding box in an array whose first voxel is ``corner_vox`` of the scan."""
         (x0, x1), (y0, y1), (z0, z1) = (
             (side.start + int(at), side.stop + int(at)) for side, at in zip(box, corner_vox, strict=True)
@@ -137,9 +135,7 @@ class LesionCrop:
         x1, y1, z1 = (min(region.stop[axis] for region in regions) for axis in range(3))
         # A crop may be smaller than a voxel of the scan.
         x, y, z = (int(c) for c in np.clip(np.floor(np.array(grids[0].centre_vox) + 0.5), 0, np.array(shape) - 1))
-        self.region = Region(
-            (min(x0, x), min(y0, y), min(z0, z)), (max(x1, x + 1), max(y1, y + 1), max(z1, z + 1))
-        )
+        self.region = Region((min(x0, x), min(y0, y), min(z0, z)), (max(x1, x + 1), max(y1, y + 1), max(z1, z + 1)))
         self._embeddings = tuple(embeddings or encode_crops(model, channels, grids))
         low: list[Tensor | None] = [None] * len(grids)
         if start is not None:

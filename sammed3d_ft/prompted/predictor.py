@@ -371,9 +371,7 @@ class Predictor:
             obey=self.obey,
         )
 
-    def _after_click(
-        self, state: _LesionState, click: PlacedClick, decoder: SiteDecoder
-    ) -> tuple[Site, ...] | None:
+    def _after_click(self, state: _LesionState, click: PlacedClick, decoder: SiteDecoder) -> tuple[Site, ...] | None:
         """The lesion's sites after one more click; None when it is in the background and in no crop."""
         clicks = (*state.clicks, click)
         if any(site.holds(click) for site in state.sites):

@@ -96,9 +96,7 @@ def simulate_case(
     for number in range(1, count + 1):
         truth = lesions == number
         size = int(truth.sum())
-        click = first_click(
-            torch.from_numpy(truth)[None], strategy="deepest", keys=[key], spacing_mm=label.spacing_mm
-        )
+        click = first_click(torch.from_numpy(truth)[None], strategy="deepest", keys=[key], spacing_mm=label.spacing_mm)
         position, sign = click.coords_vox[0].double().numpy(), 1
         dice: dict[int, float] = {}
         iou: dict[int, float] = {}

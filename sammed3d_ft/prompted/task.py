@@ -71,9 +71,7 @@ class PromptedTask:
                 f"require data.modalities [PT] and tune.method full or lora"
             )
         self.preprocessing = Preprocessing(config.data.modalities, config.spacing_mm, dict(config.data.clip))
-        self.model = seeded_model(
-            config.model.variant, config.run.seed, in_channels=len(config.data.modalities)
-        )
+        self.model = seeded_model(config.model.variant, config.run.seed, in_channels=len(config.data.modalities))
         if config.model.weights == "random":
             self.base_hash = state_hash(self.model.state_dict())
         else:

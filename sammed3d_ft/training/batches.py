@@ -15,9 +15,7 @@ from prompts import uniforms
 def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     """Stack samples; indices remain a list."""
     batch: dict[str, object] = {
-        name: torch.stack([sample[name] for sample in samples])
-        for name in samples[0]
-        if name != "index"
+        name: torch.stack([sample[name] for sample in samples]) for name in samples[0] if name != "index"
     }
     batch["index"] = [sample["index"] for sample in samples]
     return batch

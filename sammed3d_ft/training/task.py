@@ -31,12 +31,15 @@ class Task(Protocol):
     @property
     def starts_trained(self) -> bool:
         """Whether the model works before training; if so, it is scored first and may remain the best."""
+
     @property
     def base_hash(self) -> str:
         """Hash of the weights that training starts from."""
+
     @property
     def learning_rates(self) -> dict[str, float]:
         """Learning rates by parameter-name prefix; the longest matching prefix applies."""
+
     @property
     def shown(self) -> Mapping[str, str]:
         """Values shown next to the progress bar: label -> name of the logged value."""

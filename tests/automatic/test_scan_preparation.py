@@ -128,9 +128,7 @@ def test_a_body_within_its_scan_keeps_its_place(spacing_mm: float) -> None:
     mm = np.moveaxis(np.indices(shape), 0, -1) @ prepared.affine[:3, :3].T + prepared.affine[:3, 3]
     places = np.moveaxis(scan.to_vox(mm), -1, 0)
     assert (places.reshape(3, -1).min(1) > 2).all()  # cut out of the scan
-    np.testing.assert_allclose(
-        prepared.channels[0], map_coordinates(array, places, order=1, mode="nearest"), atol=1e-3
-    )
+    np.testing.assert_allclose(prepared.channels[0], map_coordinates(array, places, order=1, mode="nearest"), atol=1e-3)
     nearest = np.rint(places).astype(int)
     label = Volume((array > 5).astype(np.uint8), scan.affine, scan.source)
     assert np.array_equal(prepared.target(label), array[tuple(nearest)] > 5)

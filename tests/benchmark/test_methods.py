@@ -86,8 +86,11 @@ def test_a_table_of_two_folders_of_masks_by_hand(tmp_path: Path) -> None:
     def of(row: str, metric: str) -> dict[str, Any]:
         line = line_of(tmp_path / "out", row, "automatic", metric)
         assert line["clicks"] == "none"
-        return {name: value if name == "metric" else float(value or "nan") for name, value in line.items() if value and
-                name not in ("block", "row", "clicks", "metric")}
+        return {
+            name: value if name == "metric" else float(value or "nan")
+            for name, value in line.items()
+            if value and name not in ("block", "row", "clicks", "metric")
+        }
 
     dice = of("a", "dice")
     assert dice["mean"] == pytest.approx((1 + 0.5 + 0 + 128 / 131) / 4)

@@ -72,9 +72,7 @@ def test_make_autopet_counts_in_the_files_own_order(mask: Path, pet: Path, tmp_p
 
     out = tmp_path / "clicks.json"
     run("make", mask, "--out", out, "--pet", pet, "--strategy", "autopet", "--to", "autopet")
-    expected = autopet_clicks(
-        np.asarray(nib.load(mask).dataobj), np.asarray(nib.load(pet).dataobj)
-    ).coords_vox.tolist()
+    expected = autopet_clicks(np.asarray(nib.load(mask).dataobj), np.asarray(nib.load(pet).dataobj)).coords_vox.tolist()
     assert json.loads(out.read_text()) == {"tumor": expected[:10], "background": expected[10:]}
 
 

@@ -154,9 +154,7 @@ def test_a_broken_connection_is_taken_up_again(hub: Hub, tmp_path: Path) -> None
 def test_a_killed_download_continues(hub: Hub, tmp_path: Path) -> None:
     hub.break_after = 13 << 20
     line, environment = command(hub.url, tmp_path)
-    with subprocess.Popen(
-        line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as first:
+    with subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
         assert hub.broken.wait(60)
         hub.break_after = 0  # what the client asks until it is killed brings nothing
         while not any(path.stat().st_size for path in tmp_path.glob(".w.pth.*.incomplete")):

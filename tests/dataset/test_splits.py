@@ -16,9 +16,7 @@ from sammed3d_ft.errors import InputError
 
 
 def case(name, group=None, split=None, labelled=True):
-    return Case(
-        name, {"PT": Path(f"{name}.nii")}, Path(f"{name}_seg.nii") if labelled else None, split, group
-    )
+    return Case(name, {"PT": Path(f"{name}.nii")}, Path(f"{name}_seg.nii") if labelled else None, split, group)
 
 
 def splits_file(tmp_path, content):

@@ -74,9 +74,7 @@ def test_holm_counts_all_headline_metrics_and_evaluations(tmp_path: Path) -> Non
     b = {"dice": [0.5 + k / 100 for k in range(1, 9)], "hd95_mm": [10.0 + (-1) ** k * k for k in range(8)]}
     c = {"dice": [0.5 - k / 100 for k in (1, 2, 3, 4, -5, 6, 7, 8)], "hd95_mm": [9.0 - k for k in range(8)]}
     splits = {"splits": [float(k) for k in range(2, 10)]}
-    folders = [
-        written(tmp_path / name, values) for name, values in (("A", base), ("B", b | splits), ("C", c | splits))
-    ]
+    folders = [written(tmp_path / name, values) for name, values in (("A", base), ("B", b | splits), ("C", c | splits))]
     content = recipe.run(folders, tmp_path / "out")
     assert content["reference"] == "A"
     family = [content["metrics"][metric][name] for metric in ("dice", "hd95_mm") for name in ("B", "C")]

@@ -92,9 +92,7 @@ def test_overlaps_and_matching_equal_trying_everything(seed: int) -> None:
     shape = (9, 8, 7)
     # Instance maps of coarse blobs, so that many pairs overlap and compete.
     truth = rng.integers(0, 7, (3, 4, 4)).repeat(3, 0).repeat(2, 1).repeat(2, 2)[:, :, : shape[2]]
-    pred = np.roll(
-        rng.integers(0, 6, (3, 4, 4)).repeat(3, 0).repeat(2, 1).repeat(2, 2)[:, :, : shape[2]], 1, 0
-    )
+    pred = np.roll(rng.integers(0, 6, (3, 4, 4)).repeat(3, 0).repeat(2, 1).repeat(2, 2)[:, :, : shape[2]], 1, 0)
     pairs = overlaps(Components.of(truth, 6), Components.of(pred, 5))
     iou = np.zeros((6, 5))
     for i, j in np.ndindex(6, 5):

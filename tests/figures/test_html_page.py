@@ -17,7 +17,7 @@ from tests.support.parsed_page import parsed
 def test_page_is_one_file_and_text_stays_text(tmp_path: Path) -> None:
     page = Page("A < B & <script>alert(1)</script>")
     page.heading("First")
-    page.paragraph("3 < 4 & \"quotes\" | <b>not bold</b>")
+    page.paragraph('3 < 4 & "quotes" | <b>not bold</b>')
     page.heading("Second")
     page.table(["name", "<i>"], [["a<b", 0.123456], ["none", None], ["nan", float("nan")], [True, 3]], "caption & co")
     page.figure(b"\x89PNG not really", 'figure "1" <')

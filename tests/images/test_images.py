@@ -31,9 +31,7 @@ from sammed3d_ft.images.images import (
 from sammed3d_ft.provenance import file_hash
 from tests.support.storage_orders import ORIENTATIONS, affine_of, scan, stored_as
 
-OBLIQUE = affine_of(
-    Rotation.from_euler("xyz", (12, -8, 20), degrees=True), (4.07, 3.9, 2.0), (-90.5, 33.1, -700.2)
-)
+OBLIQUE = affine_of(Rotation.from_euler("xyz", (12, -8, 20), degrees=True), (4.07, 3.9, 2.0), (-90.5, 33.1, -700.2))
 
 
 def save(path: Path, array, affine, **fields) -> Path:
@@ -73,9 +71,7 @@ def test_a_mask_goes_back_to_the_files_own_grid_and_place(tmp_path, order, signs
         source_vox = volume.to_source_vox(voxel)
         np.testing.assert_array_equal(volume.from_source_vox(source_vox), voxel)
         assert stored[tuple(source_vox.astype(int))] == array[voxel]
-        np.testing.assert_allclose(
-            volume.to_mm(voxel), nib.affines.apply_affine(affine, source_vox), atol=1e-3
-        )
+        np.testing.assert_allclose(volume.to_mm(voxel), nib.affines.apply_affine(affine, source_vox), atol=1e-3)
         np.testing.assert_allclose(volume.to_vox(volume.to_mm(voxel)), voxel, atol=1e-9)
 
 
@@ -129,9 +125,7 @@ def test_sform_is_used_and_a_disagreeing_qform_is_warned_of(tmp_path, caplog):
     assert "5.00 voxels apart" in caplog.text
     write_mask(tmp_path / "mask.nii", volume.array > 0, volume)
     written = nib.load(tmp_path / "mask.nii").header
-    np.testing.assert_array_equal(
-        written.get_qform(), shifted
-    )  # both are kept: any program puts mask on image
+    np.testing.assert_array_equal(written.get_qform(), shifted)  # both are kept: any program puts mask on image
     assert (written["sform_code"], written["qform_code"]) == (1, 1)
 
 

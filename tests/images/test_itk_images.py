@@ -170,8 +170,7 @@ def bad_files(folder: Path) -> list[tuple[str, Path]]:
             "2 values per voxel",
             write_nrrd(
                 folder / "vector.nrrd",
-                "dimension: 4\nsizes: 2 2 3 4\nkinds: list domain domain domain\n"
-                + at.format("none (2,0,0) (0,3,0)"),
+                "dimension: 4\nsizes: 2 2 3 4\nkinds: list domain domain domain\n" + at.format("none (2,0,0) (0,3,0)"),
                 np.zeros(48),
             ),
         ),

@@ -58,9 +58,7 @@ def test_the_same_grid_returns_the_same_values():
 @pytest.mark.parametrize("orientation", ORIENTATIONS[::7])
 def test_result_has_the_same_bits_in_every_storage_order(degrees, orientation):
     values = np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32)
-    affine = affine_of(
-        Rotation.from_euler("xyz", degrees, degrees=True), (1.37, 0.98, 2.0), (-4.3, 1.9, -803.7)
-    )
+    affine = affine_of(Rotation.from_euler("xyz", degrees, degrees=True), (1.37, 0.98, 2.0), (-4.3, 1.9, -803.7))
     stored, stored_affine = stored_as(values, affine, *orientation)
     header_affine = stored_affine.astype(np.float32)  # as a file holds it
     reference = from_array(np.zeros((5, 6, 4)), affine @ np.diag([1.7, 1.4, 1.9, 1]))

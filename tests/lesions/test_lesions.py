@@ -158,16 +158,12 @@ def test_table_equals_a_plain_loop() -> None:
         suv = pet[instances == lesion.lesion_id].astype(np.float64)
         assert lesion.voxels == len(coords)
         assert lesion.volume_ml == pytest.approx(len(coords) * voxel_ml)
-        np.testing.assert_allclose(
-            lesion.centroid_mm, affine[:3, :3] @ coords.mean(axis=0) + affine[:3, 3], rtol=1e-12
-        )
+        np.testing.assert_allclose(lesion.centroid_mm, affine[:3, :3] @ coords.mean(axis=0) + affine[:3, 3], rtol=1e-12)
         assert lesion.suv_max == suv.max()
         assert lesion.suv_max_vox == tuple(coords[suv.argmax()])
         assert lesion.suv_mean == pytest.approx(suv.mean())
         assert lesion.tla == pytest.approx(suv.sum() * voxel_ml)
-        assert lesion.suv_peak == pytest.approx(
-            max(_plain_suv_peak(pet, c, affine) for c in coords), rel=1e-6
-        )
+        assert lesion.suv_peak == pytest.approx(max(_plain_suv_peak(pet, c, affine) for c in coords), rel=1e-6)
 
 
 def test_table_does_not_depend_on_memory_layout() -> None:

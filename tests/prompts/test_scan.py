@@ -66,9 +66,7 @@ def test_near_misses_belong_to_their_lesion_and_lie_in_none() -> None:
     background = clicks.labels == 0
     assert background.sum() == 150
     assert len({tuple(v) for v in clicks.coords_vox[background].tolist()}) > 140
-    for voxel, lesion in zip(
-        clicks.coords_vox[background], np.array(clicks.lesions)[background], strict=True
-    ):
+    for voxel, lesion in zip(clicks.coords_vox[background], np.array(clicks.lesions)[background], strict=True):
         distance = ndimage.distance_transform_edt(lesions != lesion, sampling=spacing)[tuple(voxel)]
         assert 1.0 <= distance <= 6.0
         assert mask[tuple(voxel)] == 0

@@ -47,9 +47,7 @@ def test_real_cohort(
 ) -> None:
     folder = real_data / "fdg_pet_sarcoma"
     cases = from_folders(folder, "{id}/PET_image.nii.gz", "{id}/PET_mask.nii.gz", None)
-    write_manifest(
-        tmp_path / "m.json", assign_splits(cases, read_splits(folder / "splits.json", "holdout", None))
-    )
+    write_manifest(tmp_path / "m.json", assign_splits(cases, read_splits(folder / "splits.json", "holdout", None)))
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path / "m.json"), *options],
         cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=True,

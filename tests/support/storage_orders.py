@@ -7,9 +7,7 @@ from itertools import permutations, product
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-ORIENTATIONS = [
-    (order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)
-]  # all 48
+ORIENTATIONS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]  # all 48
 
 
 def affine_of(rotation: Rotation, spacing_mm, origin_mm) -> np.ndarray:
