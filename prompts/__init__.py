@@ -8,21 +8,7 @@ first use, so `import prompts` is fast.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from prompts.autopet import autopet_clicks
-    from prompts.batch import Clicks
-    from prompts.click_files import FORMS, read_clicks, write_clicks
-    from prompts.clicks import Click, check_inside, clicks_to_vox
-    from prompts.corrections import CORRECTION_STRATEGIES, next_click
-    from prompts.depth import deepest_point
-    from prompts.errors import InputError
-    from prompts.first_clicks import FIRST_STRATEGIES, first_click
-    from prompts.lesions import CONNECTIVITIES, lesions_from_mask
-    from prompts.negatives import NEGATIVE_STRATEGIES, negative_click
-    from prompts.randomness import Key, uniforms
-    from prompts.scan import ScanClicks, clicks_from_mask
+from typing import Any
 
 _HOME = {
     "CONNECTIVITIES": "lesions",
@@ -33,8 +19,8 @@ _HOME = {
     "FORMS": "click_files",
     "InputError": "errors",
     "Key": "randomness",
-    "NEGATIVE_STRATEGIES": "negatives",
-    "ScanClicks": "scan",
+    "NEGATIVE_STRATEGIES": "scan",
+    "ScanClicks": "clicks",
     "autopet_clicks": "autopet",
     "check_inside": "clicks",
     "clicks_from_mask": "scan",
@@ -42,37 +28,13 @@ _HOME = {
     "deepest_point": "depth",
     "first_click": "first_clicks",
     "lesions_from_mask": "lesions",
-    "negative_click": "negatives",
     "next_click": "corrections",
     "read_clicks": "click_files",
     "uniforms": "randomness",
     "write_clicks": "click_files",
 }
 
-__all__ = [
-    "CONNECTIVITIES",
-    "CORRECTION_STRATEGIES",
-    "FIRST_STRATEGIES",
-    "FORMS",
-    "NEGATIVE_STRATEGIES",
-    "Click",
-    "Clicks",
-    "InputError",
-    "Key",
-    "ScanClicks",
-    "autopet_clicks",
-    "check_inside",
-    "clicks_from_mask",
-    "clicks_to_vox",
-    "deepest_point",
-    "first_click",
-    "lesions_from_mask",
-    "negative_click",
-    "next_click",
-    "read_clicks",
-    "uniforms",
-    "write_clicks",
-]
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
@@ -82,4 +44,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

@@ -10,9 +10,11 @@ from scipy import ndimage
 
 from prompts.clicks import ScanClicks
 from prompts.errors import InputError
-from prompts.negatives import HOT_PERCENTILE
 
 CLICKS_PER_KIND = 10
+
+HOT_PERCENTILE = 99.75
+"""Background voxels above this percentile of background PET are hot."""
 
 
 def autopet_clicks(mask: np.ndarray, pet: np.ndarray | None, *, seed: int = 42) -> ScanClicks:
@@ -56,17 +58,20 @@ def autopet_clicks(mask: np.ndarray, pet: np.ndarray | None, *, seed: int = 42) 
     # The legacy generator, because the published clicks were drawn with it.
     random = np.random.RandomState(seed)
     tumour = np.asarray(mask) != 0
-    uptake = np.asarray(pet, np.float64)
     tumour_vox = _clicks_in_components(tumour, random, surface=True)
-    hot = np.zeros_like(tumour)
-    if not tumour.all():
-        hot = ~tumour & (uptake > np.percentile(uptake[~tumour], HOT_PERCENTILE))
-    background_vox = _clicks_in_components(hot, random, surface=False)
+    background_vox = _clicks_in_components(hot_background(tumour, np.asarray(pet, np.float64)), random, surface=False)
     return ScanClicks(
         coords_vox=np.array(tumour_vox + background_vox, np.int64).reshape(-1, 3),
         labels=np.repeat([1, 0], [len(tumour_vox), len(background_vox)]),
         lesions=(None,) * (len(tumour_vox) + len(background_vox)),
     )
+
+
+def hot_background(lesions: np.ndarray, pet: np.ndarray) -> np.ndarray:
+    """The voxels of a (X, Y, Z) PET outside the boolean lesions, above its 99.75th percentile there."""
+    if lesions.all():
+        return np.zeros_like(lesions)
+    return ~lesions & (pet > np.percentile(pet[~lesions], HOT_PERCENTILE))
 
 
 def _clicks_in_components(region: np.ndarray, random: np.random.RandomState, *, surface: bool) -> list[np.ndarray]:

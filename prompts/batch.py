@@ -76,10 +76,8 @@ def spacing_per_sample(spacing_mm: Spacing, batch: int) -> np.ndarray:
     return np.broadcast_to(spacing, (batch, 3))
 
 
-def bounding_box_of(
-    mask: torch.Tensor, margin_vox: np.ndarray | tuple[int, int, int] = (0, 0, 0)
-) -> tuple[slice, slice, slice] | None:
-    """Bounding box of a (X, Y, Z) boolean mask plus a margin, clipped to the volume; None for an empty mask."""
+def bounding_box_of(mask: torch.Tensor) -> tuple[slice, slice, slice] | None:
+    """Bounding box of a (X, Y, Z) boolean mask, on its device; None for an empty mask."""
     box = [slice(None)] * 3
     for axis in range(3):
         # Each axis searches only the box found along the previous axes. On a CPU, a reduction over bytes is
@@ -89,8 +87,4 @@ def bounding_box_of(
         if len(occupied) == 0:
             return None
         box[axis] = slice(int(occupied[0]), int(occupied[-1]) + 1)
-    x, y, z = (
-        slice(max(side.start - int(margin), 0), min(side.stop + int(margin), length))
-        for side, margin, length in zip(box, margin_vox, mask.shape, strict=True)
-    )
-    return x, y, z
+    return box[0], box[1], box[2]

@@ -12,7 +12,7 @@ _TIE = 1e-9
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
-    """Bounding box of a (X, Y, Z) boolean mask as slices; None for an empty mask."""
+    """Bounding box of the nonzero voxels of a (X, Y, Z) array, as slices; None if there are none."""
     occupied = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     if occupied[0].size == 0:
         return None

@@ -7,6 +7,7 @@ from typing import Literal, cast
 import cc3d
 import numpy as np
 
+from prompts.depth import bounding_box
 from prompts.errors import InputError
 
 CONNECTIVITIES = (6, 18, 26)
@@ -38,10 +39,9 @@ def lesions_from_mask(mask: np.ndarray, connectivity: int = 18) -> tuple[np.ndar
             raise InputError(f"a lesion mask must hold whole numbers, got fractions ({mask.dtype}); threshold it first")
         mask = whole
     lesions = np.zeros(mask.shape, np.int32)
-    occupied = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    if occupied[0].size == 0:
+    box = bounding_box(mask)
+    if box is None:
         return lesions, 0
-    box = tuple(slice(o[0], o[-1] + 1) for o in occupied)
     cropped = np.ascontiguousarray(mask[box])
     if cropped.min() < 0:
         raise InputError(f"a lesion mask must not hold negative values, got {cropped.min()}")

@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from prompts.autopet import autopet_clicks
+from prompts.autopet import autopet_clicks, hot_background
 from prompts.batch import require_strategy
 from prompts.clicks import ScanClicks
 from prompts.errors import InputError
 from prompts.first_clicks import FIRST_STRATEGIES, first_click
 from prompts.lesions import lesions_from_mask
-from prompts.negatives import NEGATIVE_STRATEGIES, hot_background, near_miss_shell
 from prompts.randomness import Key, uniforms
 
 SCAN_STRATEGIES = (*FIRST_STRATEGIES, "autopet")
+NEGATIVE_STRATEGIES = ("near_miss", "hot_background")
 
 
 def clicks_from_mask(
@@ -115,16 +115,14 @@ def clicks_from_mask(
         margin = np.ceil(shell_mm[1] / spacing).astype(int)
         for number, box in enumerate(boxes, start=1):
             around = tuple(slice(max(s.start - m, 0), s.stop + m) for s, m in zip(box, margin, strict=True))
-            shell = near_miss_shell(lesions[around] == number, spacing, shell_mm) & (lesions[around] == 0)
+            distance_mm = ndimage.distance_transform_edt(lesions[around] != number, sampling=spacing)
+            shell = (lesions[around] == 0) & (distance_mm >= shell_mm[0]) & (distance_mm <= shell_mm[1])
             drawn = _draw(np.argwhere(shell) + _start(around), negatives, (*key, "near miss", number))
             found.extend((voxel, 0, number) for voxel in drawn)
     elif negatives:
         assert pet is not None
-        hot = hot_background(
-            torch.from_numpy(lesions != 0)[None],
-            torch.from_numpy(np.ascontiguousarray(pet, np.float32))[None],
-        )
-        drawn = _draw(np.argwhere(hot[0].numpy()), negatives, (*key, "hot background"))
+        hot = hot_background(lesions != 0, np.asarray(pet, np.float64))
+        drawn = _draw(np.argwhere(hot), negatives, (*key, "hot background"))
         found.extend((voxel, 0, None) for voxel in drawn)
 
     return ScanClicks(

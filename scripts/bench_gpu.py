@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from prompts import next_click
+from prompts.corrections import next_click
 from sammed3d_ft.losses import L1DFL
 from sammed3d_ft.model.adapters import configure_tuning
 from sammed3d_ft.model.build import seeded_model

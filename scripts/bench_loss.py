@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from sammed3d_ft.losses import build_loss
+from sammed3d_ft.losses.choice import build_loss
 
 PLAIN = Path(__file__).resolve().parents[1] / "tests" / "support" / "plain_l1dfl.py"
 

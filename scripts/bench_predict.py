@@ -24,12 +24,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from prompts import clicks_from_mask, write_clicks
+from prompts.click_files import write_clicks
+from prompts.scan import clicks_from_mask
 from sammed3d_ft.images.grids import from_array
 from sammed3d_ft.images.images import write_float
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import save_safetensors
-from sammed3d_ft.phantom import make_phantom
+from sammed3d_ft.phantom.simulate import make_phantom
 from sammed3d_ft.prompted.clicked_scan import ClickedScan
 from sammed3d_ft.recipes import predict
 

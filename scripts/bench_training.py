@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from prompts import next_click
+from prompts.corrections import next_click
 from sammed3d_ft.dataset.manifest import read_manifest
 from sammed3d_ft.losses import L1DFL
 from sammed3d_ft.model import sam_med3d

@@ -23,14 +23,15 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from prompts import lesions_from_mask, uniforms
+from prompts.lesions import lesions_from_mask
+from prompts.randomness import uniforms
 from sammed3d_ft.benchmark.trainings import Training
 from sammed3d_ft.dataset.manifest import Case, read_manifest, write_manifest
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.statistics import summarise
 from sammed3d_ft.files import whole_file, write_csv, write_whole
 from sammed3d_ft.images.images import read_label
-from sammed3d_ft.phantom import write_cohort
+from sammed3d_ft.phantom.cohort import write_cohort
 from sammed3d_ft.prompted.config import PromptedConfig
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.simulated_user import simulate_files

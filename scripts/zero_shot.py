@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from sammed3d_ft.dataset.manifest import SPLITS, read_manifest
 from sammed3d_ft.files import write_csv
-from sammed3d_ft.lesions import SIZE_CLASSES, size_class
+from sammed3d_ft.lesions.table import SIZE_CLASSES, size_class
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.simulated_user import CaseScore, simulate_files
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from prompts import uniforms
+from prompts.randomness import uniforms
 from sammed3d_ft.automatic.scan_store import ScanPart, ScanStore
 from sammed3d_ft.images.crops import CropGrid, Region, read_crop, read_target, rotation_matrix
 

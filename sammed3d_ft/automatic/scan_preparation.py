@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from prompts.depth import bounding_box
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.images.crops import Region
 from sammed3d_ft.images.grids import Volume, require_modalities
 from sammed3d_ft.images.resampling import resample_like
 
@@ -130,9 +130,11 @@ def prepare_scan(images: Mapping[str, Volume], preparation: ScanPreparation, cas
         outside = float(image.array.min()) if modality == "CT" else 0.0
         array = resample_like(image, grid, outside=outside).array
         resampled[modality] = _min_max(array) if modality == "CT" else array
-    body = _body(resampled["CT"] > 0 if "CT" in resampled else resampled["PT"] > _BODY_SUV)
-    to_scan[:3, 3] += np.diag(to_scan)[:3] * body.start
-    return PreparedScan(np.stack([array[body.slices] for array in resampled.values()]), to_scan, scan)
+    body = bounding_box(resampled["CT"] > 0 if "CT" in resampled else resampled["PT"] > _BODY_SUV)
+    if body is None:  # no foreground: the whole volume
+        return PreparedScan(np.stack([*resampled.values()]), to_scan, scan)
+    to_scan[:3, 3] += np.diag(to_scan)[:3] * [side.start for side in body]
+    return PreparedScan(np.stack([array[body] for array in resampled.values()]), to_scan, scan)
 
 
 def _isotropic_grid(scan: Volume, spacing_mm: float) -> tuple[np.ndarray, tuple[int, int, int]]:
@@ -149,13 +151,3 @@ def _isotropic_grid(scan: Volume, spacing_mm: float) -> tuple[np.ndarray, tuple[
 def _min_max(values: np.ndarray) -> np.ndarray:
     low, high = values.min(), values.max()
     return (values - low) / max(high - low, np.float32(1e-6))
-
-
-def _body(foreground: np.ndarray) -> Region:
-    """Bounding box of the foreground; the whole volume if there is no foreground."""
-    occupied = [np.flatnonzero(foreground.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    if not occupied[0].size:
-        x, y, z = foreground.shape
-        return Region((0, 0, 0), (x, y, z))
-    (x0, x1), (y0, y1), (z0, z1) = ((int(found[0]), int(found[-1]) + 1) for found in occupied)
-    return Region((x0, y0, z0), (x1, y1, z1))

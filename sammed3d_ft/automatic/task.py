@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import sammed3d_ft
-from prompts import lesions_from_mask
+from prompts.lesions import lesions_from_mask
 from sammed3d_ft.automatic.config import AutomaticConfig
 from sammed3d_ft.automatic.networks import build_network, encoder_variant
 from sammed3d_ft.automatic.scan_crops import CropSettings, ScanCrops
@@ -30,8 +30,8 @@ from sammed3d_ft.evaluation.matching import Components, match, overlaps
 from sammed3d_ft.evaluation.metrics import HEADLINE_IOU
 from sammed3d_ft.files import write_csv
 from sammed3d_ft.images.images import read_image, read_label
-from sammed3d_ft.lesions import SIZE_CLASSES, size_class
-from sammed3d_ft.losses import TrainingLoss
+from sammed3d_ft.lesions.table import SIZE_CLASSES, size_class
+from sammed3d_ft.losses.training_loss import TrainingLoss
 from sammed3d_ft.model.build import build_model, parameter_count
 from sammed3d_ft.model.weight_fit import describe_misfit
 from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors

@@ -56,10 +56,6 @@ class Scores:
         """All patients, sorted; the unit of every statistic."""
         return sorted({patient_of(case) for case in self.cases})
 
-    def levels(self, row: str) -> list[Level]:
-        """The levels at which a method has masks."""
-        return [level for name, level in self.values if name == row]
-
     def by_patient(self, row: str, level: Level, metric: str) -> list[float]:
         """A metric's value for each of `patients`, averaged over seeds, then over the patient's scans.
 

@@ -121,7 +121,7 @@ def propose(
     scores = f"SUV {found[0].score:.1f} to {found[-1].score:.1f}"
     typer.echo(f"{out}: {len(found)} proposals, {scores}. They show uptake, not disease: review each one.")
     if figure is not None:
-        from sammed3d_ft.figures import draw_mip
+        from sammed3d_ft.figures.mip import draw_mip
 
         places = {str(number): proposal.coords_vox for number, proposal in enumerate(found, start=1)}
         draw_mip(image.array, image.spacing_mm, figure, title=f"{len(found)} proposals", places_vox=places)
@@ -144,8 +144,8 @@ def select(
 
     Lesion numbers are unchanged. Background clicks without a lesion are kept.
     """
-    from prompts import Click
     from prompts.click_files import read_clicks, write_clicks
+    from prompts.clicks import Click
     from sammed3d_ft.errors import InputError
 
     affine, shape = _grid_of(source, image)

@@ -243,7 +243,7 @@ def _covered_share(reference: Volume, image: Volume) -> float:
 
 
 def _count_lesions(label: Volume, connectivity: int) -> tuple[int, float]:
-    from prompts import lesions_from_mask
+    from prompts.lesions import lesions_from_mask
 
     _, count = lesions_from_mask(label.array, connectivity)
     voxel_ml = abs(np.linalg.det(label.affine[:3, :3])) / 1000

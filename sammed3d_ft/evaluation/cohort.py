@@ -21,42 +21,17 @@ from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.case import evaluate_case
 from sammed3d_ft.evaluation.compat import COMPAT, compat_columns
 from sammed3d_ft.evaluation.kept_cases import CaseEvaluation, file_name, keep, kept, made_of
-from sammed3d_ft.evaluation.pairing import CasePaths, pair_folders
-from sammed3d_ft.evaluation.report import write_report
+from sammed3d_ft.evaluation.pairing import CasePaths
 from sammed3d_ft.evaluation.results import CaseResult
 from sammed3d_ft.figures.mip import draw_mip
 from sammed3d_ft.images.images import Volume, grid_difference, read_image, read_label
 from sammed3d_ft.provenance import file_hash
-
-__all__ = ["CaseEvaluation", "Foreground", "evaluate_folders", "evaluate_pair", "evaluate_pairs", "figure_file"]
 
 Foreground = Literal["binary", "any"] | int
 """Which label values are lesion, in ground truth and prediction alike: ``binary`` (only 0 and 1 allowed), ``any``
 (all above 0), or one value of at least 1."""
 
 _MOST_WORKERS = 8  # each keeps one case in memory, about 0.7 GB for a whole body of 400 x 400 x 600 voxels
-
-
-def evaluate_folders(
-    pred_dir: Path,
-    gt_dir: Path,
-    out_dir: Path,
-    pet_dir: Path | None = None,
-    connectivity: int = 18,
-    foreground: Foreground = "binary",
-) -> list[CaseEvaluation]:
-    """Evaluate a folder of predictions against a folder of ground truth and write the tables to ``out_dir``.
-
-    Files are matched by name (`pair_folders`); the tables are those of `write_report`. A case with corrupt or
-    non-binary files is marked in the tables and does not stop the others.
-
-    Raises:
-        InputError: files that are missing, extra or on different grids; one message lists them all.
-    """
-    pairs = pair_folders(pred_dir, gt_dir, pet_dir)
-    evaluations = evaluate_pairs(pairs, connectivity, foreground)
-    write_report(evaluations, out_dir, {"connectivity": connectivity, "foreground": foreground})
-    return evaluations
 
 
 def evaluate_pairs(

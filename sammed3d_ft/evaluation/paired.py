@@ -22,7 +22,6 @@ class PairedTest:
     n: int
     mean_difference: float
     """First minus second; NaN without pairs."""
-    median_difference: float
     p: float
     """Wilcoxon signed-rank test, two-sided; NaN without pairs, 1 if all pairs are equal."""
     hodges_lehmann: float = _NAN
@@ -46,11 +45,9 @@ def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
     differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     differences = differences[~np.isnan(differences)]
     if differences.size == 0:
-        return PairedTest(0, _NAN, _NAN, _NAN)
+        return PairedTest(0, _NAN, _NAN)
     p = 1.0 if not differences.any() else float(wilcoxon(differences, zero_method="zsplit").pvalue)
-    return PairedTest(
-        len(differences), float(differences.mean()), float(np.median(differences)), p, *hodges_lehmann(differences)
-    )
+    return PairedTest(len(differences), float(differences.mean()), p, *hodges_lehmann(differences))
 
 
 def hodges_lehmann(differences: np.ndarray) -> tuple[float, float, float]:

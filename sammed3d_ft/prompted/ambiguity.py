@@ -11,6 +11,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
+from prompts.depth import bounding_box
+
 # Objects with a smaller radius have too few voxels for an alternative outline.
 _LEAST_RADIUS_VOX = 1.5
 # Logits that represent an external mask as decoder input, similar in magnitude to the decoder's own logits (`mini` on
@@ -33,11 +35,9 @@ def draw_outline(target: np.ndarray, click_vox: np.ndarray, rng: np.random.Gener
     if radius < _LEAST_RADIUS_VOX:
         return target
     margin = math.ceil(radius / 2) + 1
-    where = [np.flatnonzero(target.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    box = tuple(
-        slice(max(int(w[0]) - margin, 0), min(int(w[-1]) + margin + 1, n))
-        for w, n in zip(where, target.shape, strict=True)
-    )
+    tight = bounding_box(target)
+    assert tight is not None, "the target is true at the click"
+    box = tuple(slice(max(side.start - margin, 0), side.stop + margin) for side in tight)
     part, click = target[box], click_vox - [side.start for side in box]
     kind = rng.integers(3)
     if kind == 0:

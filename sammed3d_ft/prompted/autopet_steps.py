@@ -12,8 +12,6 @@ from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.grids import Volume, grid_difference
 from sammed3d_ft.prompted.simulated_user import Clickable, SegmentedLesion
 
-STEPS = CLICKS_PER_KIND + 1
-
 
 def autopet_steps(
     model: Clickable, images: Mapping[str, Volume], label: Volume, pet: Volume, *, seed: int = 42

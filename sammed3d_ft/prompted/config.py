@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from prompts import CORRECTION_STRATEGIES, FIRST_STRATEGIES
+from prompts.corrections import CORRECTION_STRATEGIES
+from prompts.first_clicks import FIRST_STRATEGIES
 from sammed3d_ft.model.variants import VARIANTS
 from sammed3d_ft.training.config import (
     CasesConfig,

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from scipy import ndimage
 from torch import Tensor
 
-from prompts import lesions_from_mask
+from prompts.lesions import lesions_from_mask
 from sammed3d_ft.dataset.manifest import Case
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.files import write_whole

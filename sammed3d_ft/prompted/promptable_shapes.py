@@ -14,7 +14,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import Dataset
 
-from prompts import first_click, uniforms
+from prompts.first_clicks import first_click
+from prompts.randomness import uniforms
 from sammed3d_ft.images.intensity import z_score
 from sammed3d_ft.prompted.ambiguity import component_at, smooth_noise
 from sammed3d_ft.prompted.samples import Sample, SampleSettings, draw_target

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from prompts import first_click, uniforms
+from prompts.first_clicks import first_click
+from prompts.randomness import uniforms
 from sammed3d_ft.images.crops import crop_grid, read_crop, read_target, spacings_shown, touched_region
 from sammed3d_ft.images.intensity import z_score
 from sammed3d_ft.prompted.ambiguity import draw_outline, draw_start, mask_logits

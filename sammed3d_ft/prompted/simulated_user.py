@@ -9,7 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from prompts import Click, first_click, lesions_from_mask, next_click
+from prompts.clicks import Click
+from prompts.corrections import next_click
+from prompts.first_clicks import first_click
+from prompts.lesions import lesions_from_mask
 from sammed3d_ft.dataset.manifest import Case
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.crops import Region

@@ -17,12 +17,14 @@ from torch.utils.data import ConcatDataset, Dataset
 from tqdm import tqdm
 
 import sammed3d_ft
-from prompts import next_click, uniforms, write_clicks
+from prompts.click_files import write_clicks
+from prompts.corrections import next_click
+from prompts.randomness import uniforms
 from sammed3d_ft.dataset.manifest import Case, Manifest
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.files import write_csv
-from sammed3d_ft.lesions import SIZE_CLASSES, size_class
-from sammed3d_ft.losses import TrainingLoss
+from sammed3d_ft.lesions.table import SIZE_CLASSES, size_class
+from sammed3d_ft.losses.training_loss import TrainingLoss
 from sammed3d_ft.model.adapters import (
     configure_tuning,
     load_trainable_state,

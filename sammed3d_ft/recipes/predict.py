@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from sammed3d_ft.dataset.plausibility import check_suv, doubts
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.figures import draw_mip
+from sammed3d_ft.figures.mip import draw_mip
 from sammed3d_ft.files import without_nan, write_csv, write_whole
 from sammed3d_ft.images.images import Volume, image_stem, read_image, write_float, write_mask
 from sammed3d_ft.images.outputs import check_image_names, check_places, record_beside

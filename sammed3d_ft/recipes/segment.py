@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prompts import lesions_from_mask
+from prompts.lesions import lesions_from_mask
 from sammed3d_ft.automatic.segmenter import AutomaticSegmenter
 from sammed3d_ft.dataset.plausibility import check_suv, doubts
 from sammed3d_ft.errors import InputError

@@ -28,7 +28,7 @@ from sammed3d_ft.automatic.task import AutomaticTask
 from sammed3d_ft.dataset.check import check_manifest
 from sammed3d_ft.dataset.manifest import Manifest, read_manifest
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.figures import draw_training_curves
+from sammed3d_ft.figures.curves import draw_training_curves
 from sammed3d_ft.files import INCOMPLETE, write_whole
 from sammed3d_ft.prompted.config import PromptedConfig
 from sammed3d_ft.prompted.task import PromptedTask

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prompts import uniforms
+from prompts.randomness import uniforms
 
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, object]:

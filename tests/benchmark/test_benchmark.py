@@ -13,9 +13,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from sammed3d_ft import benchmark
-from sammed3d_ft.benchmark import masks, scoring
-from sammed3d_ft.benchmark.config import TrainedRow
+from sammed3d_ft.benchmark import masks, runner, scoring
+from sammed3d_ft.benchmark.config import TrainedRow, load_benchmark
 from sammed3d_ft.benchmark.folds import write_folds
 from sammed3d_ft.benchmark.trainings import training_of
 from sammed3d_ft.cli.main import app
@@ -255,7 +254,7 @@ def test_the_manifests_own_split_is_one_fold(folder: Path, trained: Done) -> Non
 
 def test_a_seed_given_twice_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match=r"seeds \[0, 0\]: a duplicate seed"):
-        benchmark.run(write_config(folder, seeds=[0, 0]))
+        runner.run(write_config(folder, seeds=[0, 0]))
 
 
 def test_results_of_other_settings_or_folds_are_not_reused(folder: Path, trained: Done) -> None:
@@ -291,7 +290,7 @@ track: {{trackers: [tensorboard], log_every_steps: 5}}
 
 def test_trainings_of_an_earlier_version_are_found_as_done(folder: Path) -> None:
     rows = {"a": {"config": "configs/mini.yaml", "set": ["clicks.next=error_random"]}}  # as it was then
-    config = benchmark.load_benchmark(write_config(folder, rows=rows, clicks=[1, 3, 5, 10], seeds=[0]))
+    config = load_benchmark(write_config(folder, rows=rows, clicks=[1, 3, 5, 10], seeds=[0]))
     manifest = write_folds(config)["x"]
     run = folder / "out" / "runs" / "a" / "foldx_seed0"
     run.mkdir(parents=True)
@@ -377,17 +376,17 @@ def test_a_row_may_have_seeds_of_its_own(folder: Path, trained: Done) -> None:
 )
 def test_a_wrong_config_is_one_line(folder: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said) as error:
-        benchmark.run(write_config(folder, **changes))
+        runner.run(write_config(folder, **changes))
     assert "\n" not in str(error.value)
 
 
 def test_folds_must_hold_every_case_once(folder: Path) -> None:
     (folder / "folds.json").write_text(json.dumps({"folds": {"x": ["train_0"], "y": ["train_1"], "z": ["nobody"]}}))
     with pytest.raises(InputError, match=r"4 cases without a fold \['train_2', .*1 unknown case ids \['nobody'\]"):
-        benchmark.run(write_config(folder))
+        runner.run(write_config(folder))
     (folder / "folds.json").write_text(json.dumps({"folds": {"x": ["train_0"], "y": ["train_1"], "z": ["train_1"]}}))
     with pytest.raises(InputError, match="a case is in two folds"):
-        benchmark.run(write_config(folder))
+        runner.run(write_config(folder))
 
 
 def test_a_patient_must_not_be_in_two_folds(folder: Path) -> None:
@@ -396,7 +395,7 @@ def test_a_patient_must_not_be_in_two_folds(folder: Path) -> None:
     cases = read_manifest(manifest).cases
     write_manifest(manifest, [replace(case, group="p" if case.id in torn else None) for case in cases])
     with pytest.raises(InputError, match="1 patient is in two folds: p; models would be tested on patients"):
-        benchmark.run(write_config(folder))
+        runner.run(write_config(folder))
 
 
 def test_folds_are_read_from_nnunet_or_drawn_by_patient(folder: Path) -> None:
@@ -408,12 +407,12 @@ def test_folds_are_read_from_nnunet_or_drawn_by_patient(folder: Path) -> None:
     ]
     (folder / "splits_final.json").write_text(json.dumps(splits))
     changes: dict[str, Any] = {"folds": str(folder / "splits_final.json"), "folds_key": None}
-    found = write_folds(benchmark.load_benchmark(write_config(folder, **changes)))
+    found = write_folds(load_benchmark(write_config(folder, **changes)))
     assert [sorted(case.id for case in read_manifest(path).split("test")) for path in found.values()] == [
         split["val"] for split in splits
     ]
     write_manifest(manifest, [replace(case, group=f"p{number // 2}") for number, case in enumerate(cases)])
-    drawn = write_folds(benchmark.load_benchmark(write_config(folder, folds=3, folds_key=None)))
+    drawn = write_folds(load_benchmark(write_config(folder, folds=3, folds_key=None)))
     tested = [{case.group for case in read_manifest(path).split("test")} for path in drawn.values()]
     assert sorted(map(len, tested)) == [1, 1, 1]
     assert set.union(*tested) == {"p0", "p1", "p2"}
@@ -458,7 +457,7 @@ def test_a_shipped_benchmark_is_valid_and_tells_its_command(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # its command works in any folder
-    config = benchmark.load_benchmark(Path("configs/benchmark") / path.name)
+    config = load_benchmark(Path("configs/benchmark") / path.name)
     assert f"sammed3d-ft benchmark configs/benchmark/{path.name}" in path.read_text()
     for name, row in config.rows.items():
         config.seeds_of(name)

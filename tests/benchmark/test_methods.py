@@ -19,7 +19,6 @@ import SimpleITK as sitk
 import yaml
 from typer.testing import CliRunner
 
-from sammed3d_ft import benchmark
 from sammed3d_ft.benchmark import runner
 from sammed3d_ft.benchmark.masks import case_facts
 from sammed3d_ft.cli.main import app
@@ -121,7 +120,7 @@ def test_a_table_of_two_folders_of_masks_by_hand(tmp_path: Path) -> None:
 
 def test_a_changed_docstring_keeps_masks_and_scores(tmp_path: Path) -> None:
     config = write_benchmark(tmp_path, TRUTHS, {"suv4": {"rule": {"suv_at_least": 4}}})
-    benchmark.run(config)
+    runner.run(config)
     made = made_in(tmp_path / "out")
     assert sum(path.name.endswith(".nii.gz") for path in made) == 4
     for package in ("sammed3d_ft", "prompts"):
@@ -135,13 +134,13 @@ def test_a_changed_docstring_keeps_masks_and_scores(tmp_path: Path) -> None:
 
 def test_a_stored_score_that_cannot_be_read_is_named_and_made_anew_once_deleted(tmp_path: Path) -> None:
     config = write_benchmark(tmp_path, TRUTHS, {"suv4": {"rule": {"suv_at_least": 4}}})
-    benchmark.run(config)
+    runner.run(config)
     stored = current(tmp_path / "out", "suv4", "0", "evaluation") / "1_clicks" / "cases" / "p1.json"
     stored.write_text("{}")
     with pytest.raises(InputError, match=r"p1.json: not a readable result .*; delete .*1_clicks to score again"):
-        benchmark.run(config)
+        runner.run(config)
     shutil.rmtree(stored.parents[1])
-    assert benchmark.run(config)[1] == []
+    assert runner.run(config)[1] == []
 
 
 def test_masks_and_scores_of_an_older_layout_are_left_alone(tmp_path: Path) -> None:
@@ -152,7 +151,7 @@ def test_masks_and_scores_of_an_older_layout_are_left_alone(tmp_path: Path) -> N
     (run / "evaluation" / "1_clicks" / "cases.csv").write_text("case,error\np1,\n")
     before = made_in(tmp_path / "out")
     assert len(before) == 3
-    benchmark.run(write_benchmark(tmp_path, TRUTHS, {"suv4": {"rule": {"suv_at_least": 4}}}))
+    runner.run(write_benchmark(tmp_path, TRUTHS, {"suv4": {"rule": {"suv_at_least": 4}}}))
     assert float(line_of(tmp_path / "out", "suv4", "1 click per lesion")["mean"]) == 1  # theirs would have given 0.75
     assert before.items() <= made_in(tmp_path / "out").items()
 
@@ -161,7 +160,7 @@ def test_folders_by_number_of_clicks_are_prompted_rows(tmp_path: Path) -> None:
     for name, truth in TRUTHS.items():
         save(tmp_path / "other" / "1_clicks" / f"{name}.nii.gz", truth)
         save(tmp_path / "other" / "automatic" / f"{name}.nii.gz", np.zeros_like(truth))
-    benchmark.run(write_benchmark(tmp_path, TRUTHS, {"other": {"masks": str(tmp_path / "other")}}))
+    runner.run(write_benchmark(tmp_path, TRUTHS, {"other": {"masks": str(tmp_path / "other")}}))
     found = [(line["block"], line["clicks"], float(line["mean"])) for line in rows_of(tmp_path / "out" / "table.csv")
              if line["metric"] == "dice"]  # fmt: skip
     assert found == [("1 click per lesion", "1 per lesion", 1), ("automatic", "none", 0)]
@@ -178,7 +177,7 @@ def test_folders_of_other_numbers_of_clicks_are_refused(tmp_path: Path, changes:
     for name, truth in TRUTHS.items():
         save(tmp_path / "other" / "1_clicks" / f"{name}.nii.gz", truth)
     with pytest.raises(InputError, match=said):
-        benchmark.run(write_benchmark(tmp_path, TRUTHS, {"other": {"masks": str(tmp_path / "other")}}, **changes))
+        runner.run(write_benchmark(tmp_path, TRUTHS, {"other": {"masks": str(tmp_path / "other")}}, **changes))
 
 
 def test_a_worker_that_dies_is_a_marked_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +204,7 @@ def test_a_worker_that_dies_is_a_marked_run(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(runner, "ProcessPoolExecutor", DyingPool)
     rows = {"suv4": {"rule": {"suv_at_least": 4}}}
-    table, failures = benchmark.run(write_benchmark(tmp_path, TRUTHS, rows, workers=2))
+    table, failures = runner.run(write_benchmark(tmp_path, TRUTHS, rows, workers=2))
     assert [failure.run for failure in failures] == ["suv4, fold 0, seed 0"]
     assert "lower workers" in failures[0].reason
     assert "| suv4 | 1 per lesion | 3/4 (1 missing) |" in table
@@ -232,12 +231,12 @@ def test_a_cascade_is_clicked_once_at_every_detection_and_by_nobody_else(
     }
     config = write_benchmark(tmp_path, TRUTHS, rows)
     with monkeypatch.context() as patched:
-        benchmark.run(config)
+        runner.run(config)
         given.clear()
         for path in (tmp_path / "out" / "runs" / "cascade").rglob("*.nii.gz"):
             path.unlink()
         patched.setattr(ThresholdByClicks, "add_click", watched)
-        benchmark.run(config)
+        runner.run(config)
     # The second component of p1 is far from any uptake, so it adds nothing; p2 was missed and is missed.
     assert given == [(2, 2, 2, 1, 1), (11, 10, 9, 1, 2), (8, 9, 9, 1, 1), (4, 4, 4, 1, 1)]
     line = line_of(tmp_path / "out", "cascade", "automatic")
@@ -249,23 +248,23 @@ def test_a_cascade_is_clicked_once_at_every_detection_and_by_nobody_else(
     with monkeypatch.context() as patched:
         given.clear()
         patched.setattr(ThresholdByClicks, "add_click", watched)
-        benchmark.run(write_benchmark(tmp_path, TRUTHS, rows))
+        runner.run(write_benchmark(tmp_path, TRUTHS, rows))
     assert given == [(11, 10, 9, 1, 2), (8, 9, 9, 1, 1)]
-    benchmark.run(config := write_benchmark(tmp_path, TRUTHS, {**rows, "cascade": {"cascade": ALL_DETECTIONS}}))
+    runner.run(config := write_benchmark(tmp_path, TRUTHS, {**rows, "cascade": {"cascade": ALL_DETECTIONS}}))
 
     save(tmp_path / "found" / "p2.nii.gz", TRUTHS["p2"])  # another detection: that fold's cascade is made anew
-    benchmark.run(config)
+    runner.run(config)
     assert float(line_of(tmp_path / "out", "cascade", "automatic")["mean"]) == 1
     (tmp_path / "found" / "p3.nii.gz").unlink()
-    _, failures = benchmark.run(config)
+    _, failures = runner.run(config)
     assert sorted(failure.run for failure in failures) == ["cascade, fold 2, seed 0", "found, fold 2, seed 0"]
 
 
 def test_two_workers_give_the_tables_of_one(tmp_path: Path) -> None:
     rows = {"suv4": {"rule": {"suv_at_least": 4}}, "suv3": {"rule": {"suv_at_least": 3}, "clicks": "none"}}
     rows["cascade"] = {"cascade": {"detector": "suv3", "prompted": "suv4"}}
-    benchmark.run(write_benchmark(tmp_path, TRUTHS, rows))
-    benchmark.run(write_benchmark(tmp_path, TRUTHS, rows, out=str(tmp_path / "two"), workers=2))
+    runner.run(write_benchmark(tmp_path, TRUTHS, rows))
+    runner.run(write_benchmark(tmp_path, TRUTHS, rows, out=str(tmp_path / "two"), workers=2))
     for name in ("table.csv", "sizes.csv", "cases.csv", "table.md"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
     assert float(line_of(tmp_path / "two", "cascade", "automatic")["mean"]) == 1
@@ -280,7 +279,7 @@ def test_the_autopet_protocol_has_eleven_steps_and_areas(tmp_path: Path) -> None
         "suv4": {"rule": {"suv_at_least": 4}},
         "suv3": {"rule": {"suv_at_least": 3}, "clicks": "none"},
     }
-    benchmark.run(write_benchmark(tmp_path, TRUTHS, rows, protocol="autopet4"))
+    runner.run(write_benchmark(tmp_path, TRUTHS, rows, protocol="autopet4"))
     last, first = "10 + 10 clicks per scan", "step 0, no clicks"
     out = tmp_path / "out"
     # 0 at steps 0 to 3, 1 from 4 to 10: half a step and six.
@@ -313,7 +312,7 @@ def test_the_seeded_rule_has_the_numbers_of_the_script(real_data: Path, tmp_path
         "rows": {"rule": {"rule": {"fraction_of_max": 0.41}}},
     }
     (tmp_path / "b.yaml").write_text(yaml.safe_dump(content))
-    _, failures = benchmark.run(tmp_path / "b.yaml")
+    _, failures = runner.run(tmp_path / "b.yaml")
     assert failures == []
     line = line_of(tmp_path / "out", "rule", "1 click per lesion")
     assert (line["patients"], float(line["mean"])) == ("34", pytest.approx(0.6095, abs=1e-4))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sammed3d_ft import benchmark
+from sammed3d_ft.benchmark import runner
+from sammed3d_ft.benchmark.config import load_benchmark
 from sammed3d_ft.benchmark.folds import write_folds
 from sammed3d_ft.benchmark.trainings import Training, training_of
 from sammed3d_ft.cli.main import app
@@ -25,7 +26,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(folder: Path) -> None:
     assert "(pid " in ended.output
     assert "re-run this when" in ended.output
     assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "2"
-    assert benchmark.run(config)[1] == []
+    assert runner.run(config)[1] == []
     assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "0"
 
 
@@ -39,7 +40,7 @@ def test_two_calls_share_the_trainings(folder: Path, trained: Done) -> None:
             left.extend(trained.run(config)[1])
         return trained.train(training, arguments)
 
-    _, failures = benchmark.run(config, train=train, open_trained=trained.open_trained)
+    _, failures = runner.run(config, train=train, open_trained=trained.open_trained)
     assert failures == []
     assert [(failure.run, failure.held) for failure in left] == [("a, fold x, seed 0", True)]
     assert trained.trainings == ["begun", "a y 0", "a z 0", "b x 0", "b y 0", "b z 0", "a x 0"]
@@ -54,7 +55,7 @@ def test_a_limit_counts_the_trainings_of_this_call(folder: Path, trained: Done) 
 
 
 def test_a_training_whose_launcher_was_killed_is_left_alone(folder: Path) -> None:
-    loaded = benchmark.load_benchmark(write_config(folder))
+    loaded = load_benchmark(write_config(folder))
     training = training_of(loaded, "a", "x", write_folds(loaded)["x"], 0)
     log = training.folder.with_suffix(".log")
     with locked_run(training.folder):

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.evaluation.click_curves import click_curve_area, clicks_to_reach
+from sammed3d_ft.evaluation.click_curves import click_curve_area
 
 
 def test_area_by_hand() -> None:
@@ -19,16 +19,10 @@ def test_area_by_hand() -> None:
     assert math.isnan(click_curve_area([1, 2], [0.5, float("nan")]))
 
 
-def test_clicks_to_reach_a_dice() -> None:
-    assert clicks_to_reach([1, 3, 5, 10], [0.5, 0.79, 0.8, 0.7], 0.8) == 5
-    assert clicks_to_reach([1, 3], [0.9, 0.2], 0.8) == 1  # once reached is reached
-    assert clicks_to_reach([1, 3], [0.5, float("nan")], 0.8) == math.inf
-
-
 def test_refusals() -> None:
     with pytest.raises(InputError, match="must increase"):
         click_curve_area([1, 1], [0.1, 0.2])
     with pytest.raises(InputError, match="at least two points"):
         click_curve_area([1], [0.1])
     with pytest.raises(InputError, match="expected one each"):
-        clicks_to_reach([1, 2], [0.1], 0.5)
+        click_curve_area([1, 2], [0.1])

@@ -17,7 +17,10 @@ from sammed3d_ft.cli.evaluate import evaluate
 from sammed3d_ft.cli.main import app
 from sammed3d_ft.dataset.manifest import Case, write_manifest
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.evaluation import METRICS, evaluate_folders, summarise
+from sammed3d_ft.evaluation.cohort import evaluate_pairs
+from sammed3d_ft.evaluation.metrics import METRICS
+from sammed3d_ft.evaluation.pairing import pair_folders
+from sammed3d_ft.evaluation.statistics import summarise
 from sammed3d_ft.recipes.evaluate import run
 from tests.support.cohort_files import AFFINE, lesion, rows, save, write_cohort
 
@@ -28,7 +31,7 @@ def cohort(tmp_path: Path) -> Path:
 
 
 def test_tables_of_a_cohort(cohort: Path) -> None:
-    evaluate_folders(cohort / "pred", cohort / "gt", cohort / "out", cohort / "pet")
+    run(cohort / "pred", cohort / "gt", cohort / "out", cohort / "pet", figures=False)
     cases = rows(cohort / "out" / "cases.csv")
     assert list(cases[0]) == ["case", "patient", "error", *METRICS]
     assert [case["case"] for case in cases] == ["a", "b", "c"]
@@ -68,7 +71,8 @@ def test_tables_of_a_cohort(cohort: Path) -> None:
         "mean_fpv_ml": 1.0,
         "false_positive_lesions": 1,
     }
-    assert summary["configuration"] == {"connectivity": 18, "foreground": "binary"}
+    settings = {"connectivity": 18, "foreground": "binary"}
+    assert summary["configuration"].items() >= settings.items()
     assert set(summary["conventions"]) == set(METRICS)
     content = (cohort / "pred" / "a.nii.gz").read_bytes()
     assert summary["files"]["a"]["prediction"]["sha256"] == hashlib.sha256(content).hexdigest()
@@ -81,7 +85,7 @@ def test_missing_and_extra_files_are_named_all_at_once(cohort: Path) -> None:
     save(cohort / "pred" / "z.nii", lesion())
     save(cohort / "pet" / "c.nii.gz", np.zeros((12, 4, 4), np.float32))
     with pytest.raises(InputError) as caught:
-        evaluate_folders(cohort / "pred", cohort / "gt", cohort / "out", cohort / "pet")
+        run(cohort / "pred", cohort / "gt", cohort / "out", cohort / "pet", figures=False)
     message = str(caught.value)
     for offender in (
         "case a: no prediction",
@@ -102,7 +106,7 @@ def test_differing_grids_are_named_all_at_once_before_anything_is_evaluated(coho
     save(cohort / "pred" / "b.nii.gz", np.zeros((12, 4, 5), np.uint8))
     save(cohort / "pet" / "c_0001.nii.gz", np.zeros((12, 4, 4), np.float32), AFFINE * 2)
     with pytest.raises(InputError) as caught:
-        evaluate_folders(cohort / "pred", cohort / "gt", cohort / "out", cohort / "pet")
+        run(cohort / "pred", cohort / "gt", cohort / "out", cohort / "pet", figures=False)
     message = str(caught.value)
     for offender in ("case a: prediction", "shifted by (5.00", "case b: prediction", "12x4x5", "case c: PET"):
         assert offender in message
@@ -112,7 +116,7 @@ def test_differing_grids_are_named_all_at_once_before_anything_is_evaluated(coho
 def test_another_storage_order_is_the_same_grid(cohort: Path) -> None:
     flip = np.array([[-10.0, 0, 0, 110], [0, 10, 0, 0], [0, 0, 10, 0], [0, 0, 0, 1]])
     save(cohort / "pred" / "a.nii.gz", lesion((0, 3))[::-1], flip)
-    done = evaluate_folders(cohort / "pred", cohort / "gt", cohort / "out")
+    done = evaluate_pairs(pair_folders(cohort / "pred", cohort / "gt"))
     assert done[0].result is not None
     assert done[0].result.dice == 1
 
@@ -121,7 +125,7 @@ def test_bad_content_marks_the_case_and_spares_the_others(cohort: Path) -> None:
     save(cohort / "pred" / "a.nii.gz", lesion((0, 3)) * 2)
     whole = (cohort / "pred" / "b.nii.gz").read_bytes()
     (cohort / "pred" / "b.nii.gz").write_bytes(whole[: len(whole) // 2])
-    evaluate_folders(cohort / "pred", cohort / "gt", cohort / "out")
+    run(cohort / "pred", cohort / "gt", cohort / "out", figures=False)
     cases = rows(cohort / "out" / "cases.csv")
     assert "case a" in cases[0]["error"]
     assert "not binary, it contains label 2" in cases[0]["error"]
@@ -195,7 +199,8 @@ def test_foreground_rule_says_which_labels_are_lesion(tmp_path: Path, foreground
     truth[truth > 0] = foreground if isinstance(foreground, int) else 5
     save(tmp_path / "gt" / "a.nii.gz", truth)
     save(tmp_path / "pred" / "a.nii.gz", pred)
-    done = evaluate_folders(tmp_path / "pred", tmp_path / "gt", tmp_path / "out", foreground=foreground)  # type: ignore[arg-type]
+    pairs = pair_folders(tmp_path / "pred", tmp_path / "gt")
+    done = evaluate_pairs(pairs, foreground=foreground)  # type: ignore[arg-type]
     assert done[0].result is not None
     assert done[0].result.dice == pytest.approx(dice)
 
@@ -212,7 +217,7 @@ def test_the_command_tells_of_a_label_that_no_prediction_holds(tmp_path: Path) -
 
 def test_the_background_is_no_foreground(cohort: Path) -> None:
     with pytest.raises(InputError, match="foreground 0: expected a lesion label of at least 1"):
-        evaluate_folders(cohort / "pred", cohort / "gt", cohort / "out", foreground=0)
+        run(cohort / "pred", cohort / "gt", cohort / "out", foreground=0, figures=False)
 
 
 def test_manifest_gives_labels_pet_split_and_patients(cohort: Path) -> None:

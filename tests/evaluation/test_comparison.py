@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from sammed3d_ft.cli.main import app
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.evaluation import METRICS, holm
 from sammed3d_ft.evaluation.comparison import compare, read_evaluations
+from sammed3d_ft.evaluation.metrics import METRICS
+from sammed3d_ft.evaluation.paired import holm
 from sammed3d_ft.recipes import compare as recipe
 from sammed3d_ft.recipes.evaluate import run as evaluate
 from tests.support.cohort_files import lesion, save

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.evaluation import CaseResult, evaluate_case
+from sammed3d_ft.evaluation import evaluate_case
 from sammed3d_ft.evaluation.froc import ScoredLesions, average_precision, case_auroc, froc
+from sammed3d_ft.evaluation.results import CaseResult
 from tests.support.ellipsoids import painted
 
 PICAI: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "picai.json").read_text())

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sammed3d_ft.evaluation import METRICS
 from sammed3d_ft.evaluation import html_report as page_module
+from sammed3d_ft.evaluation.metrics import METRICS
 from sammed3d_ft.files import without_nan
 from sammed3d_ft.recipes.evaluate import run
 from tests.support.cohort_files import lesion, save, write_cohort

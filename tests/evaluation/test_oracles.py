@@ -13,7 +13,8 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from prompts.lesions import lesions_from_mask
-from sammed3d_ft.evaluation import CaseResult, evaluate_case
+from sammed3d_ft.evaluation import evaluate_case
+from sammed3d_ft.evaluation.results import CaseResult
 from sammed3d_ft.images.images import read_label
 from tests.support.ellipsoids import painted
 

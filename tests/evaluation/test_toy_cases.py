@@ -12,8 +12,8 @@ import pytest
 
 from prompts.lesions import lesions_from_mask
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.evaluation import CaseResult, Detection, evaluate_case
-from sammed3d_ft.evaluation.results import LESION_COLUMNS, MaskQuantities
+from sammed3d_ft.evaluation import evaluate_case
+from sammed3d_ft.evaluation.results import LESION_COLUMNS, CaseResult, Detection, MaskQuantities
 
 Box = tuple[slice | int, slice | int, slice | int]
 

@@ -10,9 +10,8 @@ import pytest
 from matplotlib.image import imread
 
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.figures import draw_mip, draw_training_curves
-from sammed3d_ft.figures.curves import curves_figure, read_curves
-from sammed3d_ft.figures.mip import mip_figure
+from sammed3d_ft.figures.curves import curves_figure, draw_training_curves, read_curves
+from sammed3d_ft.figures.mip import draw_mip, mip_figure
 
 
 def _write(path: Path, *entries: object) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from sammed3d_ft.figures import Page
-from sammed3d_ft.figures.html_page import png_of
+from sammed3d_ft.figures.html_page import Page, png_of
 from tests.support.parsed_page import parsed
 
 

@@ -9,7 +9,8 @@ import pytest
 from scipy.spatial.distance import pdist
 
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.lesions import SIZE_CLASSES, dmax_cm, lesion_table, size_class, suv_peak
+from sammed3d_ft.lesions.quantities import dmax_cm, suv_peak
+from sammed3d_ft.lesions.table import SIZE_CLASSES, lesion_table, size_class
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.losses import L1DFL, LOSSES, build_loss
+from sammed3d_ft.losses import L1DFL
+from sammed3d_ft.losses.choice import LOSSES, build_loss
 
 
 @pytest.mark.parametrize("name", LOSSES)

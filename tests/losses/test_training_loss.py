@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.losses import L1DFL, TrainingLoss, build_loss
+from sammed3d_ft.losses import L1DFL
+from sammed3d_ft.losses.choice import build_loss
+from sammed3d_ft.losses.training_loss import TrainingLoss
 
 LOGITS = torch.randn(2, 1, 6, 7, 8, generator=torch.Generator().manual_seed(0))
 TARGET = LOGITS + torch.randn(LOGITS.shape, generator=torch.Generator().manual_seed(1)) > 1

@@ -20,13 +20,14 @@ from sammed3d_ft.dataset.check import check_manifest
 from sammed3d_ft.dataset.manifest import read_manifest
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.phantom import lesions as lesion_rules
-from sammed3d_ft.phantom import make_phantom, physics, write_cohort
+from sammed3d_ft.phantom import physics
+from sammed3d_ft.phantom.cohort import write_cohort
 from sammed3d_ft.phantom.lesions import PhantomLesion, Shape, covered_share, true_extent
 from sammed3d_ft.phantom.organs import draw_patient
 from sammed3d_ft.phantom.outlines import isocontours, share_of_maximum
 from sammed3d_ft.phantom.scanners import SCANNERS
 from sammed3d_ft.phantom.shapes import Grid
-from sammed3d_ft.phantom.simulate import Phantom
+from sammed3d_ft.phantom.simulate import Phantom, make_phantom
 from sammed3d_ft.phantom.tissues import MEASURED_SUV
 
 PELVIS = {"field": "pelvis", "spacing_mm": (4.0, 4.0, 4.0)}

@@ -14,7 +14,7 @@ from sammed3d_ft.dataset.manifest import Case
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.crops import Region
 from sammed3d_ft.images.grids import Volume, from_array
-from sammed3d_ft.prompted.autopet_steps import STEPS, autopet_steps
+from sammed3d_ft.prompted.autopet_steps import autopet_steps
 from sammed3d_ft.prompted.simulated_user import read_case, simulate_case, simulate_files
 from tests.support.storage_orders import stored_as
 from tests.support.tiny_cases import write_case
@@ -139,7 +139,7 @@ def test_autopet_steps_begin_with_proposals_and_end_with_ten_pairs() -> None:
     label, pet = autopet_scan()
     model = Model(ball_clicks, WHOLE)
     masks = list(autopet_steps(model, {"PT": pet}, label, pet))
-    assert len(masks) == STEPS == 11
+    assert len(masks) == 11
     assert np.array_equal(masks[0], ball_clicks([((3, 4, 4), 1), ((17, 8, 8), 1)]))
     # Proposals in order of uptake: what is no lesion first. Its first background click takes it away altogether.
     assert model.lesions[1][0] == ((17.0, 8.0, 8.0), 1)

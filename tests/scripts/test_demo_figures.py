@@ -11,7 +11,7 @@ import pytest
 
 from sammed3d_ft.dataset.manifest import read_manifest
 from sammed3d_ft.model.build import seeded_model
-from sammed3d_ft.phantom import write_cohort
+from sammed3d_ft.phantom.cohort import write_cohort
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.preprocessing import Preprocessing
 

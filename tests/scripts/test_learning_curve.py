@@ -11,7 +11,7 @@ import pytest
 
 from sammed3d_ft.dataset.manifest import Case, read_manifest
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.phantom import write_cohort
+from sammed3d_ft.phantom.cohort import write_cohort
 
 ROOT = Path(__file__).resolve().parents[2]
 

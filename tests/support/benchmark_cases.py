@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from sammed3d_ft import benchmark
+from sammed3d_ft.benchmark import runner
 from sammed3d_ft.benchmark.segmenters import Source
 from sammed3d_ft.benchmark.trainings import Training
 from sammed3d_ft.benchmark.units import Failure
@@ -101,8 +101,8 @@ class Done:
     images: list[tuple[str, int, str]] = field(default_factory=list)
 
     def run(self, config: Path, limit: int | None = None) -> tuple[str, list[Failure]]:
-        """`benchmark.run` with the stand-ins."""
-        return benchmark.run(config, limit, train=self.train, open_trained=self.open_trained)
+        """`runner.run` with the stand-ins."""
+        return runner.run(config, limit, train=self.train, open_trained=self.open_trained)
 
     def train(self, training: Training, _: list[str]) -> str | None:
         self.trainings.append(f"{training.row} {training.fold} {training.seed}")
