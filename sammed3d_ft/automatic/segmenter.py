@@ -16,13 +16,18 @@ from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.grids import Volume
 from sammed3d_ft.model.build import usable_device
 from sammed3d_ft.model.weight_fit import describe_misfit
-from sammed3d_ft.model.weights import read_state_dict
+from sammed3d_ft.model.weights import read_metadata, read_state_dict
 
 FORMAT = "sammed3d_ft baseline 1"
 """Format name in the metadata of an export."""
 
 _OVERLAP = 0.5
 _WINDOWS_AT_ONCE = 4
+
+
+def is_automatic(path: Path) -> bool:
+    """Whether a checkpoint is the export of an automatic network, by its header alone."""
+    return read_metadata(path).get("format") == FORMAT
 
 
 class AutomaticSegmenter:
@@ -71,10 +76,7 @@ class AutomaticSegmenter:
         found = read_state_dict(path)
         told = found.metadata
         if told.get("format") != FORMAT:
-            raise InputError(
-                f"{path} is not the export of a baseline (unet, segresnet, ...); use `sammed3d-ft predict` for models "
-                "prompted by clicks, such as SAM-Med3D"
-            )
+            raise InputError(f"{path} is not the export of a baseline (unet, segresnet, ...)")
         try:
             preparation = ScanPreparation.from_json(told["preparation"])
             name, size, crop_size = told["network"], told["size"], int(told["crop_size"])

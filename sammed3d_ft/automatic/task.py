@@ -224,7 +224,7 @@ class AutomaticTask:
         write_csv(run / f"{split}_cases.csv", ["case", "lesion", "volume_ml", "dice"], rows)
 
     def export(self, folder: Path, facts: Mapping[str, Any]) -> Path:
-        """Writes ``model.safetensors``, which `segment` takes."""
+        """Writes ``model.safetensors``, which `predict` takes."""
         metadata = {
             "format": FORMAT,
             "network": self.config.network.name,

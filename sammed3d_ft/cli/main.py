@@ -20,7 +20,6 @@ from sammed3d_ft.cli import (
     predict,
     predict_cohort,
     prompts,
-    segment,
     weights,
 )
 from sammed3d_ft.cli import (
@@ -45,7 +44,7 @@ app.add_typer(prompts.app, name="prompts")
 app.add_typer(weights.app, name="weights")
 app.command("predict")(predict.predict)
 app.command("predict-cohort")(predict_cohort.predict_cohort)
-app.command("segment")(segment.segment)
+app.command("segment", hidden=True)(predict.predict)  # its name before automatic networks joined `predict`
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("benchmark")(benchmark.benchmark)

@@ -7,27 +7,21 @@ from typing import Annotated
 
 import typer
 
+from sammed3d_ft.cli.predict import Base, Checkpoint, Flips, Obey, Spacing
+
 
 def predict_cohort(
     manifest: Annotated[Path, typer.Argument(help="Manifest; its images are used, its labels are not.")],
     clicks: Annotated[Path, typer.Option(help="Folder of click files named by case id, such as case_1.json.")],
-    checkpoint: Annotated[
-        Path, typer.Option(help="Export, published SAM-Med3D checkpoint, folder of a LoRA adapter, or `mini`.")
-    ],
+    checkpoint: Checkpoint,
     out: Annotated[Path, typer.Option(help="Folder for masks/, instances/, lesions/ and figures/.")],
     split: Annotated[str | None, typer.Option(help="Only the cases of this split.")] = None,
     figures: Annotated[bool, typer.Option("--figures", help="Draw the PET's projections with the mask.")] = False,
-    base: Annotated[Path | None, typer.Option(help="The weights that a LoRA adapter was trained on.")] = None,
+    base: Base = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; left out: that of the process.")] = None,
-    flips: Annotated[
-        bool, typer.Option("--flips", help="Mean over the eight mirrorings of each crop: eight times the work.")
-    ] = False,
-    spacing_mm: Annotated[
-        float | None, typer.Option(help="Of the crops, finer for small lesions; left out: as the model was trained.")
-    ] = None,
-    obey: Annotated[
-        bool, typer.Option("--obey/--no-obey", help="Let the clicks have the last word, or leave it to the network.")
-    ] = True,
+    flips: Flips = False,
+    spacing_mm: Spacing = None,
+    obey: Obey = True,
 ) -> None:
     """Segment the clicked lesions of many scans. A case that is done is not done again; one that fails stops no other.
 

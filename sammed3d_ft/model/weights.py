@@ -106,6 +106,15 @@ def read_state_dict(path: str | Path) -> Checkpoint:
     return _read_pickle(path, zipped=start.startswith(b"PK"))
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """An export's metadata, from its header alone; empty for every other file, readable or not."""
+    try:
+        with safe_open(_file_of(Path(path)), framework="pt") as file:
+            return dict(json.loads((file.metadata() or {}).get(_HEADER_KEY, "{}")))
+    except (InputError, SafetensorError, OSError):
+        return {}
+
+
 def read_whole_model(path: str | Path) -> tuple[str, Checkpoint]:
     """Read a checkpoint that must hold a complete SAM-Med3D; returns its variant's name and the checkpoint.
 
@@ -114,7 +123,7 @@ def read_whole_model(path: str | Path) -> tuple[str, Checkpoint]:
     """
     found = read_state_dict(path)
     if found.metadata.get("format", "").startswith("sammed3d_ft baseline"):
-        raise InputError(f"{path} is a baseline network, which does not use clicks: use `sammed3d-ft segment`")
+        raise InputError(f"{path} is a baseline network, which takes no clicks: use `sammed3d-ft predict` without them")
     # If no variant is recognised, the file is compared with the published one.
     variant = VARIANTS[recognise_variant(found.state) or "vit_b_ori"]
     patch = found.state.get(PATCH_WEIGHT)

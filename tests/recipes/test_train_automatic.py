@@ -29,7 +29,7 @@ from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import save_safetensors
 from sammed3d_ft.prompted.config import PromptedConfig
 from sammed3d_ft.provenance import state_hash
-from sammed3d_ft.recipes import segment
+from sammed3d_ft.recipes import predict
 from sammed3d_ft.recipes import train as recipe
 from sammed3d_ft.recipes.train import load_config
 from sammed3d_ft.training.failures import explain_failure
@@ -172,7 +172,14 @@ def test_pet_and_ct_train_together_and_are_segmented_by_command(tmp_path: Path) 
 
     out, table, probability = (tmp_path / "out" / name for name in ("mask.nii.gz", "lesions.csv", "p.nii"))
     image, ct = cases[1].images["PT"], cases[1].images["CT"]
-    record = segment.run(image, run / "export" / "model.safetensors", out, ct, probability, table, "cpu")
+    record = predict.run(
+        image,
+        None,
+        run / "export" / "model.safetensors",
+        predict.Outputs(out, probability=probability, table=table),
+        ct=ct,
+        device="cpu",
+    )
     segmenter = AutomaticSegmenter.from_pretrained(run / "export", "cpu")
     logits = segmenter.segment({"PT": read_image(image), "CT": read_image(ct)})
     assert np.array_equal(read_label(out).array, logits > 0)
@@ -181,15 +188,15 @@ def test_pet_and_ct_train_together_and_are_segmented_by_command(tmp_path: Path) 
         volumes = [float(row["volume_ml"]) for row in csv.DictReader(file)]
     assert sum(volumes) == pytest.approx((logits > 0).sum() * 0.216)
     assert len(volumes) == len(record["lesions"])
-    assert json.loads((tmp_path / "out" / "mask.segment.json").read_text()) == record
+    assert json.loads((tmp_path / "out" / "mask.predict.json").read_text()) == record
     for wrong, says in (
-        ({"ct": None}, "takes PT and CT; give the CT as well"),
+        ({"ct": None}, "no CT image, but the model needs PT and CT"),
         ({"out": tmp_path / "mask.png"}, "images are written as "),
         ({"out": image}, "would overwrite an input"),
     ):
-        given = {"image": image, "checkpoint": run / "export", "out": out, "ct": ct} | wrong
+        given = {"image": image, "clicks": None, "checkpoint": run / "export", "ct": ct} | wrong
         with pytest.raises(InputError, match=says):
-            segment.run(**given)  # type: ignore[arg-type]
+            predict.run(outputs=predict.Outputs(given.pop("out", out)), **given)  # type: ignore[arg-type]
 
 
 def test_lesions_are_matched_one_to_one() -> None:

@@ -1,4 +1,4 @@
-"""`sammed3d-ft segment`: a scan, an export, a mask."""
+"""`sammed3d-ft predict` with the export of an automatic network, and `segment`, its former name for that."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from sammed3d_ft.prompted.predictor import Predictor
 from tests.support.tiny_cases import write_case
 
 
-def test_a_scan_is_segmented_and_what_is_no_baseline_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["predict", "segment"])
+def test_a_scan_is_segmented_without_clicks(command: str, tmp_path: Path) -> None:
     case = write_case(tmp_path, "case", [((12.0, 12.0, 11.0), 19.0)])
     torch.manual_seed(0)
     network = build_network("segresnet", "laptop", 1, 32)
     metadata = {"format": FORMAT, "network": "segresnet", "size": "laptop", "crop_size": "32"}
     metadata["preparation"] = ScanPreparation(("PT",), 6.0).to_json()
     save_safetensors(tmp_path / "model.safetensors", network.state_dict(), metadata)
-    words = ["segment", "--image", str(case.images["PT"]), "--out", str(tmp_path / "mask.nii.gz"), "--device", "cpu"]
+    words = [command, "--image", str(case.images["PT"]), "--out", str(tmp_path / "mask.nii.gz"), "--device", "cpu"]
     done = CliRunner().invoke(app, [*words, "--checkpoint", str(tmp_path / "model.safetensors")])
     assert done.exit_code == 0, done.output
     assert " lesions, " in done.output
@@ -43,13 +44,14 @@ def test_a_scan_is_segmented_and_what_is_no_baseline_is_refused(tmp_path: Path) 
         "suv_max,suv_mean,suv_peak,suv_peak_flagged,tla\n"
     )
 
-    refused = CliRunner().invoke(app, [*words, "--checkpoint", "mini"])
-    assert isinstance(refused.exception, InputError)
-    assert "sammed3d-ft predict" in str(refused.exception)
+    for useless in (["--flips"], ["--no-obey"], ["--clicks", "c.json"], ["--spacing-mm", "1"]):
+        refused = CliRunner().invoke(app, [*words, *more, *useless])
+        assert isinstance(refused.exception, InputError)
+        assert str(refused.exception).endswith(f"takes no clicks: omit {useless[0]}")
 
 
 def test_predict_says_that_a_baseline_takes_no_clicks(tmp_path: Path) -> None:
     network = build_network("segresnet", "laptop", 1, 32)
     save_safetensors(tmp_path / "model.safetensors", network.state_dict(), {"format": FORMAT})
-    with pytest.raises(InputError, match="is a baseline network, which does not use clicks: use `sammed3d-ft segment`"):
+    with pytest.raises(InputError, match="is a baseline network, which takes no clicks: use `sammed3d-ft predict`"):
         Predictor.from_pretrained(tmp_path / "model.safetensors", "cpu")
