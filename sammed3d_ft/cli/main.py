@@ -23,6 +23,7 @@ from sammed3d_ft.cli import (
     predict_cohort,
     prompts,
     segment,
+    view,
     weights,
 )
 
@@ -44,6 +45,7 @@ app.add_typer(weights.app, name="weights")
 app.command("predict")(predict.predict)
 app.command("predict-cohort")(predict_cohort.predict_cohort)
 app.command("segment")(segment.segment)
+app.command("view")(view.view)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("benchmark")(benchmark.benchmark)
