@@ -198,13 +198,13 @@ export function ring(pen, x, y, now) {
   pen.setLineDash([]);
 }
 
-export function text(pen, what, x, y, align, bold) {
+export function text(pen, what, x, y, align, bold, onWhite = false) {
   pen.font = `${bold ? 600 : 400} 12px system-ui, "DejaVu Sans", sans-serif`;
   pen.textAlign = align;
   pen.textBaseline = "middle";
   pen.lineWidth = 3;
-  pen.strokeStyle = "#000c";
+  pen.strokeStyle = onWhite ? "#fffc" : "#000c";
   pen.strokeText(what, x, y);
-  pen.fillStyle = "#ffd591";
+  pen.fillStyle = onWhite ? "#5c3a00" : "#ffd591";
   pen.fillText(what, x, y);
 }

@@ -112,9 +112,9 @@ export class Projection {
     pen.lineWidth = 1.5;
     pen.strokeStyle = "#1c8fe0";
     pen.stroke();
-    text(pen, `Projection ${(this.angle * 360) / ANGLES}°`, 8, 14, "left", false);
+    text(pen, `Projection ${(this.angle * 360) / ANGLES}°`, 8, 14, "left", false, view.modality !== "CT");
     const sides = { 0: "RL", 6: "AP", 12: "LR", 18: "PA" }[this.angle];
-    if (sides) text(pen, sides[0], 10, h / 2, "left", true), text(pen, sides[1], w - 10, h / 2, "right", true);
+    if (sides) text(pen, sides[0], 10, h / 2, "left", true, view.modality !== "CT"), text(pen, sides[1], w - 10, h / 2, "right", true, view.modality !== "CT");
   }
 
   drawMasks(pen) {
