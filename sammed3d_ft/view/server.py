@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -282,7 +283,8 @@ class RunningServer:
         self.failure = ""
         self.token = secrets.token_hex(32)
         self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._socket.getsockname()[1])
+        self.address: tuple[str, int] = self._socket.getsockname()
+        self.port = self.address[1]
         self.viewer = make(self._fail)
 
         import uvicorn  # while the scan is being read
@@ -343,7 +345,8 @@ def serve(
             )
             if browser:
                 _open_browser(server.link)
-            server.run()
+            with contextlib.suppress(KeyboardInterrupt):  # the usual way to end
+                server.run()
     except RunHeldError as error:
         raise InputError(f"{lock}: another viewer has this folder open; close it first ({error})") from None
     if server.failure:

@@ -130,11 +130,10 @@ class Session:
                 self._bring_up_to_date()
         except InputError as error:
             self.error = str(error)
-            if self.scan is None:
-                self.phase = "failed"
+            self.phase = "failed" if self.phase == "reading" else self.phase
         except Exception:
             self.error = "a fault of the program; its terminal says more"
-            self.phase = "failed" if self.scan is None else self.phase
+            self.phase = "failed" if self.phase == "reading" else self.phase
             raise
         finally:
             self.busy = ""
@@ -171,7 +170,7 @@ class Session:
         self._state = _State(clicks)
         self._history = [_State(clicks[:n]) for n in range(len(clicks))]
         if not again:
-            self._keep_clicks()
+            self._keep_clicks(self._state)
             write_whole(folder / _OPENED, '{"version": 1}\n')
         self._saved = self._state if self.case.saved else None
 
@@ -269,8 +268,8 @@ class Session:
                 self._history.pop()
             if not self._history:
                 raise InputError("nothing to undo")
-            self._state = self._history.pop()
-            self._keep()
+            self._keep(self._history[-1])
+            self._history.pop()
         return self._update()
 
     def reset(self, lesion: int) -> dict[str, Any]:
@@ -344,7 +343,11 @@ class Session:
                 self._saved = state
             finally:
                 self.busy = ""
-        written = [*record["outputs"].values(), str(outputs.record), *(str(files[kind]) for kind in own if kind in files)]
+        written = [
+            *record["outputs"].values(),
+            str(outputs.record),
+            *(str(files[kind]) for kind in own if kind in files),
+        ]
         return {"folder": str(folder), "files": sorted({name.rsplit("/", 1)[-1] for name in written})}
 
     # What the page is told
@@ -411,36 +414,32 @@ class Session:
 
     def _change(self, state: _State) -> None:
         before = self._state
-        self._state = state
-        try:
-            self._keep()
-        except InputError:
-            self._state = before
-            raise
+        self._keep(state)
         self._history.append(before)
 
     def _withdraw(self, click: Click) -> None:
         """Takes a click back that was refused, with what `undo` would find of it."""
         with self._clicking:
             kept = tuple(one for one in self._state.clicks if one is not click)
-            self._state = replace(self._state, clicks=kept)
+            self._keep(replace(self._state, clicks=kept))
             if self._history and self._history[-1] == self._state:
                 self._history.pop()
-            self._keep()
 
-    def _keep(self) -> None:
-        if self._state.removed not in self._starts:
-            self._starts[self._state.removed] = self._without(self._state.removed)
-        if self._starts[self._state.removed] is not self._kept_start:
-            self._write_start(self._start_now())
-        self._keep_clicks()
+    def _keep(self, state: _State) -> None:
+        """Makes this the state, on disk first: what the page has seen is not lost."""
+        if state.removed not in self._starts:
+            self._starts[state.removed] = self._without(state.removed)
+        if self._starts[state.removed] is not self._kept_start:
+            self._write_start(self._starts[state.removed])
+        self._keep_clicks(state)
+        self._state = state
 
-    def _keep_clicks(self) -> None:
+    def _keep_clicks(self, state: _State) -> None:
         path = self.case.folder / cases.CLICKS
-        if self._state.clicks:
+        if state.clicks:
             source = self.scan.volume.source if self.scan else None
             assert source is not None
-            write_clicks(path, self._state.clicks, affine=source.affine, shape=source.shape)
+            write_clicks(path, state.clicks, affine=source.affine, shape=source.shape)
         else:
             path.unlink(missing_ok=True)
 
