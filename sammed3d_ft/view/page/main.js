@@ -33,6 +33,7 @@ function draw(...parts) {
   drawing = true;
   requestAnimationFrame(() => {
     drawing = false;
+    const began = performance.now();
     const { image, overlay, projection: rays } = stale;
     stale = {};
     for (const plane of planes) {
@@ -40,7 +41,7 @@ function draw(...parts) {
       if (overlay || image) plane.drawOverlay();
     }
     if (rays) projection.draw();
-    document.body.dataset.drawn = String(+(document.body.dataset.drawn ?? 0) + 1); // for measurements
+    document.body.dataset.drawMs = String(performance.now() - began); // for measurements
   });
 }
 const moved = () => draw("image", "overlay", "projection");

@@ -1,0 +1,107 @@
+"""Take the screenshots of the viewer that the documentation shows, with the shipped model on a phantom.
+
+sammed3d-ft phantom --out phantoms --cases 1 --val 0 --test 0 --seed 5
+python scripts/viewer_figures.py phantoms pictures
+
+Writes viewer_{empty,fused,projection,help,error,narrow}.png; small, because their colours are reduced to a palette.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from sammed3d_ft.recipes.predict import load_model
+from sammed3d_ft.view.cases import single_case
+from sammed3d_ft.view.server import RunningServer, Viewer
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+LESIONS_VOX = [(91, 46, 110), (81, 43, 110), (75, 53, 83)]  # of the phantom above
+
+
+def opened(page: Page, case, act: Callable[[Page, RunningServer], None]) -> None:
+    """Serves a case, opens it, and lets something be done."""
+    server = RunningServer(lambda failed: Viewer([case], lambda: load_model(Path("mini")), None, failed))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    page.goto(server.link)
+    act(page, server)
+    page.goto("about:blank")
+    server.stop()
+    thread.join()
+
+
+def shoot(page: Page, path: Path) -> None:
+    page.wait_for_timeout(400)
+    page.screenshot(path=path)
+    Image.open(path).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size / 1000:.0f} KB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("phantoms", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--browser", default="/usr/bin/chromium")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    pet = sorted((options.phantoms / "imagesTr").glob("*_0001.nii.gz"))[0]
+    ct = pet.with_name(pet.name.replace("_0001.nii", "_0000.nii"))
+
+    def tour(page: Page, server: RunningServer) -> None:
+        page.wait_for_selector("#layers button[data-layer=fused][aria-checked=true]", timeout=60_000)
+        page.keyboard.press("v")
+        shoot(page, options.out / "viewer_empty.png")
+        page.keyboard.press("v")
+        page.keyboard.press("v")
+        session = server.viewer.session
+        for number, voxel in enumerate(LESIONS_VOX, start=1):
+            session.click(voxel, 1, number, False)
+        page.locator("#lesions tbody tr").nth(2).wait_for(timeout=60_000)
+        page.locator("#lesions tfoot td", has_text="3 in total").wait_for()
+        page.wait_for_timeout(2500)
+        page.locator("#lesions tbody tr").nth(0).click()
+        for _ in range(4):
+            page.keyboard.press("+")
+        shoot(page, options.out / "viewer_fused.png")
+        page.keyboard.press("0")
+        page.keyboard.press("v")
+        page.keyboard.press("g")
+        page.wait_for_selector("#proposals li.now")
+        for _ in range(3):
+            page.locator("#projection").press("ArrowLeft")
+        page.locator("#axial").focus()
+        shoot(page, options.out / "viewer_projection.png")
+        page.keyboard.press("?")
+        shoot(page, options.out / "viewer_help.png")
+        page.keyboard.press("Escape")
+        page.set_viewport_size({"width": 760, "height": 1000})
+        page.keyboard.press("v")
+        page.keyboard.press("v")
+        shoot(page, options.out / "viewer_narrow.png")
+        page.set_viewport_size({"width": 1280, "height": 800})
+
+    def error(page: Page, server: RunningServer) -> None:
+        page.wait_for_selector("#failure:not([hidden])")
+        shoot(page, options.out / "viewer_error.png")
+
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=options.browser, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.on("dialog", lambda dialog: dialog.accept())
+        opened(page, single_case(pet, Path(name) / "work", ct), tour)
+        cut = Path(name) / "pet_cut_short.nii.gz"
+        cut.write_bytes(pet.read_bytes()[:200_000])
+        opened(page, single_case(cut, Path(name) / "cut"), error)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
