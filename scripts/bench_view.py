@@ -2,9 +2,9 @@
 
 python scripts/bench_view.py [--browser /usr/bin/chromium]
 
-A PET of 200 x 200 x 400 and a CT of 512 x 512 x 326 voxels are made in a temporary folder, stored as .nii.gz. The start is
-that of the command as a process, to the first drawn image; the rest is measured with the server in this process, so
-that the predictor's own time is known. No GPU is used.
+A PET of 200 x 200 x 400 and a CT of 512 x 512 x 326 voxels are made in a temporary folder, stored as .nii.gz. The
+start is that of the command as a process, to the first drawn image; the rest is measured with the server in this
+process, so that the predictor's own time is known. No GPU is used.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 FLAGS += ["--disable-component-update", "--disable-sync"]
 HOT_VOX = [(100, 100, 200), (60, 110, 150), (140, 90, 250)]
 AFTER_CHANGE = """async () => {
-  const started = await new Promise(done => addEventListener('pointerup', () => done(performance.now()), { once: true }));
+  const started = await new Promise(done =>
+    addEventListener('pointerup', () => done(performance.now()), { once: true }));
   while (!(Number(document.body.dataset.changed) > started)) await new Promise(done => requestAnimationFrame(done));
   await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
   return performance.now() - started;
@@ -159,7 +160,8 @@ def main() -> None:
             page.keyboard.press(",")
         found = clicks_ms(page, predictor)
         print(
-            f"click to drawn mask beyond the predictor: median {statistics.median(found):.0f} ms, largest {max(found):.0f} ms"
+            f"click to drawn mask beyond the predictor: median {statistics.median(found):.0f} ms, "
+            f"largest {max(found):.0f} ms"
         )
         print(f"memory of the page: {page_megabytes():.0f} MB")
         server.stop()

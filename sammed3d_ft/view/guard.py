@@ -71,8 +71,8 @@ class Guard:
             await send(message)
 
         try:
+            body = await _small_body(receive)  # first: an answer before it may be lost with the connection
             self._check(scope)
-            body = await _small_body(scope, receive)
             await self._app(scope, _replay(body, receive), guarded)
         except Refused as refused:
             if not started:
@@ -104,7 +104,7 @@ class Guard:
             raise Refused(403, "wrong or missing token; open the link that the viewer printed")
 
 
-async def _small_body(scope: Scope, receive: Receive) -> bytes:
+async def _small_body(receive: Receive) -> bytes:
     """The body of a request, refused when it is large, without reading it all, or slow."""
     body = b""
     try:

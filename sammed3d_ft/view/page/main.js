@@ -10,7 +10,7 @@ import { fail, offer, offering, question, showHelp, withdrawOffer } from "./dial
 const $ = (id) => document.getElementById(id);
 const PET_WINDOWS = [5, 7, 10, 15, 20];
 const CT_WINDOWS = [["soft tissue", -160, 240], ["lung", -1350, 150], ["bone", -500, 1300]];
-const FAR_MM = 25; // from the lesion's mask: such a click is rather another lesion
+const FAR_MM = 15; // from the lesion's mask: such a click is rather another lesion
 const DRAG_PIXELS = 4; // less than that is a click
 
 const view = {
@@ -124,8 +124,8 @@ async function open() {
   if (state.phase === "failed") {
     working("");
     return fail("The scan cannot be opened", state.error, cases.length
-      ? "The other cases can be opened: reload the page after choosing another manifest entry."
-      : "Mend the input and start the viewer again. Nothing was written.");
+      ? "Choose another case above, or mend the input and start the viewer again."
+      : "Mend the input and start the viewer again.");
   }
   folder = state.folder;
   view.modality = state.modality;
@@ -539,6 +539,7 @@ async function turnTo(number) {
     return;
   }
   watching++;
+  $("failure").hidden = true;
   try {
     await post("/case", { case: number });
     revision = 0;

@@ -76,6 +76,6 @@ export function drawHint(view) {
   else if (view.tool === "look") hint.append("A click ", bold("moves the crosshair"), " only.");
   else if (view.tool === "0" && known) hint.append("A click marks ", bold("background"), ` of lesion ${view.active}.`);
   else if (view.tool === "0") hint.append("Background corrects a lesion: choose one first.");
-  else if (known) hint.append("A click adds to ", bold(`lesion ${view.active}`), "; New lesion (E) starts the next.");
+  else if (known) hint.append("A click adds to ", bold(`lesion ${view.active}`), "; E starts the next.");
   else hint.append("Click on a lesion: it will be ", bold(`lesion ${view.active}`), ".");
 }
