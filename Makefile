@@ -28,6 +28,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 lint: venv
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 

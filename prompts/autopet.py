@@ -50,9 +50,7 @@ def autopet_clicks(mask: np.ndarray, pet: np.ndarray | None, *, seed: int = 42) 
     if pet is None:
         raise InputError("the autopet protocol places background clicks by PET uptake: provide the PET")
     if pet.shape != mask.shape:
-        raise InputError(
-            f"the PET has shape {pet.shape} and the mask {mask.shape}; they must be on the same grid"
-        )
+        raise InputError(f"the PET has shape {pet.shape} and the mask {mask.shape}; they must be on the same grid")
     if not 0 <= seed < 1 << 32:
         raise InputError(f"the seed of the autopet protocol must be 0 to 4294967295, got {seed}")
     # The legacy generator, because the published clicks were drawn with it.
@@ -71,9 +69,7 @@ def autopet_clicks(mask: np.ndarray, pet: np.ndarray | None, *, seed: int = 42) 
     )
 
 
-def _clicks_in_components(
-    region: np.ndarray, random: np.random.RandomState, *, surface: bool
-) -> list[np.ndarray]:
+def _clicks_in_components(region: np.ndarray, random: np.random.RandomState, *, surface: bool) -> list[np.ndarray]:
     if not region.any():
         return []
     # Column-major, as nibabel reads files: component numbers, and therefore the draw, depend on it.

@@ -60,9 +60,7 @@ def as_pet(pet: torch.Tensor | None, masks: torch.Tensor, strategy: str) -> torc
     if pet.ndim == 5 and pet.shape[1] == 1:
         pet = pet[:, 0]
     if pet.shape != masks.shape:
-        raise ValueError(
-            f"the PET has shape {tuple(pet.shape)} and the masks {tuple(masks.shape)}; they must be equal"
-        )
+        raise ValueError(f"the PET has shape {tuple(pet.shape)} and the masks {tuple(masks.shape)}; they must be equal")
     return pet.to(masks.device) if pet.is_floating_point() else pet.to(masks.device).float()
 
 

@@ -20,7 +20,10 @@ voxels without lesions: on writing, positions are rounded to the nearest voxel a
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -30,9 +33,7 @@ import numpy as np
 from prompts import slicer_files
 from prompts.clicks import Click, check_inside, clicks_to_vox, to_world_mm
 from prompts.errors import InputError
-from prompts.named_image import NamedImage
 from prompts.parsing import Point, label_of_name, mapping, points_of, read_label, read_lesion, read_position
-from prompts.whole_files import write_whole
 
 FORMS = ("world-ras", "world-lps", "voxel", "autopet", "grand-challenge", "slicer-json", "slicer-fcsv")
 VOXEL_FORMS = ("voxel", "autopet", "grand-challenge")
@@ -145,7 +146,21 @@ def write_clicks(
         text = _dumps(_format_voxels(form, clicks, clicks_to_vox(clicks, affine), made_on))
     else:
         text = _dumps(_format_world(clicks, form.removeprefix("world-").upper(), made_on))
-    write_whole(path, text)
+    _write(path, text)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write atomically: a killed process leaves the old file, or none."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.incomplete")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(text.encode())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _form_by_name(path: Path) -> str:
@@ -176,9 +191,7 @@ def _parse(path: Path, text: str) -> tuple[str, list[Point], NamedImage | None]:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}"
-        ) from None
+        raise InputError(f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
     except (ValueError, RecursionError) as error:  # too many digits or nested brackets
         raise InputError(f"{path}: malformed JSON: {error}") from None
     if isinstance(content, dict):
@@ -196,9 +209,7 @@ def _parse(path: Path, text: str) -> tuple[str, list[Point], NamedImage | None]:
 
 def _parse_ours(path: Path, content: dict[str, Any]) -> tuple[str, list[Point]]:
     if content.get("version") != _VERSION:
-        raise InputError(
-            f"{path}: version is {content.get('version')!r}; this program reads version {_VERSION}"
-        )
+        raise InputError(f"{path}: version is {content.get('version')!r}; this program reads version {_VERSION}")
     frame = content["coordinate_system"]
     if frame == "world":
         frame = content.get("orientation")
@@ -254,8 +265,7 @@ def _format_world(clicks: Sequence[Click], orientation: str, made_on: NamedImage
         "units": "mm",
         **_image(made_on),
         "points": [
-            _entry(click, [sign * c for c in click.position_mm[:2]] + [click.position_mm[2]])
-            for click in clicks
+            _entry(click, [sign * c for c in click.position_mm[:2]] + [click.position_mm[2]]) for click in clicks
         ],
     }
 
@@ -301,3 +311,63 @@ def _dumps(content: dict[str, Any]) -> str:
             value_text = json.dumps(value)
         parts.append(f"  {json.dumps(key)}: {value_text}")
     return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+# Two grids are the same if all corner voxels agree within this fraction of a voxel.
+_TOLERANCE_VOX = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class NamedImage:
+    """Shape (X, Y, Z) and affine (4, 4), voxel index to RAS mm, of an image file as stored."""
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"shape": [X, Y, Z], "affine": [[...], ...]}`, unrounded."""
+        return {"shape": list(self.shape), "affine": self.affine.tolist()}
+
+    @classmethod
+    def of(cls, shape: Sequence[int], affine: np.ndarray) -> NamedImage:
+        """Create from the shape and affine of an image."""
+        x, y, z = (int(n) for n in shape)
+        return cls((x, y, z), np.asarray(affine, np.float64))
+
+    @classmethod
+    def from_json(cls, path: Path, content: Any) -> NamedImage:
+        """Read what `to_json` wrote; raises InputError naming the click file if the content is invalid."""
+        try:
+            shape, affine = content["shape"], np.array(content["affine"], np.float64)
+            whole = len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)
+            valid = whole and affine.shape == (4, 4) and np.isfinite(affine).all()
+            if valid and abs(np.linalg.det(affine[:3, :3])) > 0 and (affine[3] == (0, 0, 0, 1)).all():
+                return cls.of(shape, affine)
+        except (KeyError, TypeError, ValueError):
+            pass
+        raise InputError(
+            f'{path}: "image" is {content!s:.60}; it must give the shape of the image (3 whole numbers) and its '
+            "affine (4 rows of 4 numbers, voxel to RAS mm)"
+        )
+
+    def difference(self, other: NamedImage) -> str | None:
+        """Describe in one phrase how another image's grid differs; None if it is the same, in any axis order."""
+        step_vox = np.linalg.solve(other.affine[:3, :3], self.affine[:3, :3])
+        axes = np.abs(step_vox).argmax(axis=0)  # for each axis of this image, the matching axis of the other
+        if tuple(np.array(other.shape)[axes]) != self.shape or len(set(axes)) < 3:
+            turned = "" if self.shape != other.shape else " with different axis directions"
+            return f"{_by(self.shape)} voxels against {_by(other.shape)}{turned}"
+        last = np.array(other.shape) - 1
+        corners_vox = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"), float).reshape(3, 8).T
+        offset_vox = np.linalg.solve(other.affine[:3, :3], self.affine[:3, 3] - other.affine[:3, 3])
+        found_vox = corners_vox @ step_vox.T + offset_vox
+        away_vox = np.abs(found_vox - np.where(found_vox > last / 2, last, 0)).max()
+        if away_vox <= _TOLERANCE_VOX:
+            return None
+        place = ", ".join(f"{c:.1f}" for c in self.affine[:3, 3])
+        other_place = ", ".join(f"{c:.1f}" for c in other.affine[:3, 3])
+        return f"first voxel at RAS ({place}) against ({other_place}) mm, corners up to {away_vox:.2f} voxels apart"
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

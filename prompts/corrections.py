@@ -18,8 +18,7 @@ from prompts.batch import (
 )
 from prompts.depth import deepest_point
 from prompts.lesions import lesions_from_mask
-from prompts.randomness import Key, uniforms
-from prompts.selection import random_voxel
+from prompts.randomness import Key, random_voxel, uniforms
 
 CORRECTION_STRATEGIES = ("error_random", "error_deepest", "error_largest", "error_mixed")
 
@@ -67,9 +66,7 @@ def next_click(
         raise ValueError(f"pred must be a mask, got {pred.dtype}: pass logits > 0 or probabilities > 0.5")
     truth, predicted = as_masks(target), as_masks(pred)
     if truth.shape != predicted.shape:
-        raise ValueError(
-            f"pred has shape {tuple(pred.shape)} and target {tuple(target.shape)}; they must be equal"
-        )
+        raise ValueError(f"pred has shape {tuple(pred.shape)} and target {tuple(target.shape)}; they must be equal")
     if strategy == "error_mixed":
         deepest = torch.tensor([uniforms((*key, "mixed"), 1)[0] < 0.5 for key in keys], device=truth.device)
         # Samples that get the random click are emptied, so that no distance transform is computed for them.

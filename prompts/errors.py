@@ -1,4 +1,4 @@
-"""The exception for invalid user input."""
+"""The exception for invalid user input; `sammed3d_ft.errors` exports it for everything else."""
 
 
 class InputError(ValueError):

@@ -18,8 +18,7 @@ from prompts.batch import (
     spacing_per_sample,
 )
 from prompts.depth import deepest_point
-from prompts.randomness import Key
-from prompts.selection import first_voxel, random_voxel
+from prompts.randomness import Key, first_voxel, random_voxel
 
 FIRST_STRATEGIES = ("deepest", "uniform", "suvmax", "boundary", "jittered")
 
@@ -96,17 +95,11 @@ def _interior(masks: torch.Tensor) -> torch.Tensor:
     return interior
 
 
-def _within(
-    shape: torch.Size, centre: torch.Tensor, spacings_mm: np.ndarray, radius_mm: float
-) -> torch.Tensor:
+def _within(shape: torch.Size, centre: torch.Tensor, spacings_mm: np.ndarray, radius_mm: float) -> torch.Tensor:
     """The voxels, in (B, X, Y, Z), within a radius of each sample's (B, 3) centre voxel."""
     spacing = torch.from_numpy(spacings_mm.astype(np.float32)).to(centre.device)
     x, y, z = (
-        (
-            (torch.arange(shape[axis + 1], device=centre.device) - centre[:, axis, None])
-            * spacing[:, axis, None]
-        )
-        ** 2
+        ((torch.arange(shape[axis + 1], device=centre.device) - centre[:, axis, None]) * spacing[:, axis, None]) ** 2
         for axis in range(3)
     )
     return x[:, :, None, None] + y[:, None, :, None] + z[:, None, None, :] <= radius_mm**2

@@ -35,9 +35,7 @@ def lesions_from_mask(mask: np.ndarray, connectivity: int = 18) -> tuple[np.ndar
     if not np.issubdtype(mask.dtype, np.integer) and mask.dtype != bool:
         whole = mask.astype(np.int64)
         if not np.array_equal(whole, mask):
-            raise InputError(
-                f"a lesion mask must hold whole numbers, got fractions ({mask.dtype}); threshold it first"
-            )
+            raise InputError(f"a lesion mask must hold whole numbers, got fractions ({mask.dtype}); threshold it first")
         mask = whole
     lesions = np.zeros(mask.shape, np.int32)
     occupied = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]

@@ -18,8 +18,7 @@ from prompts.batch import (
     require_strategy,
     spacing_per_sample,
 )
-from prompts.randomness import Key
-from prompts.selection import random_voxel
+from prompts.randomness import Key, random_voxel
 
 NEGATIVE_STRATEGIES = ("near_miss", "hot_background")
 

@@ -58,16 +58,12 @@ def _is_finite_number(value: Any) -> bool:
 def read_label(path: Path, number: int | str, value: Any) -> int:
     """Check that a label is 1 or 0, and return it."""
     if isinstance(value, bool) or value not in (0, 1):
-        raise InputError(
-            f"{path}: point {number} has label {value!r:.60}; it must be 1 (foreground) or 0 (background)"
-        )
+        raise InputError(f"{path}: point {number} has label {value!r:.60}; it must be 1 (foreground) or 0 (background)")
     return int(value)
 
 
 def read_lesion(path: Path, number: int | str, value: Any) -> int | str | None:
     """Check that a lesion ID is a whole number, text or None, and return it."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | str)):
-        raise InputError(
-            f"{path}: point {number} has lesion {value!r:.60}; it must be a whole number or text"
-        )
+        raise InputError(f"{path}: point {number} has lesion {value!r:.60}; it must be a whole number or text")
     return value

@@ -71,18 +71,14 @@ def clicks_from_mask(
     require_strategy(negative_strategy, NEGATIVE_STRATEGIES)
     mask = np.asarray(mask)
     if pet is not None and pet.shape != mask.shape:
-        raise InputError(
-            f"the PET has shape {pet.shape} and the mask {mask.shape}; they must be on the same grid"
-        )
+        raise InputError(f"the PET has shape {pet.shape} and the mask {mask.shape}; they must be on the same grid")
     if strategy == "autopet":
         if connectivity not in (None, 26) or clicks_per_lesion != 1 or negatives:
             raise InputError(
                 "the autopet protocol fixes the connectivity (26) and the clicks (10 + 10): leave these options unset"
             )
         if len(key) != 1 or not isinstance(key[0], int):
-            raise InputError(
-                f"the autopet protocol needs one whole number as its seed, got the key {tuple(key)}"
-            )
+            raise InputError(f"the autopet protocol needs one whole number as its seed, got the key {tuple(key)}")
         return autopet_clicks(mask, pet, seed=key[0])
     if clicks_per_lesion < 1 or negatives < 0:
         raise InputError(

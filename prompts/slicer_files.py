@@ -126,12 +126,8 @@ def parse_fcsv(path: Path, text: str) -> tuple[str, list[Point]]:
             fields = dict(zip(columns, next(csv.reader([line])), strict=False))
             position = [float(fields[axis]) for axis in "xyz"]
         except (KeyError, ValueError, csv.Error):
-            raise InputError(
-                f"{path}: point {number} is {line!r:.60}; it must give x, y and z as numbers"
-            ) from None
-        points.append(
-            _point(read_position(path, number, position), fields.get("label", ""), fields.get("desc", ""))
-        )
+            raise InputError(f"{path}: point {number} is {line!r:.60}; it must give x, y and z as numbers") from None
+        points.append(_point(read_position(path, number, position), fields.get("label", ""), fields.get("desc", "")))
     if stated not in _FCSV_FRAMES:
         got = "is missing" if stated is None else f"is {stated!r}"
         raise InputError(
@@ -149,9 +145,7 @@ def format_fcsv(clicks: Sequence[Click]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     for number, click in enumerate(clicks, start=1):
         position = [repr(c) for c in _lps(click)]
-        writer.writerow(
-            [number, *position, 0, 0, 0, 1, 1, 1, 0, _name(click, number), _description(click), ""]
-        )
+        writer.writerow([number, *position, 0, 0, 0, 1, 1, 1, 0, _name(click, number), _description(click), ""])
     return buffer.getvalue()
 
 

@@ -8,7 +8,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {"build_model": "model.build", "load_weights": "model.weights", "VARIANTS": "model.variants"}
-_PACKAGES = ("data", "evaluation", "figures", "inference", "lesions", "losses", "model", "recipes", "training")
+_PACKAGES = (
+    *("automatic", "benchmark", "comparators", "dataset", "dicom", "evaluation", "figures", "images", "inference"),
+    *("lesions", "losses", "model", "phantom", "prompted", "recipes", "training"),
+)
 __all__ = [*sorted(_NAMES), *_PACKAGES, "__version__"]
 
 

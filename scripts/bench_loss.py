@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sammed3d_ft.losses import build_loss
 
-PLAIN = Path(__file__).resolve().parents[1] / "tests" / "losses" / "plain_l1dfl.py"
+PLAIN = Path(__file__).resolve().parents[1] / "tests" / "support" / "plain_l1dfl.py"
 
 
 def lesion_case(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -45,9 +45,7 @@ def seconds(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Te
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=128, help="voxels per axis")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--repeats", type=int, default=15, help="timed rounds, each loss once per round")
@@ -70,16 +68,12 @@ def main() -> None:
                 times[name].append(took)
 
     base = times["MONAI DiceFocalLoss"]
-    table = Table(
-        title=f"forward + backward, one logit, {args.size}^3, {args.device}, {args.threads} thread(s)"
-    )
+    table = Table(title=f"forward + backward, one logit, {args.size}^3, {args.device}, {args.threads} thread(s)")
     for column in ("loss", "median ms", "fastest ms", "median ratio to MONAI"):
         table.add_column(column, justify="left" if column == "loss" else "right")
     for name, values in times.items():
         ratio = statistics.median(value / other for value, other in zip(values, base, strict=True))
-        table.add_row(
-            name, f"{1e3 * statistics.median(values):.1f}", f"{1e3 * min(values):.1f}", f"{ratio:.2f}"
-        )
+        table.add_row(name, f"{1e3 * statistics.median(values):.1f}", f"{1e3 * min(values):.1f}", f"{ratio:.2f}")
     console = Console(width=110)
     console.print(table)
     device = torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.machine()

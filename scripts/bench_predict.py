@@ -25,13 +25,13 @@ from rich.console import Console
 from rich.table import Table
 
 from prompts import clicks_from_mask, write_clicks
-from sammed3d_ft.data.grids import from_array
-from sammed3d_ft.data.images import write_float
-from sammed3d_ft.data.phantom import make_phantom
+from sammed3d_ft.images.grids import from_array
+from sammed3d_ft.images.images import write_float
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import save_safetensors
+from sammed3d_ft.phantom import make_phantom
+from sammed3d_ft.prompted.clicked_scan import ClickedScan
 from sammed3d_ft.recipes import predict
-from sammed3d_ft.recipes.clicked_scan import ClickedScan
 
 
 def write_inputs(work: Path, variant: str, lesions: int) -> str:

@@ -32,24 +32,25 @@ from rich.table import Table
 from torch import Tensor
 
 from prompts import next_click
-from sammed3d_ft.data.embedding_cache import CachedSamples, EmbeddingCache
-from sammed3d_ft.data.manifest import read_manifest
-from sammed3d_ft.data.phantom.cohort import write_cohort
-from sammed3d_ft.data.samples import LesionSamples, collate
+from sammed3d_ft.dataset.manifest import read_manifest
 from sammed3d_ft.losses import L1DFL
 from sammed3d_ft.model import sam_med3d
 from sammed3d_ft.model.image_encoder import ImageEncoder
 from sammed3d_ft.model.upsampling import upsample
-from sammed3d_ft.recipes import prompted_task
+from sammed3d_ft.phantom.cohort import write_cohort
+from sammed3d_ft.prompted import task as prompted_task
+from sammed3d_ft.prompted.config import PromptedConfig
+from sammed3d_ft.prompted.embedding_cache import CachedSamples, EmbeddingCache
+from sammed3d_ft.prompted.samples import LesionSamples
+from sammed3d_ft.prompted.task import PromptedTask
 from sammed3d_ft.recipes import train as recipe
-from sammed3d_ft.recipes.config import TrainConfig
-from sammed3d_ft.recipes.prompted_task import PromptedTask
+from sammed3d_ft.training.batches import collate
 from sammed3d_ft.training.optimizer import build_optimizer
 
 CONSOLE = Console(width=110)
 
 
-def config_of(work: Path, manifest: Path, rounds: int, batch: int, **sections: Any) -> TrainConfig:
+def config_of(work: Path, manifest: Path, rounds: int, batch: int, **sections: Any) -> PromptedConfig:
     """configs/decoder.yaml, except for weights, batch size, and rounds as in the published training."""
     shipped = recipe.load_config(
         Path("configs/decoder.yaml"),
@@ -59,13 +60,13 @@ def config_of(work: Path, manifest: Path, rounds: int, batch: int, **sections: A
     shipped["optim"]["batch_size"] = batch
     for name, values in sections.items():
         shipped[name].update(values)
-    return TrainConfig.model_validate(shipped)
+    return PromptedConfig.model_validate(shipped)
 
 
 class Ours:
     """Training steps of our recipe on cached embeddings."""
 
-    def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
+    def __init__(self, config: PromptedConfig, accelerator: Accelerator) -> None:
         self.config = config
         self.task = PromptedTask(config, read_manifest(config.data.manifest))
         built: list[float] = []
@@ -124,7 +125,7 @@ class Reference:
         return time.perf_counter() - start
 
 
-def compare(config: TrainConfig, shipped: TrainConfig, repeats: int) -> Ours:
+def compare(config: PromptedConfig, shipped: PromptedConfig, repeats: int) -> Ours:
     """Build one view of the cache (its cost is spread over the shipped config's views and epochs) and compare steps."""
     ours = Ours(config, Accelerator(cpu=True))
     reference = Reference(ours)
@@ -207,7 +208,7 @@ class Stages:
         setattr(owner, attribute, timed)
 
 
-def shares(config: TrainConfig) -> None:
+def shares(config: PromptedConfig) -> None:
     """Run the recipe with timed functions."""
     stages = Stages()
     stages.watch(recipe, "check_manifest", "check of the data")

@@ -2,7 +2,7 @@
 
     python scripts/fixed_threshold.py MANIFEST [--split test]
 
-The rule is `sammed3d_ft.baselines.threshold.FractionOfMaximum`: starting from a click inside the lesion, it finds the
+The rule is `sammed3d_ft.comparators.threshold.FractionOfMaximum`: starting from a click inside the lesion, it finds the
 PET maximum within 20 mm and returns the connected component of voxels at or above 41 % of it that contains the maximum.
 
 The click is the deepest point of the reference mask, by two definitions, which differ for lesions that are elongated or
@@ -21,10 +21,10 @@ import numpy as np
 from scipy import ndimage
 
 from prompts.depth import deepest_point
-from prompts.errors import InputError
-from sammed3d_ft.baselines.threshold import FractionOfMaximum
-from sammed3d_ft.data.images import grid_difference, read_image, read_label
-from sammed3d_ft.data.manifest import Case, read_manifest
+from sammed3d_ft.comparators.threshold import FractionOfMaximum
+from sammed3d_ft.dataset.manifest import Case, read_manifest
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.images.images import grid_difference, read_image, read_label
 
 RULE = FractionOfMaximum(0.41)
 

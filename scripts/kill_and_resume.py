@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
 
-from sammed3d_ft.data.phantom.cohort import write_cohort
-from sammed3d_ft.model.weights import sha256_of
+from sammed3d_ft.phantom.cohort import write_cohort
+from sammed3d_ft.provenance import file_hash
 from sammed3d_ft.training.checkpoints import list_checkpoints
 
 # For each phase: how its start is recognised (name of a progress bar, or "" for a file), and the maximum delay of the
@@ -164,7 +164,7 @@ def kill_and_resume(work: Path, kills: int, seed: int) -> tuple[list[Kill], list
 
     wrong = [] if len(done) == kills else [f"the run ended after {len(done)} kills of {kills}"]
     for name in ("export/model.safetensors", "metrics.jsonl", "val_cases.csv"):
-        hashes = [sha256_of(work / run / name) for run in ("undisturbed", "killed")]
+        hashes = [file_hash(work / run / name) for run in ("undisturbed", "killed")]
         print(f"{name}: SHA-256 {hashes[0][:16]}... undisturbed, {hashes[1][:16]}... killed {len(done)} times")
         if hashes[0] != hashes[1]:
             wrong.append(f"{name} differs")

@@ -24,16 +24,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from prompts import lesions_from_mask, uniforms
-from prompts.errors import InputError
-from prompts.whole_files import whole_file, write_csv, write_whole
-from sammed3d_ft.data.images import read_label
-from sammed3d_ft.data.manifest import Case, read_manifest, write_manifest
-from sammed3d_ft.data.phantom import write_cohort
+from sammed3d_ft.benchmark.trainings import Training
+from sammed3d_ft.dataset.manifest import Case, read_manifest, write_manifest
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.statistics import summarise
-from sammed3d_ft.inference import Predictor
-from sammed3d_ft.inference.simulation import simulate_files
-from sammed3d_ft.recipes.benchmark.trainings import Training
-from sammed3d_ft.recipes.config import TrainConfig, load_config
+from sammed3d_ft.files import whole_file, write_csv, write_whole
+from sammed3d_ft.images.images import read_label
+from sammed3d_ft.phantom import write_cohort
+from sammed3d_ft.prompted.config import PromptedConfig
+from sammed3d_ft.prompted.predictor import Predictor
+from sammed3d_ft.prompted.simulated_user import simulate_files
+from sammed3d_ft.recipes.train import load_config
 
 CLICKS = (1, 3, 5)
 VALIDATION_EVERY = 4
@@ -106,7 +107,7 @@ def training(
         "validate.test=true",
     ]
     plain = load_config(config, given)
-    if not isinstance(plain, TrainConfig):
+    if not isinstance(plain, PromptedConfig):
         raise InputError(f"{config} is the config of a baseline, which takes no clicks")
     shown = (
         lesion_count([case for case in cases if case.split == "train"], plain.data.connectivity) * plain.optim.epochs
@@ -222,7 +223,7 @@ def main() -> None:
                 run = training(folder, given.config, given.overrides, cases, test, given.steps, seed)
                 if not run.is_done():
                     print(f"training on {count} cases, seed {seed}: {folder / 'run.log'}", flush=True)
-                    failed = run.run(_LAUNCH)
+                    failed = run.run(_LAUNCH, Training.launch)
                     if failed:
                         raise SystemExit(failed)
                 scores.setdefault(count, []).append(read_scores(folder / "run" / "test_cases.csv"))

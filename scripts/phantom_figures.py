@@ -12,10 +12,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sammed3d_ft.data.grids import from_array
-from sammed3d_ft.data.phantom import Phantom, make_phantom
-from sammed3d_ft.data.resampling import resample_like
 from sammed3d_ft.figures import draw_mip
+from sammed3d_ft.images.grids import from_array
+from sammed3d_ft.images.resampling import resample_like
+from sammed3d_ft.phantom import Phantom, make_phantom
 
 
 def draw_slices(phantom: Phantom, out: Path) -> None:

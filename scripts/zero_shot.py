@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from prompts.whole_files import write_csv
-from sammed3d_ft.data.manifest import SPLITS, read_manifest
-from sammed3d_ft.inference import Predictor
-from sammed3d_ft.inference.simulation import CaseScore, simulate_files
+from sammed3d_ft.dataset.manifest import SPLITS, read_manifest
+from sammed3d_ft.files import write_csv
 from sammed3d_ft.lesions import SIZE_CLASSES, size_class
+from sammed3d_ft.prompted.predictor import Predictor
+from sammed3d_ft.prompted.simulated_user import CaseScore, simulate_files
 
 
 def click_scores(

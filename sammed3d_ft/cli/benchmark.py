@@ -22,7 +22,7 @@ def benchmark(
     table.md, table.csv, sizes.csv and cases.csv. Exit code 3 if runs or cases failed: they are marked, and the next
     call retries them. Several calls at the same time share the work.
     """
-    from sammed3d_ft.recipes.benchmark import run
+    from sammed3d_ft.benchmark import run
 
     table, failures = run(config, limit)
     typer.echo(table)

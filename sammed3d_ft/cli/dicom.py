@@ -27,7 +27,7 @@ def import_dicom(
     import.json lists the values the factor was computed from, including UIDs, times and weight: treat it as patient
     data.
     """
-    from sammed3d_ft.recipes.dicom_import import run
+    from sammed3d_ft.recipes.import_dicom import run
 
     record = run(folder, out, series or (), ct, roi or ())
     for name, written in record["outputs"].items():
@@ -64,7 +64,7 @@ def export_seg(
 
     Each label of an instance map becomes a segment. The file copies patient and study from the source.
     """
-    from sammed3d_ft.recipes.dicom_import import export_segmentation
+    from sammed3d_ft.recipes.import_dicom import export_segmentation
 
     record = export_segmentation(mask, source, out, series, made)
     typer.echo(f"{out}: {record['segments']} segments, {record['voxels']} voxels, on series {record['series']}")

@@ -22,9 +22,7 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="With a manifest: only the cases of this split.")] = None,
-    connectivity: Annotated[
-        int, typer.Option(help="6, 18 or 26: which touching voxels belong to one lesion.")
-    ] = 18,
+    connectivity: Annotated[int, typer.Option(help="6, 18 or 26: which touching voxels belong to one lesion.")] = 18,
     foreground: Annotated[
         str,
         typer.Option(
@@ -55,7 +53,7 @@ def evaluate(
     """
     import os
 
-    from prompts.errors import InputError
+    from sammed3d_ft.errors import InputError
     from sammed3d_ft.recipes.evaluate import run
 
     if foreground not in ("binary", "any") and not (foreground.isdecimal() and int(foreground) > 0):

@@ -11,11 +11,9 @@ from typing import Annotated
 
 import typer
 
-from prompts.errors import InputError
 from sammed3d_ft.cli import (
     benchmark,
     compare,
-    data,
     dicom,
     evaluate,
     phantom,
@@ -26,6 +24,10 @@ from sammed3d_ft.cli import (
     view,
     weights,
 )
+from sammed3d_ft.cli import (
+    dataset as data,
+)
+from sammed3d_ft.errors import InputError
 
 app = typer.Typer(
     name="sammed3d-ft",

@@ -29,7 +29,7 @@ def phantom(
     They serve to try the software, and to measure small lesions against a known truth; they replace no
     patients.
     """
-    from sammed3d_ft.data.phantom import write_cohort
+    from sammed3d_ft.phantom import write_cohort
 
     manifest = write_cohort(out, cases, seed, tracer, field, val, test, scanner, lesion_ml, outline)
     typer.echo(f"{manifest}: {cases - val - test} train, {val} val, {test} test cases")

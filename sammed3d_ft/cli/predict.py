@@ -15,9 +15,7 @@ def predict(
     checkpoint: Annotated[
         Path, typer.Option(help="Export, published SAM-Med3D checkpoint, folder of a LoRA adapter, or `mini`.")
     ],
-    out: Annotated[
-        Path, typer.Option(help="Mask to write, on the image's own grid (.nii, .nii.gz, .nrrd or .mha).")
-    ],
+    out: Annotated[Path, typer.Option(help="Mask to write, on the image's own grid (.nii, .nii.gz, .nrrd or .mha).")],
     clicks: Annotated[
         Path | None, typer.Option(help="Click file: ours, autoPET, Grand Challenge or 3D Slicer (.mrk.json, .fcsv).")
     ] = None,

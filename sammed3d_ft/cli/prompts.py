@@ -48,9 +48,9 @@ def make(
 ) -> None:
     """Simulate clicks on the lesions of a mask."""
     from prompts.click_files import write_clicks
-    from prompts.errors import InputError
     from prompts.scan import clicks_from_mask
-    from sammed3d_ft.data.images import grid_difference, read_image, read_label
+    from sammed3d_ft.errors import InputError
+    from sammed3d_ft.images.images import grid_difference, read_image, read_label
 
     label = read_label(mask)
     uptake = None
@@ -58,9 +58,7 @@ def make(
         image = read_image(pet)
         difference = grid_difference(image, label)
         if difference:
-            raise InputError(
-                f"{pet} is not on the grid of {mask}: {difference}; resample one to the other"
-            )
+            raise InputError(f"{pet} is not on the grid of {mask}: {difference}; resample one to the other")
         uptake = image.array
     array, affine, spacing_mm = label.array, label.affine, label.spacing_mm
     if strategy == "autopet":
@@ -97,9 +95,7 @@ def propose(
         float | None,
         typer.Option(help="Instead, propose the hottest voxel of each cube with this edge length over the body."),
     ] = None,
-    figure: Annotated[
-        Path | None, typer.Option(help="PNG of the PET's projections with the proposal numbers.")
-    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="PNG of the PET's projections with the proposal numbers.")] = None,
 ) -> None:
     """Propose clicks where PET uptake is high, for scans without clicks.
 
@@ -107,10 +103,10 @@ def propose(
     and keep the lesions with `prompts select`. To get clicks from an existing mask, use `prompts make`.
     """
     from prompts.click_files import write_clicks
-    from prompts.errors import InputError
     from prompts.proposals import clicks_of, proposals_from_pet, proposals_on_grid
-    from sammed3d_ft.data.images import read_image
-    from sammed3d_ft.data.plausibility import check_suv
+    from sammed3d_ft.dataset.plausibility import check_suv
+    from sammed3d_ft.errors import InputError
+    from sammed3d_ft.images.images import read_image
 
     image = read_image(pet)
     check_suv(image.array, str(pet))
@@ -150,7 +146,7 @@ def select(
     """
     from prompts import Click
     from prompts.click_files import read_clicks, write_clicks
-    from prompts.errors import InputError
+    from sammed3d_ft.errors import InputError
 
     affine, shape = _grid_of(source, image)
     clicks = read_clicks(source, affine=affine, shape=shape)
@@ -176,7 +172,7 @@ def select(
 def _grid_of(clicks: Path, image: Path | None) -> tuple[np.ndarray | None, tuple[int, int, int] | None]:
     """Affine and shape, as stored, of the given image, or else of the image recorded in the click file."""
     from prompts.click_files import image_named_in
-    from sammed3d_ft.data.images import read_grid
+    from sammed3d_ft.images.images import read_grid
 
     grid = image_named_in(clicks) if image is None else read_grid(image).source
     return (None, None) if grid is None else (grid.affine, grid.shape)
@@ -192,9 +188,7 @@ def convert(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Click file to write.")],
     image: Annotated[
         Path | None,
-        typer.Option(
-            help="Image on which the clicks were made; needed for voxel formats, used as a check for others."
-        ),
+        typer.Option(help="Image on which the clicks were made; needed for voxel formats, used as a check for others."),
     ] = None,
     to: Annotated[
         str | None, typer.Option(help=f"Format: {_FORMS}. [default: by the name of OUT, else world-ras]")

@@ -52,7 +52,7 @@ def view(
     The server answers only this machine and only the link that it prints. Press ? in the page for help.
     Not for clinical use.
     """
-    from prompts.errors import InputError
+    from sammed3d_ft.errors import InputError
 
     try:
         import starlette  # noqa: F401

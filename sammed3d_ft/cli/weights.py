@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    help="Weights: download the published ones, inspect or convert a file.", no_args_is_help=True
-)
+app = typer.Typer(help="Weights: download the published ones, inspect or convert a file.", no_args_is_help=True)
 
 
 @app.command()
@@ -44,7 +42,8 @@ def inspect(
     from rich.table import Table
 
     from sammed3d_ft.model.weight_fit import PATCH_WEIGHT, recognise_variant
-    from sammed3d_ft.model.weights import read_state_dict, sha256_of, state_hash
+    from sammed3d_ft.model.weights import read_state_dict
+    from sammed3d_ft.provenance import file_hash, state_hash
 
     found = read_state_dict(file)
     parameters: Counter[str] = Counter()
@@ -73,7 +72,7 @@ def inspect(
     # Printed outside the table, so that a narrow terminal does not wrap them.
     typer.echo(f"hash of tensors {state_hash(found.state)}")
     if file.is_file():
-        typer.echo(f"SHA-256 of file {sha256_of(file)}")
+        typer.echo(f"SHA-256 of file {file_hash(file)}")
 
 
 @app.command()
@@ -83,8 +82,9 @@ def convert(
     half: Annotated[bool, typer.Option(help="Store as float16: half the size, rounded to 3 digits.")] = False,
 ) -> None:
     """Write only the tensors of SAM-Med3D weights as safetensors."""
-    from prompts.errors import InputError
-    from sammed3d_ft.model.weights import read_whole_model, save_safetensors, sha256_of
+    from sammed3d_ft.errors import InputError
+    from sammed3d_ft.model.weights import read_whole_model, save_safetensors
+    from sammed3d_ft.provenance import file_hash
 
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: the output file must end in .safetensors")
@@ -93,7 +93,7 @@ def convert(
     variant, found = read_whole_model(source)
     metadata = {"variant": variant, **found.metadata}
     if source.is_file():
-        metadata |= {"converted_from": source.name, "converted_from_sha256": sha256_of(source)}
+        metadata |= {"converted_from": source.name, "converted_from_sha256": file_hash(source)}
     state = {name: tensor.half() if half else tensor for name, tensor in found.state.items()}
     save_safetensors(out, state, metadata)
-    typer.echo(f"{out}: {len(found.state)} tensors of {variant}, SHA-256 {sha256_of(out)}")
+    typer.echo(f"{out}: {len(found.state)} tensors of {variant}, SHA-256 {file_hash(out)}")

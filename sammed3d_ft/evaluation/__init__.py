@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from sammed3d_ft.evaluation.click_curves import click_curve_area, clicks_to_reach
     from sammed3d_ft.evaluation.cohort import CaseEvaluation, evaluate_folders, evaluate_pairs
     from sammed3d_ft.evaluation.compat import COMPAT, compat_columns
-    from sammed3d_ft.evaluation.detection import Detection
     from sammed3d_ft.evaluation.metrics import METRICS, Metric
     from sammed3d_ft.evaluation.paired import bonferroni, hodges_lehmann, holm, paired_test
     from sammed3d_ft.evaluation.pairing import CasePaths, pair_files, pair_folders, pair_manifest
     from sammed3d_ft.evaluation.report import write_report
+    from sammed3d_ft.evaluation.results import Detection
     from sammed3d_ft.evaluation.statistics import summarise
 
 _PUBLIC = {
@@ -23,7 +23,7 @@ _PUBLIC = {
     "CaseEvaluation": "cohort",
     "CasePaths": "pairing",
     "CaseResult": "case",
-    "Detection": "detection",
+    "Detection": "results",
     "Metric": "metrics",
     "bonferroni": "paired",
     "click_curve_area": "click_curves",

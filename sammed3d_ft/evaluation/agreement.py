@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm, t
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 
 EQUIVALENCE_RATIOS = (0.8, 1.25)
 """Equivalence bounds of the mean ratio: symmetric on the log scale, since 1.25 = 1 / 0.8."""

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prompts.errors import InputError
 from prompts.lesions import CONNECTIVITIES
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.components import Components, foreground, instance_numbers
-from sammed3d_ft.evaluation.detection import NOT_DEFINED, Detection
 from sammed3d_ft.evaluation.froc import ScoredLesions
 from sammed3d_ft.evaluation.matching import Fates, Matching, Overlaps, fates, match, overlaps
 from sammed3d_ft.evaluation.metrics import HEADLINE_IOU, IOU_THRESHOLDS, NSD_TOLERANCES_MM
-from sammed3d_ft.evaluation.results import CaseResult, LesionResult, MaskQuantities
+from sammed3d_ft.evaluation.results import NOT_DEFINED, CaseResult, Detection, LesionResult, MaskQuantities
 from sammed3d_ft.evaluation.surface import SurfaceDistances, hd95_mm, nsd, surface_distances
-from sammed3d_ft.lesions.diameter import dmax_cm
+from sammed3d_ft.lesions.quantities import dmax_cm
 from sammed3d_ft.lesions.table import Lesion, lesions_of_voxels
 
 __all__ = ["CaseResult", "LesionResult", "MaskQuantities", "evaluate_case"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 
 
 def click_curve_area(clicks: Sequence[int], values: Sequence[float], *, normalised: bool = True) -> float:

@@ -17,9 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from prompts.errors import InputError
-from sammed3d_ft.data.images import Volume, grid_difference, read_image, read_label
-from sammed3d_ft.data.itk_images import file_hash
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.case import evaluate_case
 from sammed3d_ft.evaluation.compat import COMPAT, compat_columns
 from sammed3d_ft.evaluation.kept_cases import CaseEvaluation, file_name, keep, kept, made_of
@@ -27,6 +25,8 @@ from sammed3d_ft.evaluation.pairing import CasePaths, pair_folders
 from sammed3d_ft.evaluation.report import write_report
 from sammed3d_ft.evaluation.results import CaseResult
 from sammed3d_ft.figures.mip import draw_mip
+from sammed3d_ft.images.images import Volume, grid_difference, read_image, read_label
+from sammed3d_ft.provenance import file_hash
 
 __all__ = ["CaseEvaluation", "Foreground", "evaluate_folders", "evaluate_pair", "evaluate_pairs", "figure_file"]
 

@@ -12,10 +12,10 @@ from itertools import product
 
 import numpy as np
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.components import Components, foreground
-from sammed3d_ft.evaluation.detection import NOT_DEFINED
 from sammed3d_ft.evaluation.matching import Overlaps, best_overlaps, overlaps
+from sammed3d_ft.evaluation.results import NOT_DEFINED
 
 Shape = tuple[int, int, int]
 _Columns = Callable[[np.ndarray, np.ndarray, Shape, np.ndarray, np.ndarray | None], dict[str, float]]

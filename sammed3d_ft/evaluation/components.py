@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
-from prompts.errors import InputError
-from prompts.whole_files import write_whole
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.pairing import CasePaths
 from sammed3d_ft.evaluation.results import CaseResult
+from sammed3d_ft.files import write_whole
 
 EVALUATION_FORMAT = 1
 """Increment when a metric's value or a field of `CaseResult` changes: stored results of an older format are then

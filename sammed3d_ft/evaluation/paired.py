@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm, wilcoxon
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 
 _EXACT_UP_TO = 300  # pairs; with more, the interval's rank uses the normal approximation
 _NAN = float("nan")

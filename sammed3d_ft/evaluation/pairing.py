@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prompts.errors import InputError
-from sammed3d_ft.data.images import Volume, grid_difference, image_stem, read_grid
-from sammed3d_ft.data.manifest import listing, read_manifest
+from sammed3d_ft.dataset.manifest import listing, read_manifest
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.images.images import Volume, grid_difference, image_stem, read_grid
 
 _PET_CHANNEL = "_0001"  # the PET's suffix in nnU-Net raw folders of PET/CT, as autoPET publishes them
 
@@ -95,9 +95,7 @@ def pair_manifest(
         raise InputError(f"{manifest}: contains no cases" + (f" of split {split!r}" if split else ""))
     problems = [f"case {case.id} has no label in the manifest" for case in cases if case.label is None]
     truths = {
-        case.id: (case.label, case.images.get("PT"), case.group or case.id)
-        for case in cases
-        if case.label is not None
+        case.id: (case.label, case.images.get("PT"), case.group or case.id) for case in cases if case.label is not None
     }
     pairs = _pair(pred_dir, truths, pet_dir, probability_dir, problems)
     check_grids(pairs)

@@ -10,18 +10,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prompts.errors import InputError
-from prompts.whole_files import without_nan, write_csv, write_whole
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.agreement import CONVENTIONS, QUANTITIES, agreement
 from sammed3d_ft.evaluation.compat import COMPAT
-from sammed3d_ft.evaluation.detection import Detection
 from sammed3d_ft.evaluation.froc import average_precision, case_auroc, froc
 from sammed3d_ft.evaluation.kept_cases import EVALUATION_FORMAT, EVALUATION_PACKAGES, CaseEvaluation
 from sammed3d_ft.evaluation.metrics import HEADLINE_IOU, IOU_THRESHOLDS, METRICS
-from sammed3d_ft.evaluation.results import LESION_COLUMNS, CaseResult
+from sammed3d_ft.evaluation.results import LESION_COLUMNS, CaseResult, Detection
 from sammed3d_ft.evaluation.statistics import RESAMPLES, summarise
-from sammed3d_ft.lesions.size import SIZE_CLASSES
-from sammed3d_ft.versions import package_versions
+from sammed3d_ft.files import without_nan, write_csv, write_whole
+from sammed3d_ft.lesions.table import SIZE_CLASSES
+from sammed3d_ft.provenance import package_versions
 
 BOOTSTRAP_SEED = 0
 FROC_FALSE_ALARMS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -72,9 +71,7 @@ def _summary(evaluations: Sequence[CaseEvaluation], configuration: Mapping[str, 
     results = [case.result for case in evaluations if case.result is not None]
     rows = [result.as_row() for result in results]
     patients = [case.paths.patient for case in evaluations if case.result is not None]
-    statistics = summarise(
-        {name: [row[name] for row in rows] for name in METRICS}, patients, RESAMPLES, BOOTSTRAP_SEED
-    )
+    statistics = summarise({name: [row[name] for row in rows] for name in METRICS}, patients, RESAMPLES, BOOTSTRAP_SEED)
     content: dict[str, Any] = {
         "cases": {
             "evaluated": len(results),

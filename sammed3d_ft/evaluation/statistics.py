@@ -46,9 +46,7 @@ def summarise(
         seed: random seed of the resampling.
     """
     names = list(columns)
-    values = (
-        np.array([columns[name] for name in names], dtype=np.float64).reshape(len(names), len(patients)).T
-    )
+    values = np.array([columns[name] for name in names], dtype=np.float64).reshape(len(names), len(patients)).T
     defined = ~np.isnan(values)
     # Sum and count of the defined cases per patient: a resample's mean is the ratio of their totals.
     _, patient_of_case = np.unique(np.asarray(patients, dtype=str), return_inverse=True)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sammed3d_ft.figures.curves import draw_training_curves
+    from sammed3d_ft.figures.html_page import Page
     from sammed3d_ft.figures.mip import draw_mip
-    from sammed3d_ft.figures.page import Page
 
-_PUBLIC = {"Page": "page", "draw_mip": "mip", "draw_training_curves": "curves"}
+_PUBLIC = {"Page": "html_page", "draw_mip": "mip", "draw_training_curves": "curves"}
 
 __all__ = ["Page", "draw_mip", "draw_training_curves"]
 

@@ -89,9 +89,7 @@ def boxes_figure(
     return figure
 
 
-def size_figure(
-    by_size: Mapping[str, Mapping[str, tuple[int, Estimate, Estimate]]], rows: Sequence[str]
-) -> Figure:
+def size_figure(by_size: Mapping[str, Mapping[str, tuple[int, Estimate, Estimate]]], rows: Sequence[str]) -> Figure:
     """Recall and mean Dice of lesions, with a group per size class and a marker per method.
 
     Args:

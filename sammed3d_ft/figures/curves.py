@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from prompts.errors import InputError
-from prompts.whole_files import whole_file
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.files import whole_file
 
 _log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from prompts.errors import InputError
-from prompts.whole_files import whole_file
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.files import whole_file
 
 SUV_WINDOW = (0.0, 10.0)
 _TRUTH_COLOUR, _PREDICTION_COLOUR, _PLACE_COLOUR = "#0072b2", "#d55e00", "#009e73"  # safe for colour-blind readers

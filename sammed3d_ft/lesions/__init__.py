@@ -6,18 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sammed3d_ft.lesions.diameter import dmax_cm
-    from sammed3d_ft.lesions.peak import suv_peak
-    from sammed3d_ft.lesions.size import SIZE_CLASSES, size_class
-    from sammed3d_ft.lesions.table import Lesion, lesion_table
+    from sammed3d_ft.lesions.quantities import dmax_cm, suv_peak
+    from sammed3d_ft.lesions.table import SIZE_CLASSES, Lesion, lesion_table, size_class
 
 _PUBLIC = {
     "Lesion": "table",
-    "SIZE_CLASSES": "size",
-    "dmax_cm": "diameter",
+    "SIZE_CLASSES": "table",
+    "dmax_cm": "quantities",
     "lesion_table": "table",
-    "size_class": "size",
-    "suv_peak": "peak",
+    "size_class": "table",
+    "suv_peak": "quantities",
 }
 
 __all__ = ["SIZE_CLASSES", "Lesion", "dmax_cm", "lesion_table", "size_class", "suv_peak"]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.losses.l1dfl import L1DFL, check_shapes
 
 LOSSES = ("l1dfl", "dice", "dice_ce", "dice_focal")

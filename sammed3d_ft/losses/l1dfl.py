@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.losses.bin_sums import BinSums, sums_per_bin
 
 _SMOOTH = 1e-8
@@ -61,9 +61,7 @@ class L1DFL(nn.Module):
             raise InputError(f"L1DFL got gamma {gamma}; the focal exponent must be a finite number of at least 0")
         steps = round(1 / epsilon) if 0 < epsilon <= 1 else 0
         if steps < 1 or not math.isclose(steps * epsilon, 1, rel_tol=1e-6):
-            raise InputError(
-                f"L1DFL got epsilon {epsilon}; 1/epsilon must be a whole number, as for 0.05 or 0.1"
-            )
+            raise InputError(f"L1DFL got epsilon {epsilon}; 1/epsilon must be a whole number, as for 0.05 or 0.1")
         self.gamma = float(gamma)
         self.epsilon = 1 / steps
         self.sync_counts = sync_counts

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.losses.choice import build_loss
 
 _log = logging.getLogger(__name__)

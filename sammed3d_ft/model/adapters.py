@@ -13,19 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.model.build import build_model, parameter_count
 from sammed3d_ft.model.sam_med3d import SAMMed3D
-from sammed3d_ft.model.weights import read_state_dict, read_whole_model, save_safetensors, state_hash
+from sammed3d_ft.model.weights import read_state_dict, read_whole_model, save_safetensors
+from sammed3d_ft.provenance import state_hash
 
 # Only the blocks' attention: the bare names qkv and proj would also match patch_embed.proj.
 LORA_TARGETS = r"image_encoder\.blocks\.\d+\.attn\.(qkv|proj)"
 _PATCH_EMBEDDING = "image_encoder.patch_embed.proj"
 # These get no gradient in the click loop: mask heads 1 to 3 (the loop uses mask 0) and the "no mask" embedding (the
 # loop always feeds a mask). If trainable, weight decay alone would change them, and DDP would wait for their gradients.
-_NEVER_TRAINED = re.compile(
-    r"mask_decoder\.output_hypernetworks_mlps\.[1-9]\d*\..*|prompt_encoder\.no_mask_embed\..*"
-)
+_NEVER_TRAINED = re.compile(r"mask_decoder\.output_hypernetworks_mlps\.[1-9]\d*\..*|prompt_encoder\.no_mask_embed\..*")
 _PARTS = ("image_encoder", "prompt_encoder", "mask_decoder")
 _ADAPTER = "default"  # peft's name of a model's first adapter
 _CONFIG_FILE, _LORA_FILE, _DECODER_FILE = (
@@ -155,9 +154,7 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
     return merged
 
 
-def save_adapter(
-    report: TuningReport, model: SAMMed3D, folder: str | Path, metadata: Mapping[str, str]
-) -> None:
+def save_adapter(report: TuningReport, model: SAMMed3D, folder: str | Path, metadata: Mapping[str, str]) -> None:
     """Write a LoRA-tuned model without its base weights.
 
     The folder is written atomically and replaces an existing adapter. It holds ``adapter_config.json`` and
@@ -179,11 +176,7 @@ def save_adapter(
     if not metadata.get("base_hash"):
         raise ValueError("metadata without base_hash: state_hash of the base checkpoint's tensors is needed")
     folder = Path(folder)
-    if (
-        folder.exists()
-        and not (folder / _CONFIG_FILE).is_file()
-        and (folder.is_file() or any(folder.iterdir()))
-    ):
+    if folder.exists() and not (folder / _CONFIG_FILE).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not an adapter: choose another folder, or remove it")
     header = {
         **metadata,

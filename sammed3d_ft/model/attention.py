@@ -38,9 +38,7 @@ class RelativeAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"{dim} channels are not divisible by {num_heads} heads")
         if window is not None and window <= grid:
-            raise ValueError(
-                f"window of {window} tokens: expected more than the grid's {grid}, or None (global)"
-            )
+            raise ValueError(f"window of {window} tokens: expected more than the grid's {grid}, or None (global)")
         self.num_heads = num_heads
         self.grid = grid
         self.span = grid if window is None else window
@@ -54,9 +52,7 @@ class RelativeAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         batch, heads, g = tokens.shape[0], self.num_heads, self.grid
         # Call the qkv module instead of using its weight: it may be replaced by a LoRA layer.
-        query, key, value = (
-            self.qkv(tokens).reshape(batch, g**3, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        )
+        query, key, value = self.qkv(tokens).reshape(batch, g**3, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         terms = self._relative_terms(query.unflatten(2, (g, g, g)))
         if self.span == g:
             bias = self._real_bias(*terms)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.model.sam_med3d import SAMMed3D
 from sammed3d_ft.model.variants import variant_named
 
@@ -58,3 +58,16 @@ def seeded_model(variant: str, seed: int, in_channels: int = 1) -> SAMMed3D:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_model(variant, in_channels=in_channels)
+
+
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """The requested device; None means CUDA if available, otherwise the CPU. InputError if it cannot be used."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:160]
+        raise InputError(f"device {str(device)!r} cannot be used ({reason}); try cpu, cuda or cuda:1") from error
+    return chosen

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from prompts.errors import InputError
-from sammed3d_ft.model.weights import sha256_of
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.provenance import file_hash
 
 
 def fetch(out: Path, repo: str, file: str, revision: str = "main", sha256: str | None = None) -> str:
@@ -29,14 +29,12 @@ def fetch(out: Path, repo: str, file: str, revision: str = "main", sha256: str |
     if out.is_dir():
         raise InputError(f"{out} is a folder; name the file to write, such as {out / Path(file).name}")
     if out.exists():
-        found = sha256_of(out)
+        found = file_hash(out)
         if sha256 is not None and found != sha256.lower():
-            raise InputError(
-                f"{out} already exists with SHA-256 {found}, expected {sha256}; remove it first"
-            )
+            raise InputError(f"{out} already exists with SHA-256 {found}, expected {sha256}; remove it first")
         return found
     partial, stated = _download(out, repo, file, revision)
-    found = sha256_of(partial)
+    found = file_hash(partial)
     for expected, whose in ((stated, "the hub states"), (sha256, "--sha256 is")):
         if expected is not None and found != expected.lower():
             partial.unlink()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sammed3d_ft.model.attention import RelativeAttention
-from sammed3d_ft.model.channel_norm import ChannelNorm
+from sammed3d_ft.model.layers import ChannelNorm
 from sammed3d_ft.model.segment_anything_parts import MLPBlock
 
 
@@ -71,8 +71,7 @@ class ImageEncoder(nn.Module):
         self.patch_embed = PatchEmbedding(in_channels, embed_dim, patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, grid, embed_dim))
         self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, grid, None if index in global_blocks else window)
-            for index in range(depth)
+            Block(embed_dim, num_heads, grid, None if index in global_blocks else window) for index in range(depth)
         )
         self.neck = nn.Sequential(
             nn.Conv3d(embed_dim, out_dim, kernel_size=1, bias=False),
@@ -96,9 +95,7 @@ class ImageEncoder(nn.Module):
         """
         expected = (self.in_channels, self.img_size, self.img_size, self.img_size)
         if tuple(image.shape[1:]) != expected:
-            raise ValueError(
-                f"image of shape {tuple(image.shape)}: expected (batch, {', '.join(map(str, expected))})"
-            )
+            raise ValueError(f"image of shape {tuple(image.shape)}: expected (batch, {', '.join(map(str, expected))})")
         tokens = self.patch_embed(image) + self.pos_embed
         for block in self.blocks:
             tokens = block(tokens)

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sammed3d_ft.model.channel_norm import ChannelNorm
+from sammed3d_ft.model.layers import ChannelNorm, token_embedding
 from sammed3d_ft.model.segment_anything_parts import MLP, TwoWayTransformer
-from sammed3d_ft.model.tokens import token_embedding
 
 
 class MaskDecoder(nn.Module):
@@ -25,9 +24,7 @@ class MaskDecoder(nn.Module):
         self, *, dim: int, depth: int, num_heads: int, mlp_dim: int, iou_hidden_dim: int, num_masks: int
     ) -> None:
         super().__init__()
-        self.transformer = TwoWayTransformer(
-            depth=depth, embedding_dim=dim, num_heads=num_heads, mlp_dim=mlp_dim
-        )
+        self.transformer = TwoWayTransformer(depth=depth, embedding_dim=dim, num_heads=num_heads, mlp_dim=mlp_dim)
         self.iou_token = token_embedding(1, dim)
         self.mask_tokens = token_embedding(num_masks, dim)
         self.output_upscaling = nn.Sequential(
@@ -70,9 +67,7 @@ class MaskDecoder(nn.Module):
         hidden, image_tokens = self.transformer(
             image.flatten(3), image_pe.expand(batch, -1, -1, -1, -1).flatten(3), tokens
         )
-        hyper = torch.stack(
-            [self.output_hypernetworks_mlps[index](hidden[:, 1 + index]) for index in chosen], dim=1
-        )
+        hyper = torch.stack([self.output_hypernetworks_mlps[index](hidden[:, 1 + index]) for index in chosen], dim=1)
         iou = self.iou_prediction_head(hidden[:, 0])[:, chosen.start : chosen.stop]
         return self._upscale(image_tokens, hyper, tuple(grid)), iou
 

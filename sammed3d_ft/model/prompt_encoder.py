@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sammed3d_ft.model.channel_norm import ChannelNorm
-from sammed3d_ft.model.tokens import token_embedding
+from sammed3d_ft.model.layers import ChannelNorm, token_embedding
 
 
 class FourierPositions(nn.Module):

@@ -12,9 +12,7 @@ from torch import Tensor
 @torch.inference_mode(False)  # so that a matrix cached during inference can be used in training
 def _interpolation_matrix(source: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(target, source) weights of linear interpolation, `align_corners=False`, edge values repeated."""
-    position = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp(
-        0, source - 1
-    )
+    position = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp(0, source - 1)
     lower = position.floor().long()
     upper = (lower + 1).clamp(max=source - 1)
     fraction = position - lower

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,4 @@ def variant_named(name: str) -> Variant:
     try:
         return VARIANTS[name]
     except KeyError:
-        raise InputError(
-            f"unknown model variant {name!r}: expected one of {', '.join(sorted(VARIANTS))}"
-        ) from None
+        raise InputError(f"unknown model variant {name!r}: expected one of {', '.join(sorted(VARIANTS))}") from None

@@ -44,9 +44,7 @@ def describe_misfit(state: Mapping[str, Tensor], expected: Mapping[str, torch.Si
     wrong = [name for name in expected if name in state and state[name].shape != expected[name]]
     if not (missing or unexpected or wrong):
         return None
-    shapes = {
-        name: f" {tuple(state[name].shape)} where the model has {tuple(expected[name])}" for name in wrong
-    }
+    shapes = {name: f" {tuple(state[name].shape)} where the model has {tuple(expected[name])}" for name in wrong}
     counts = [
         f"{len(names)} {word} ({_groups(names, shapes)})"
         for word, names in (("missing", missing), ("unexpected", unexpected), ("with another shape", wrong))
@@ -89,9 +87,7 @@ def _hint(state: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> st
     """What the file probably is, judging by names and shapes."""
     patch = state.get(PATCH_WEIGHT)
     if any("lora_A" in name for name in state):
-        return (
-            "it looks like a LoRA adapter: use its base checkpoint here, and the adapter with predict --checkpoint"
-        )
+        return "it looks like a LoRA adapter: use its base checkpoint here, and the adapter with predict --checkpoint"
     if (patch is not None and patch.ndim == 4) or any(n.startswith("image_encoder.trunk.") for n in state):
         return "it looks like weights of the 2D SAM or a similar 2D model, which do not fit the 3D model"
     variant = recognise_variant(state)

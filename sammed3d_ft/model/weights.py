@@ -7,7 +7,6 @@ harmless types that the published checkpoint needs.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import pickle
 import re
@@ -22,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from prompts.errors import InputError
-from prompts.whole_files import write_whole
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.files import write_whole
 from sammed3d_ft.model.sam_med3d import SAMMed3D
 from sammed3d_ft.model.variants import VARIANTS
 from sammed3d_ft.model.weight_fit import PATCH_WEIGHT, describe_misfit, foreign_form, recognise_variant
@@ -166,22 +165,6 @@ def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Ma
     write_whole(path, save(tensors, metadata=header))
 
 
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def state_hash(state: Mapping[str, Tensor]) -> str:
-    """Hash of weights, independent of the file format: SHA-256 over sorted names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def _file_of(path: Path) -> Path:
     """Resolve a path, which may be an export folder or the name of shipped weights, to a weights file."""
     if not path.exists() and str(path) in SHIPPED:
@@ -201,9 +184,7 @@ def _file_of(path: Path) -> Path:
     files = sorted(path.glob("*.safetensors"))
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
-        raise InputError(
-            f"{path} is a folder: expected one .safetensors file in it, found {found}; choose the file"
-        )
+        raise InputError(f"{path} is a folder: expected one .safetensors file in it, found {found}; choose the file")
     return files[0]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sammed3d_ft.evaluation.compare import compare, read_evaluations, write_comparison
+from sammed3d_ft.evaluation.comparison import compare, read_evaluations, write_comparison
 
 
 def run(folders: Sequence[Path], out: Path, reference: str | None = None) -> dict[str, Any]:

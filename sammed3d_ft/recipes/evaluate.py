@@ -14,9 +14,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.cohort import CaseEvaluation, Foreground, evaluate_pairs, workers_that_help
-from sammed3d_ft.evaluation.page import write_page
+from sammed3d_ft.evaluation.html_report import write_page
 from sammed3d_ft.evaluation.pairing import CasePaths, pair_files, pair_folders, pair_manifest
 from sammed3d_ft.evaluation.report import write_report
 from sammed3d_ft.training.run_lock import locked_run

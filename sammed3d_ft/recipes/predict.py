@@ -14,26 +14,19 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
-from prompts.errors import InputError
-from prompts.whole_files import without_nan, write_csv, write_whole
-from sammed3d_ft.data.images import Volume, image_stem, read_image, write_float, write_mask
-from sammed3d_ft.data.plausibility import check_suv, doubts
+from sammed3d_ft.dataset.plausibility import check_suv, doubts
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.figures import draw_mip
-from sammed3d_ft.inference.predictor import Predictor
+from sammed3d_ft.files import without_nan, write_csv, write_whole
+from sammed3d_ft.images.images import Volume, image_stem, read_image, write_float, write_mask
+from sammed3d_ft.images.outputs import check_image_names, check_places, record_beside
 from sammed3d_ft.lesions.table import TABLE_COLUMNS, lesion_table
-from sammed3d_ft.model.weights import state_hash
-from sammed3d_ft.recipes.clicked_scan import ClickedLesion, ClickedScan
-from sammed3d_ft.recipes.scan_outputs import (
-    PACKAGES,
-    check_image_names,
-    check_places,
-    file_hashes,
-    record_beside,
-)
-from sammed3d_ft.versions import package_versions
+from sammed3d_ft.prompted.clicked_scan import ClickedLesion, ClickedScan
+from sammed3d_ft.prompted.predictor import Predictor
+from sammed3d_ft.provenance import MASK_PACKAGES, file_hashes, package_versions, state_hash
 
 if TYPE_CHECKING:
-    from sammed3d_ft.data.dicom.series import Series
+    from sammed3d_ft.dicom.series import Series
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +117,7 @@ def run(
 
 
 def _series_of(scan: ClickedScan, source: Path, series: str | None) -> Series:
-    from sammed3d_ft.recipes.dicom_import import find_series  # the DICOM libraries take a second to import
+    from sammed3d_ft.recipes.import_dicom import find_series  # the DICOM libraries take a second to import
 
     return find_series(source, scan.volume, scan.image, series)
 
@@ -142,7 +135,7 @@ def load_model(
     model = predictor.model
     assert isinstance(model, nn.Module)  # as all that comes from a checkpoint
     facts = {
-        "versions": package_versions(*PACKAGES),
+        "versions": package_versions(*MASK_PACKAGES),
         "device": str(model.device),
         "checkpoint": str(checkpoint),
         "base": None if base is None else str(base),
@@ -262,7 +255,7 @@ def write_results(
 
 
 def _write_seg(path: Path, instances: np.ndarray, image: Volume, dicom: Series) -> None:
-    from sammed3d_ft.recipes.dicom_import import write_seg
+    from sammed3d_ft.recipes.import_dicom import write_seg
 
     write_seg(path, instances, image, dicom)
 

@@ -11,11 +11,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from prompts.errors import InputError
-from sammed3d_ft.data.manifest import Case, read_manifest
-from sammed3d_ft.recipes.clicked_scan import ClickedScan
+from sammed3d_ft.dataset.manifest import Case, read_manifest
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.prompted.clicked_scan import ClickedScan
+from sammed3d_ft.provenance import file_hashes
 from sammed3d_ft.recipes.predict import LoadedModel, Outputs, load_model, segment
-from sammed3d_ft.recipes.scan_outputs import file_hashes
 
 # A case is predicted again when one of these has changed since its record was written.
 _SETTINGS = ("model_hash", "flips", "zoom", "obey", "preprocessing")

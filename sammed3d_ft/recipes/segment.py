@@ -12,21 +12,14 @@ import torch
 from torch import nn
 
 from prompts import lesions_from_mask
-from prompts.errors import InputError
-from prompts.whole_files import without_nan, write_csv, write_whole
-from sammed3d_ft.baselines.automatic import AutomaticSegmenter
-from sammed3d_ft.data.images import read_image, write_float, write_mask
-from sammed3d_ft.data.plausibility import check_suv, doubts
+from sammed3d_ft.automatic.segmenter import AutomaticSegmenter
+from sammed3d_ft.dataset.plausibility import check_suv, doubts
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.files import without_nan, write_csv, write_whole
+from sammed3d_ft.images.images import read_image, write_float, write_mask
+from sammed3d_ft.images.outputs import check_image_names, check_places, record_beside
 from sammed3d_ft.lesions.table import TABLE_COLUMNS, lesion_table
-from sammed3d_ft.model.weights import state_hash
-from sammed3d_ft.recipes.scan_outputs import (
-    PACKAGES,
-    check_image_names,
-    check_places,
-    file_hashes,
-    record_beside,
-)
-from sammed3d_ft.versions import package_versions
+from sammed3d_ft.provenance import MASK_PACKAGES, file_hashes, package_versions, state_hash
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +81,7 @@ def run(
         write_csv(table, TABLE_COLUMNS, rows)
     assert isinstance(segmenter.network, nn.Module)  # always true for a loaded checkpoint
     record = {
-        "versions": package_versions(*PACKAGES),
+        "versions": package_versions(*MASK_PACKAGES),
         "device": str(segmenter.device),
         "checkpoint": str(checkpoint),
         "model_hash": state_hash(segmenter.network.state_dict()),

@@ -23,25 +23,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from prompts.errors import InputError
-from prompts.whole_files import INCOMPLETE, write_whole
-from sammed3d_ft.data.check import check_manifest
-from sammed3d_ft.data.manifest import Manifest, read_manifest
-from sammed3d_ft.data.samples import collate, epoch_batches, loader_workers
+from sammed3d_ft.automatic.config import AutomaticConfig
+from sammed3d_ft.automatic.task import AutomaticTask
+from sammed3d_ft.dataset.check import check_manifest
+from sammed3d_ft.dataset.manifest import Manifest, read_manifest
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.figures import draw_training_curves
-from sammed3d_ft.model.weights import sha256_of
-from sammed3d_ft.recipes.automatic_task import AutomaticTask
-from sammed3d_ft.recipes.config import BaselineConfig, TrainConfig, load_config
-from sammed3d_ft.recipes.failures import explain_failure, print_error
-from sammed3d_ft.recipes.prompted_task import PromptedTask
-from sammed3d_ft.recipes.resume import (
-    newest_checkpoint,
-    refuse_changed_config,
-    refuse_changed_facts,
-    refuse_unequal_replicas,
-    run_facts,
-)
-from sammed3d_ft.recipes.task import Task
+from sammed3d_ft.files import INCOMPLETE, write_whole
+from sammed3d_ft.prompted.config import PromptedConfig
+from sammed3d_ft.prompted.task import PromptedTask
+from sammed3d_ft.provenance import file_hash
+from sammed3d_ft.training.batches import collate, epoch_batches, loader_workers
 from sammed3d_ft.training.checkpoints import (
     list_checkpoints,
     prune_checkpoints,
@@ -49,6 +41,8 @@ from sammed3d_ft.training.checkpoints import (
     read_state,
     save_checkpoint,
 )
+from sammed3d_ft.training.config_file import checked, find_config, read_content
+from sammed3d_ft.training.failures import explain_failure, print_error
 from sammed3d_ft.training.metrics_log import MetricsLog
 from sammed3d_ft.training.optimizer import (
     build_optimizer,
@@ -58,18 +52,43 @@ from sammed3d_ft.training.optimizer import (
     set_learning_rates,
 )
 from sammed3d_ft.training.processes import all_agree, gathered, logged_values
+from sammed3d_ft.training.resume import (
+    newest_checkpoint,
+    refuse_changed_config,
+    refuse_changed_facts,
+    refuse_unequal_replicas,
+    run_facts,
+)
 from sammed3d_ft.training.run_lock import locked_run
 from sammed3d_ft.training.stopping import leave, tell_when_stopped
+from sammed3d_ft.training.task import Task
 
 
-def build_task(config: TrainConfig | BaselineConfig, manifest: Manifest) -> Task:
+def load_config(path: Path, overrides: Sequence[str] = ()) -> PromptedConfig | AutomaticConfig:
+    """Reads a YAML config and applies overrides. A section ``network`` makes it the config of a baseline.
+
+    Args:
+        path: a file; a bare name such as ``configs/decoder.yaml`` is also looked up among the shipped ones.
+        overrides: ``key.path=value``, values as YAML.
+
+    Raises:
+        InputError: one line for all that is wrong, with near names for unknown keys.
+    """
+    file = find_config(path)
+    content = read_content(file, overrides)
+    if "network" in content:
+        return checked(AutomaticConfig, content, file)
+    return checked(PromptedConfig, content, file)
+
+
+def build_task(config: PromptedConfig | AutomaticConfig, manifest: Manifest) -> Task:
     """What the config's kind of training asks for; the loop knows no more of it."""
-    if isinstance(config, BaselineConfig):
+    if isinstance(config, AutomaticConfig):
         return AutomaticTask(config, manifest)
     return PromptedTask(config, manifest)
 
 
-def train(config: TrainConfig | BaselineConfig) -> dict[str, Any]:
+def train(config: PromptedConfig | AutomaticConfig) -> dict[str, Any]:
     """Runs or continues one training; returns the content of the run's ``summary.json``.
 
     Raises:
@@ -98,7 +117,7 @@ def train(config: TrainConfig | BaselineConfig) -> dict[str, Any]:
 class _Run:
     """A training under way: its parts, and how far it has come."""
 
-    config: TrainConfig | BaselineConfig
+    config: PromptedConfig | AutomaticConfig
     task: Task
     accelerator: Accelerator
     optimizer: torch.optim.Optimizer
@@ -115,14 +134,14 @@ class _Run:
 
 
 def _train(
-    config: TrainConfig | BaselineConfig, manifest: Manifest, accelerator: Accelerator, started: float
+    config: PromptedConfig | AutomaticConfig, manifest: Manifest, accelerator: Accelerator, started: float
 ) -> dict[str, Any]:
     folder, main_process = config.run.dir, accelerator.is_main_process
 
     # 1. What there is: an earlier run is recognised before it is written to.
     checkpoint = newest_checkpoint(folder)
     if checkpoint is not None:
-        refuse_changed_config(config, folder, tell=main_process)
+        refuse_changed_config(config.as_plain(), folder, tell=main_process)
         if read_state(checkpoint)["epoch"] == config.optim.epochs and (folder / "summary.json").exists():
             return _finished(config, main_process)
     accelerator.wait_for_everyone()  # all have read the earlier run's config before it is written anew
@@ -139,7 +158,7 @@ def _train(
         for line in task.lines():
             print(line)
     task.prepare(accelerator)
-    facts = run_facts(config, task, accelerator)
+    facts = run_facts(config.run.seed, config.data.manifest, task, accelerator)
     if checkpoint is not None:
         refuse_changed_facts(facts, folder, tell=main_process)
     accelerator.wait_for_everyone()
@@ -307,7 +326,7 @@ def _finish(run: _Run, seconds: float) -> dict[str, Any]:
         summary.update(task.summary(split_scores, split))
     if accelerator.is_main_process:
         path = task.export(run.folder / "export", {"best_step": best["step"], "val_score": round(best["score"], 6)})
-        summary["export"], summary["export_sha256"] = str(path), sha256_of(path)
+        summary["export"], summary["export_sha256"] = str(path), file_hash(path)
         for split, split_scores in scores.items():
             task.write_scores(run.folder, split, split_scores)
         write_whole(run.folder / "summary.json", json.dumps(summary, indent=1))
@@ -316,7 +335,7 @@ def _finish(run: _Run, seconds: float) -> dict[str, Any]:
     return summary
 
 
-def _accelerator(config: TrainConfig | BaselineConfig) -> Accelerator:
+def _accelerator(config: PromptedConfig | AutomaticConfig) -> Accelerator:
     precision = config.optim.precision
     if precision == "auto":
         on_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
@@ -340,7 +359,7 @@ def _accelerator(config: TrainConfig | BaselineConfig) -> Accelerator:
     return accelerator
 
 
-def _finished(config: TrainConfig | BaselineConfig, main_process: bool) -> dict[str, Any]:
+def _finished(config: PromptedConfig | AutomaticConfig, main_process: bool) -> dict[str, Any]:
     summary: dict[str, Any] = json.loads((config.run.dir / "summary.json").read_text())
     if main_process:
         print(f"{config.run.dir} is finished; nothing is left to do")
@@ -355,8 +374,8 @@ def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     }
 
 
-def _print_summary(summary: dict[str, Any], config: TrainConfig | BaselineConfig) -> None:
-    task = AutomaticTask if isinstance(config, BaselineConfig) else PromptedTask
+def _print_summary(summary: dict[str, Any], config: PromptedConfig | AutomaticConfig) -> None:
+    task = AutomaticTask if isinstance(config, AutomaticConfig) else PromptedTask
     console = Console()
     console.print(task.results(summary))
     console.print(f"best at epoch {summary['best'].get('epoch')}, {summary['seconds']:.0f} s in all")
@@ -379,7 +398,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             train(config)
         except RuntimeError as error:
-            explained = explain_failure(error, config)
+            explained = explain_failure(error, config.memory_savers)
             if explained is None:
                 raise
             raise InputError(explained) from error

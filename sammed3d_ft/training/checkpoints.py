@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from prompts.errors import InputError
-from prompts.whole_files import INCOMPLETE, write_whole
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.files import INCOMPLETE, write_whole
 from sammed3d_ft.model.weights import save_safetensors
 
 

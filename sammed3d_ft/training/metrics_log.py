@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from prompts.errors import InputError
-from prompts.whole_files import write_whole
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.files import write_whole
 
 
 class MetricsLog:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 
 
 def build_optimizer(
@@ -87,9 +87,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
             found = {key.rsplit("/", 1)[1]: key for key in tensors if key.rsplit("/", 1)[0] == name}
             used.update(found.values())
             optimizer.state[parameter] = {
-                quantity: tensors[key].clone()
-                if quantity == "step"
-                else tensors[key].to(parameter.device, copy=True)
+                quantity: tensors[key].clone() if quantity == "step" else tensors[key].to(parameter.device, copy=True)
                 for quantity, key in found.items()
             }
     unknown = set(tensors) - used

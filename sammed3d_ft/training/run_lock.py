@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 
 try:
     import fcntl

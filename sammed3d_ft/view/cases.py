@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prompts.errors import InputError
-from sammed3d_ft.data.images import IMAGE_SUFFIXES, image_stem, read_grid
-from sammed3d_ft.data.itk_images import file_hash
-from sammed3d_ft.data.manifest import Case, read_manifest, write_manifest
+from sammed3d_ft.dataset.manifest import Case, read_manifest, write_manifest
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.images.images import IMAGE_SUFFIXES, image_stem, read_grid
+from sammed3d_ft.provenance import file_hash
 
 CLICKS, START, MASK, INSTANCES = "clicks.json", "start.nii.gz", "mask.nii.gz", "instances.nii.gz"
 TABLE, FIGURE, SEG, RECORD = "lesions.csv", "projections.png", "lesions.dcm", "mask.predict.json"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from prompts.errors import InputError
-from sammed3d_ft.data.images import Volume, read_image
-from sammed3d_ft.data.plausibility import check_suv, doubts
+from sammed3d_ft.dataset.plausibility import check_suv, doubts
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.images.images import Volume, read_image
 from sammed3d_ft.view.cases import ViewedCase
 
 _HU = (-32768, 32767)
@@ -76,8 +76,8 @@ def read_scan(case: ViewedCase) -> Scan:
 
 def _import(case: ViewedCase) -> tuple[str, list[str]]:
     """Imports a DICOM folder into the case's own, unless that was done before; the patient, and notes."""
-    from sammed3d_ft.data.dicom.folder import scan_folder  # the DICOM libraries take a while to import
-    from sammed3d_ft.recipes.dicom_import import run
+    from sammed3d_ft.dicom.folder import scan_folder  # the DICOM libraries take a while to import
+    from sammed3d_ft.recipes.import_dicom import run
 
     contents = scan_folder(case.image)
     first = next((one.files[0] for one in contents.series if one.modality == "PT"), None)

@@ -18,17 +18,17 @@ import numpy as np
 from prompts.click_files import read_clicks, write_clicks
 from prompts.clicks import Click, clicks_to_vox
 from prompts.depth import bounding_box
-from prompts.errors import InputError
-from prompts.whole_files import write_whole
-from sammed3d_ft.data.images import write_mask
-from sammed3d_ft.recipes.start_lesions import StartLesions
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.files import write_whole
+from sammed3d_ft.images.images import write_mask
+from sammed3d_ft.prompted.start_lesions import StartLesions
 from sammed3d_ft.view import cases
 from sammed3d_ft.view.cases import ViewedCase
 from sammed3d_ft.view.scan import Scan, read_scan
 
 if TYPE_CHECKING:
-    from sammed3d_ft.inference.predictor import Predictor
-    from sammed3d_ft.recipes.clicked_scan import ClickedLesion
+    from sammed3d_ft.prompted.clicked_scan import ClickedLesion
+    from sammed3d_ft.prompted.predictor import Predictor
     from sammed3d_ft.recipes.predict import LoadedModel
 
 MOST_LESIONS, MOST_CLICKS = 1000, 5000
@@ -180,7 +180,7 @@ class Session:
         Background clicks of no lesion count for each lesion whose crop holds them, as in `predict`; that needs the
         predictor.
         """
-        from sammed3d_ft.recipes.clicked_scan import group_clicks
+        from sammed3d_ft.prompted.clicked_scan import group_clicks
 
         source = self.case.clicks or scan.image
         coords_vox = clicks_to_vox(clicks, scan.volume.affine)
@@ -308,7 +308,7 @@ class Session:
 
     def save(self) -> dict[str, Any]:
         """Writes the results by the code of `predict`; the names of the files by kind."""
-        from sammed3d_ft.recipes.clicked_scan import ClickedScan
+        from sammed3d_ft.prompted.clicked_scan import ClickedScan
         from sammed3d_ft.recipes.predict import Outputs, write_results
 
         scan, started, folder = self._ready(), time.perf_counter(), self.case.folder
@@ -323,7 +323,7 @@ class Session:
                 self._bring_up_to_date()
                 series = None
                 if self.case.is_dicom:
-                    from sammed3d_ft.recipes.dicom_import import find_series
+                    from sammed3d_ft.recipes.import_dicom import find_series
 
                     wanted = next(iter(self.case.series), None) if len(self.case.series) == 1 else None
                     series = find_series(self.case.image, scan.volume, scan.image, wanted)
@@ -515,7 +515,7 @@ class Session:
 
     def _bring_up_to_date(self) -> Box | None:
         """Gives the predictor what it lacks; the part of the scan in which lesions changed."""
-        from sammed3d_ft.recipes.clicked_scan import group_clicks
+        from sammed3d_ft.prompted.clicked_scan import group_clicks
 
         scan = self._ready()
         with self._clicking:
@@ -584,8 +584,8 @@ class Session:
 
     def _labels(self, box: Box) -> np.ndarray:
         """Codes of the lesions in a box, (x, y, z) int32, as the instance map of the results has them."""
-        from sammed3d_ft.data.crops import Region
-        from sammed3d_ft.inference.prediction import instance_map
+        from sammed3d_ft.images.crops import Region
+        from sammed3d_ft.prompted.prediction import instance_map
 
         if not self._given:
             return np.zeros([b - a for a, b in zip(*box, strict=True)], np.int32)

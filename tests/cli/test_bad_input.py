@@ -13,7 +13,7 @@ import pytest
 
 from prompts import Click, write_clicks
 from sammed3d_ft.cli import main as command
-from tests.data.dicom.synthetic import write_series
+from tests.support.synthetic_dicom import write_series
 
 SHAPE = (24, 20, 16)
 AFFINE = np.array([[-4.0, 0, 0, 40], [0, 4.0, 0, -50], [0, 0, 3.0, 200], [0, 0, 0, 1]])

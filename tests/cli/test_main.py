@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from prompts.errors import InputError
 from sammed3d_ft import __version__
 from sammed3d_ft.cli import main as command
+from sammed3d_ft.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {"check", "import", "phantom", "manifest", "prompts", "weights", "predict", "predict-cohort", "evaluate"}

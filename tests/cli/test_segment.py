@@ -8,15 +8,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from prompts.errors import InputError
-from sammed3d_ft.baselines.automatic import FORMAT
-from sammed3d_ft.baselines.networks import build_network
+from sammed3d_ft.automatic.networks import build_network
+from sammed3d_ft.automatic.scan_preparation import ScanPreparation
+from sammed3d_ft.automatic.segmenter import FORMAT
 from sammed3d_ft.cli.main import app
-from sammed3d_ft.data.images import read_image, read_label, same_grid
-from sammed3d_ft.data.isotropic import ScanPreparation
-from sammed3d_ft.inference import Predictor
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.images.images import read_image, read_label, same_grid
 from sammed3d_ft.model.weights import save_safetensors
-from tests.data.tiny_cases import write_case
+from sammed3d_ft.prompted.predictor import Predictor
+from tests.support.tiny_cases import write_case
 
 
 def test_a_scan_is_segmented_and_what_is_no_baseline_is_refused(tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from prompts.errors import InputError
 from sammed3d_ft.cli.weights import app
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.model.build import seeded_model
-from sammed3d_ft.model.weights import load_weights, read_state_dict, sha256_of, state_hash
+from sammed3d_ft.model.weights import load_weights, read_state_dict
+from sammed3d_ft.provenance import file_hash, state_hash
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONTENT = bytes(range(256)) * (96 << 10)  # 24 MiB: the client writes pieces of 10
@@ -153,9 +154,7 @@ def test_a_broken_connection_is_taken_up_again(hub: Hub, tmp_path: Path) -> None
 def test_a_killed_download_continues(hub: Hub, tmp_path: Path) -> None:
     hub.break_after = 13 << 20
     line, environment = command(hub.url, tmp_path)
-    with subprocess.Popen(
-        line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as first:
+    with subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
         assert hub.broken.wait(60)
         hub.break_after = 0  # what the client asks until it is killed brings nothing
         while not any(path.stat().st_size for path in tmp_path.glob(".w.pth.*.incomplete")):
@@ -241,7 +240,7 @@ def test_inspect(published: Path) -> None:
     decoder = sum(t.numel() for name, t in state.items() if name.startswith("mask_decoder."))
     assert told["mask_decoder"] == f"{decoder:,}"
     assert told["other keys"] == "epoch, best_dice"
-    assert f"SHA-256 of file {sha256_of(published)}\n" in result.stdout
+    assert f"SHA-256 of file {file_hash(published)}\n" in result.stdout
     assert f"hash of tensors {state_hash(state)}\n" in result.stdout
 
 
@@ -256,13 +255,13 @@ def test_convert(published: Path, tmp_path: Path) -> None:
     out = tmp_path / "sub" / "mini.safetensors"
     result = CliRunner().invoke(app, ["convert", str(published), str(out)])
     assert result.exit_code == 0, result.exception
-    assert sha256_of(out) in result.stdout
+    assert file_hash(out) in result.stdout
     found = read_state_dict(out)
     assert state_hash(found.state) == state_hash(read_state_dict(published).state)
     assert found.metadata == {
         "variant": "mini",
         "converted_from": "mini.pth",
-        "converted_from_sha256": sha256_of(published),
+        "converted_from_sha256": file_hash(published),
     }
     load_weights(seeded_model("mini", seed=2), out)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.weightstats import DescrStatsW, ttost_paired
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.agreement import (
     EQUIVALENCE_RATIOS,
     agreement,

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.click_curves import click_curve_area, clicks_to_reach
 
 

@@ -13,13 +13,13 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from prompts.errors import InputError
 from sammed3d_ft.cli.evaluate import evaluate
 from sammed3d_ft.cli.main import app
-from sammed3d_ft.data.manifest import Case, write_manifest
+from sammed3d_ft.dataset.manifest import Case, write_manifest
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation import METRICS, evaluate_folders, summarise
 from sammed3d_ft.recipes.evaluate import run
-from tests.evaluation.cohort_files import AFFINE, lesion, rows, save, write_cohort
+from tests.support.cohort_files import AFFINE, lesion, rows, save, write_cohort
 
 
 @pytest.fixture
@@ -188,9 +188,7 @@ def test_agreement_of_quantities_is_in_the_summary(cohort: Path) -> None:
 
 
 @pytest.mark.parametrize(("foreground", "dice"), [("any", 2 * 3 / (4 + 3)), (2, 2 * 2 / (4 + 2)), (7, 0.0)])
-def test_foreground_rule_says_which_labels_are_lesion(
-    tmp_path: Path, foreground: object, dice: float
-) -> None:
+def test_foreground_rule_says_which_labels_are_lesion(tmp_path: Path, foreground: object, dice: float) -> None:
     pred = lesion((0, 2))
     pred[1:3][pred[1:3] > 0] = 2
     truth = lesion((0, 3))
@@ -235,9 +233,7 @@ def test_manifest_gives_labels_pet_split_and_patients(cohort: Path) -> None:
     assert summary["cases"] == {"evaluated": 2, "patients": 1, "failed": {}}
     assert [row["patient"] for row in rows(cohort / "out" / "cases.csv")] == ["patient 1", "patient 1"]
     assert float(rows(cohort / "out" / "cases.csv")[0]["truth_suv_max"]) == 3
-    assert (
-        summary["metrics"]["dice"]["ci_low"] is None
-    )  # one patient says nothing of the spread between patients
+    assert summary["metrics"]["dice"]["ci_low"] is None  # one patient says nothing of the spread between patients
     with pytest.raises(InputError, match="no cases of split 'val'"):
         run(cohort / "pred", manifest, cohort / "out", split="val")
     write_manifest(manifest, [case("a", "test"), case("b", "test", label=False)])

@@ -10,9 +10,9 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from prompts.errors import InputError
-from sammed3d_ft.data.images import read_label
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.compat import COMPAT, compat_columns
+from sammed3d_ft.images.images import read_label
 
 SPACING_MM = np.array([2.0, 1.5, 3.0])
 VOXEL_ML = 0.009

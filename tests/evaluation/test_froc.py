@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation import CaseResult, evaluate_case
 from sammed3d_ft.evaluation.froc import ScoredLesions, average_precision, case_auroc, froc
-from tests.evaluation.ellipsoids import painted
+from tests.support.ellipsoids import painted
 
 PICAI: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "picai.json").read_text())
 """Recorded by scripts/make_panoptica_golden.py with picai_eval 1.4.13."""

@@ -13,9 +13,9 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from prompts.lesions import lesions_from_mask
-from sammed3d_ft.data.images import read_label
 from sammed3d_ft.evaluation import CaseResult, evaluate_case
-from tests.evaluation.ellipsoids import painted
+from sammed3d_ft.images.images import read_label
+from tests.support.ellipsoids import painted
 
 pytestmark = pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")  # surface-distance of scipy
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.paired import _interval_rank, bonferroni, hodges_lehmann, holm, paired_test
 
 

@@ -12,12 +12,12 @@ import pytest
 from scipy import ndimage
 
 from prompts.lesions import lesions_from_mask
-from sammed3d_ft.data.images import read_label
 from sammed3d_ft.evaluation import evaluate_case
 from sammed3d_ft.evaluation.matching import Components, match, overlaps
 from sammed3d_ft.evaluation.surface import hd95_mm, nsd, surface_distances
 from sammed3d_ft.evaluation.surface_elements import element_areas_mm2
-from tests.evaluation.ellipsoids import painted
+from sammed3d_ft.images.images import read_label
+from tests.support.ellipsoids import painted
 
 GOLDEN: dict[str, Any] = json.loads(Path(__file__).with_name("surface_distance_golden.json").read_text())
 """Measured with surface-distance 0.1."""
@@ -92,9 +92,7 @@ def test_overlaps_and_matching_equal_trying_everything(seed: int) -> None:
     shape = (9, 8, 7)
     # Instance maps of coarse blobs, so that many pairs overlap and compete.
     truth = rng.integers(0, 7, (3, 4, 4)).repeat(3, 0).repeat(2, 1).repeat(2, 2)[:, :, : shape[2]]
-    pred = np.roll(
-        rng.integers(0, 6, (3, 4, 4)).repeat(3, 0).repeat(2, 1).repeat(2, 2)[:, :, : shape[2]], 1, 0
-    )
+    pred = np.roll(rng.integers(0, 6, (3, 4, 4)).repeat(3, 0).repeat(2, 1).repeat(2, 2)[:, :, : shape[2]], 1, 0)
     pairs = overlaps(Components.of(truth, 6), Components.of(pred, 5))
     iou = np.zeros((6, 5))
     for i, j in np.ndindex(6, 5):

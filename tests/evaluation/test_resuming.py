@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation import kept_cases
 from sammed3d_ft.evaluation.cohort import evaluate_pairs, workers_that_help
 from sammed3d_ft.evaluation.pairing import CasePaths, pair_folders
 from sammed3d_ft.recipes.evaluate import run
-from tests.evaluation.cohort_files import lesion, save, write_cohort
+from tests.support.cohort_files import lesion, save, write_cohort
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = ("cases.csv", "lesions.csv")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prompts.errors import InputError
 from prompts.lesions import lesions_from_mask
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation import CaseResult, Detection, evaluate_case
 from sammed3d_ft.evaluation.results import LESION_COLUMNS, MaskQuantities
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.figures.evaluation_plots import agreement_figure, detection_figure, size_figure
 from sammed3d_ft.figures.mip import mip_figure
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.figures import draw_mip, draw_training_curves
 from sammed3d_ft.figures.curves import curves_figure, read_curves
 from sammed3d_ft.figures.mip import mip_figure
@@ -47,9 +47,7 @@ def test_smoothed_loss_looks_back_only(tmp_path: Path) -> None:
 
 def test_resumed_run_and_cut_off_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "metrics.jsonl"
-    _write(
-        path, {"step": 1, "train/loss": 3.0}, {"step": 2, "train/loss": 9.0}, {"step": 2, "train/loss": 2.0}
-    )
+    _write(path, {"step": 1, "train/loss": 3.0}, {"step": 2, "train/loss": 9.0}, {"step": 2, "train/loss": 2.0})
     with path.open("a") as file:
         file.write('{"step": 3, "train/lo')
     steps, values = read_curves(path)["train/loss"]
@@ -101,9 +99,7 @@ def test_mip_outline_follows_the_voxel_edges() -> None:
 
 def test_mip_png_and_refusals(tmp_path: Path) -> None:
     pet = np.random.default_rng(0).random((8, 6, 20), dtype=np.float32)
-    out = draw_mip(
-        pet, (4.0, 4.0, 3.0), tmp_path / "mip.png", pet > 0.9, np.zeros(pet.shape, bool), title="A"
-    )
+    out = draw_mip(pet, (4.0, 4.0, 3.0), tmp_path / "mip.png", pet > 0.9, np.zeros(pet.shape, bool), title="A")
     assert imread(out).shape[0] == 1200
     with pytest.raises(InputError, match="prediction has shape"):
         mip_figure(pet, (4.0, 4.0, 3.0), None, np.zeros((8, 6, 19), bool))

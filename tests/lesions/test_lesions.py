@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.lesions import SIZE_CLASSES, dmax_cm, lesion_table, size_class, suv_peak
 
 
@@ -95,7 +95,7 @@ def test_suv_peak_of_a_lesion_taken_in_parts_is_the_same(monkeypatch: pytest.Mon
     coords_vox = np.argwhere(rng.random(pet.shape) < 0.05)
     affine = np.diag([3.0, 2.5, 2.0, 1.0])
     whole = suv_peak(pet, coords_vox, affine)
-    monkeypatch.setattr("sammed3d_ft.lesions.peak._BLOCK_VOXELS", 500)
+    monkeypatch.setattr("sammed3d_ft.lesions.quantities._BLOCK_VOXELS", 500)
     assert suv_peak(pet, coords_vox, affine) == pytest.approx(whole, rel=1e-12)
     assert whole == pytest.approx(max(_plain_suv_peak(pet, centre, affine) for centre in coords_vox), rel=1e-6)
 
@@ -158,16 +158,12 @@ def test_table_equals_a_plain_loop() -> None:
         suv = pet[instances == lesion.lesion_id].astype(np.float64)
         assert lesion.voxels == len(coords)
         assert lesion.volume_ml == pytest.approx(len(coords) * voxel_ml)
-        np.testing.assert_allclose(
-            lesion.centroid_mm, affine[:3, :3] @ coords.mean(axis=0) + affine[:3, 3], rtol=1e-12
-        )
+        np.testing.assert_allclose(lesion.centroid_mm, affine[:3, :3] @ coords.mean(axis=0) + affine[:3, 3], rtol=1e-12)
         assert lesion.suv_max == suv.max()
         assert lesion.suv_max_vox == tuple(coords[suv.argmax()])
         assert lesion.suv_mean == pytest.approx(suv.mean())
         assert lesion.tla == pytest.approx(suv.sum() * voxel_ml)
-        assert lesion.suv_peak == pytest.approx(
-            max(_plain_suv_peak(pet, c, affine) for c in coords), rel=1e-6
-        )
+        assert lesion.suv_peak == pytest.approx(max(_plain_suv_peak(pet, c, affine) for c in coords), rel=1e-6)
 
 
 def test_table_does_not_depend_on_memory_layout() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.losses import L1DFL, LOSSES, build_loss
 
 
@@ -16,9 +16,7 @@ from sammed3d_ft.losses import L1DFL, LOSSES, build_loss
 @pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize("space", [(8, 9), (6, 7, 8)])
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float32])
-def test_every_loss_takes_every_form(
-    name: str, channels: int, space: tuple[int, ...], dtype: torch.dtype
-) -> None:
+def test_every_loss_takes_every_form(name: str, channels: int, space: tuple[int, ...], dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(3)
     n_classes = 2 if dtype == torch.bool else max(channels, 2)
     target = torch.randint(0, n_classes, (2, 1, *space), generator=generator)

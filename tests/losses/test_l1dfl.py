@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.losses import L1DFL
-from tests.losses.plain_l1dfl import plain_l1dfl
+from tests.support.plain_l1dfl import plain_l1dfl
 
 GOLDEN = json.loads((Path(__file__).parent / "l1dfl_golden.json").read_text())["cases"]
 

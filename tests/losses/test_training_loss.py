@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.losses import L1DFL, TrainingLoss, build_loss
 
 LOGITS = torch.randn(2, 1, 6, 7, 8, generator=torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.model import adapters
 from sammed3d_ft.model.adapters import (
     TuningReport,
@@ -27,7 +27,8 @@ from sammed3d_ft.model.adapters import (
 )
 from sammed3d_ft.model.build import build_model, seeded_model
 from sammed3d_ft.model.sam_med3d import SAMMed3D
-from sammed3d_ft.model.weights import save_safetensors, state_hash
+from sammed3d_ft.model.weights import save_safetensors
+from sammed3d_ft.provenance import state_hash
 
 # Mask heads 1 to 3, (2 (D^2 + D) + D * D/8 + D/8) each, and the "no mask" embedding, D; D = 192.
 FROZEN_MINI = 3 * (2 * (192**2 + 192) + 192 * 24 + 24) + 192

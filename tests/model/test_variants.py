@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.model.build import build_model, parameter_count, seeded_model
 from sammed3d_ft.model.sam_med3d import SAMMed3D
 from sammed3d_ft.model.variants import VARIANTS, variant_named

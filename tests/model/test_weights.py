@@ -19,19 +19,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.sam_med3d import SAMMed3D
 from sammed3d_ft.model.variants import VARIANTS
 from sammed3d_ft.model.weight_fit import PATCH_WEIGHT, describe_misfit, recognise_variant
-from sammed3d_ft.model.weights import (
-    load_weights,
-    read_state_dict,
-    read_whole_model,
-    save_safetensors,
-    sha256_of,
-    state_hash,
-)
+from sammed3d_ft.model.weights import load_weights, read_state_dict, read_whole_model, save_safetensors
+from sammed3d_ft.provenance import file_hash, state_hash
 
 State = dict[str, Tensor]
 
@@ -371,7 +365,7 @@ def test_equal_content_gives_equal_bytes(tmp_path: Path, state: State) -> None:
     backwards = dict(reversed(metadata.items()))
     save_safetensors(tmp_path / "a" / "b.safetensors", state, metadata)
     save_safetensors(tmp_path / "c.safetensors", dict(reversed(state.items())), backwards)
-    assert sha256_of(tmp_path / "a" / "b.safetensors") == sha256_of(tmp_path / "c.safetensors")
+    assert file_hash(tmp_path / "a" / "b.safetensors") == file_hash(tmp_path / "c.safetensors")
     assert read_state_dict(tmp_path / "c.safetensors").metadata == metadata
 
 
@@ -411,7 +405,7 @@ def test_written_files_have_ordinary_rights(tmp_path: Path) -> None:
 
 def test_file_hash() -> None:
     path = Path(__file__)
-    assert sha256_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert file_hash(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_state_hash_is_what_it_says() -> None:

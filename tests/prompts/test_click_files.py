@@ -14,9 +14,7 @@ from prompts import FORMS, Click, InputError, check_inside, clicks_to_vox, read_
 from prompts.parsing import label_of_name
 
 # An oblique, left-handed image with three different spacings, stored in no canonical order.
-AFFINE = np.array(
-    [[0.0, -1.9, 0.3, 101.5], [-2.1, 0.05, 0.0, 33.25], [0.1, 0.2, 3.2, -700.125], [0, 0, 0, 1.0]]
-)
+AFFINE = np.array([[0.0, -1.9, 0.3, 101.5], [-2.1, 0.05, 0.0, 33.25], [0.1, 0.2, 3.2, -700.125], [0, 0, 0, 1.0]])
 SHAPE = (40, 50, 60)
 
 
@@ -102,9 +100,7 @@ def test_autopet_forms_are_written_as_the_challenge_has_them(tmp_path: Path) -> 
 def test_the_challenges_clicks_lie_in_lesions_of_the_stored_array(real_data: Path) -> None:
     image = nib.load(real_data / "psma_masks" / "label_expert.nii.gz")
     label = np.asarray(image.dataobj)
-    clicks = read_clicks(
-        real_data / "psma_masks" / "lesion-clicks.json", affine=image.affine, shape=label.shape
-    )
+    clicks = read_clicks(real_data / "psma_masks" / "lesion-clicks.json", affine=image.affine, shape=label.shape)
     assert [c.label for c in clicks] == [1] * 10 + [0] * 10
     hit = [bool(label[tuple(v)]) for v in clicks_to_vox(clicks, image.affine).astype(int)]
     assert hit == [True] * 10 + [False] * 10
@@ -148,9 +144,7 @@ def test_slicer_json_as_a_person_saves_it(tmp_path: Path) -> None:
     assert read_clicks(path) == expected
     # LPS is also what the schema says where a file says nothing.
     assert read_clicks(write(path, slicer(points))) == expected
-    flipped = [
-        Click((-c.position_mm[0], -c.position_mm[1], c.position_mm[2]), c.label, c.lesion) for c in expected
-    ]
+    flipped = [Click((-c.position_mm[0], -c.position_mm[1], c.position_mm[2]), c.label, c.lesion) for c in expected]
     assert read_clicks(write(path, slicer(points, coordinateSystem="RAS"))) == flipped
 
 

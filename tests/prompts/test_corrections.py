@@ -15,9 +15,7 @@ def masks(shape: tuple[int, int, int] = (20, 20, 20)) -> tuple[torch.Tensor, tor
     return torch.zeros(1, 1, *shape, dtype=torch.bool), torch.zeros(1, 1, *shape, dtype=torch.bool)
 
 
-def click(
-    pred: torch.Tensor, target: torch.Tensor, strategy: str, **options: object
-) -> tuple[list[int], int]:
+def click(pred: torch.Tensor, target: torch.Tensor, strategy: str, **options: object) -> tuple[list[int], int]:
     clicks = next_click(pred, target, strategy=strategy, keys=KEYS, **options)  # type: ignore[arg-type]
     return [int(c) for c in clicks.coords_vox[0]], int(clicks.labels[0])
 

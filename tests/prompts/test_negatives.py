@@ -24,9 +24,7 @@ def test_shell_is_measured_in_mm_from_the_nearest_lesion_voxel() -> None:
     assert (clicks.labels == 0).all()
     assert distance.min() == 2.0
     assert distance.max() == 4.0
-    assert (
-        len(set(map(tuple, clicks.coords_vox[clicks.coords_vox[:, 2] != 7].tolist()))) == 2
-    )  # only straight up
+    assert len(set(map(tuple, clicks.coords_vox[clicks.coords_vox[:, 2] != 7].tolist()))) == 2  # only straight up
 
 
 def test_near_miss_in_a_full_or_empty_mask_is_no_click() -> None:

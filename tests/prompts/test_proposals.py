@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from prompts import read_clicks
-from prompts.errors import InputError
 from prompts.proposals import clicks_of, proposals_from_pet, proposals_on_grid
 from sammed3d_ft.cli.main import app
-from sammed3d_ft.data.grids import from_array
-from sammed3d_ft.data.images import write_float
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.images.grids import from_array
+from sammed3d_ft.images.images import write_float
 
 SPACING = (2.0, 2.0, 4.0)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from prompts import uniforms
-from prompts.selection import first_voxel, random_voxel
+from prompts.randomness import first_voxel, random_voxel
 
 
 def test_same_key_same_numbers_and_recorded_once() -> None:

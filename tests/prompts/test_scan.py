@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from prompts import ScanClicks, autopet_clicks, clicks_from_mask, lesions_from_mask
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 
 
 def two_lesions() -> np.ndarray:
@@ -66,9 +66,7 @@ def test_near_misses_belong_to_their_lesion_and_lie_in_none() -> None:
     background = clicks.labels == 0
     assert background.sum() == 150
     assert len({tuple(v) for v in clicks.coords_vox[background].tolist()}) > 140
-    for voxel, lesion in zip(
-        clicks.coords_vox[background], np.array(clicks.lesions)[background], strict=True
-    ):
+    for voxel, lesion in zip(clicks.coords_vox[background], np.array(clicks.lesions)[background], strict=True):
         distance = ndimage.distance_transform_edt(lesions != lesion, sampling=spacing)[tuple(voxel)]
         assert 1.0 <= distance <= 6.0
         assert mask[tuple(voxel)] == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.cohort_files import lesion, save, write_cohort
+from tests.support.cohort_files import lesion, save, write_cohort
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,38 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from prompts import read_clicks
-from prompts.errors import InputError
-from sammed3d_ft.data.images import read_image, read_label
-from sammed3d_ft.data.manifest import read_manifest, write_manifest
-from sammed3d_ft.inference import Predictor
+from sammed3d_ft.dataset.manifest import read_manifest, write_manifest
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.losses import training_loss
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors
+from sammed3d_ft.prompted.config import PromptedConfig
 from sammed3d_ft.recipes import train as recipe
-from sammed3d_ft.recipes.config import TrainConfig, load_config
-from sammed3d_ft.recipes.failures import explain_failure
+from sammed3d_ft.recipes.train import load_config
 from sammed3d_ft.training.checkpoints import list_checkpoints, read_checkpoint
-from tests.data.tiny_cases import write_cohort
-
-ROOT = Path(__file__).resolve().parents[2]
-
-YAML = """
-run: {{dir: "{run}", seed: 1}}  # whose untrained masks are not empty
-data: {{manifest: "{manifest}"}}
-model: {{variant: mini, weights: random}}
-clicks: {{rounds: 2}}
-tune: {{method: {method}, lora_rank: 2}}
-cache: {{views: 1}}
-optim: {{epochs: 1, batch_size: 2, warmup: 0.5, lr_decoder: 1e-5, lr_encoder: 1e-5}}
-validate: {{every_epochs: 1, clicks: [1, 5], test: false}}
-checkpoint: {{every_steps: 1}}
-track: {{trackers: [], log_every_steps: 1}}
-"""
+from sammed3d_ft.training.failures import explain_failure
+from tests.support.tiny_cases import write_cohort
+from tests.support.training_runs import Killed, config_file, replayed_dice, stop_after
 
 
 @pytest.fixture(scope="module")
@@ -48,35 +31,8 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 
-def config_file(run: Path, manifest: Path, method: str) -> Path:
-    path = run.with_suffix(".yaml")
-    path.write_text(YAML.format(run=run, manifest=manifest, method=method))
-    return path
-
-
-def settings(run: Path, manifest: Path, method: str = "full", *overrides: str) -> TrainConfig:
+def settings(run: Path, manifest: Path, method: str = "full", *overrides: str) -> PromptedConfig:
     return load_config(config_file(run, manifest, method), overrides)
-
-
-def replayed_dice(run: Path, manifest: Path, split: str, at: tuple[int, ...] = (1, 5)) -> dict[int, float]:
-    """Mean Dice per case after k clicks per lesion: the export, given the run's own click files."""
-    predictor = Predictor.from_pretrained(run / "export" / "model.safetensors", device="cpu")
-    dice: dict[int, list[float]] = {k: [] for k in at}
-    for case in read_manifest(manifest).split(split):
-        assert case.label is not None
-        pet, truth = read_image(case.images["PT"]), read_label(case.label).array > 0
-        clicks = read_clicks(run / "clicks" / split / f"{case.id}.json")
-        for k in at:
-            predictor.set_image({"PT": pet})
-            given: dict[object, int] = {}
-            for click in clicks:
-                given[click.lesion] = given.get(click.lesion, 0) + 1
-                if given[click.lesion] <= k:
-                    assert isinstance(click.lesion, int)
-                    predictor.add_click(pet.to_vox(np.array(click.position_mm)), click.label, click.lesion)
-            mask = predictor.mask() > 0
-            dice[k].append(2 * float((mask & truth).sum()) / float(mask.sum() + truth.sum()))
-    return {k: float(np.mean(values)) for k, values in dice.items()}
 
 
 @pytest.mark.parametrize("method", ["decoder", "full", "lora"])
@@ -128,22 +84,6 @@ def test_generic_shapes_join_the_lesions(tmp_path: Path, manifest: Path) -> None
     assert [line["step"] for line in logged if "train/loss" in line] == [1, 2, 3]  # 3 lesions, 3 shapes, 2 a step
     with pytest.raises(InputError, match="data.shapes 3: .*tune.method full or lora"):
         recipe.train(settings(tmp_path / "other", manifest, "decoder", "data.shapes=3"))
-
-
-class Killed(BaseException):
-    """Not an Exception: nothing on the way may handle it."""
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, last_step: int) -> None:
-    real = recipe.save_checkpoint
-
-    def save_then_stop(folder: Path, step: int, *rest: Any, **named: Any) -> Path:
-        path = real(folder, step, *rest, **named)
-        if folder.name == "checkpoints" and step == last_step:
-            raise Killed
-        return path
-
-    monkeypatch.setattr(recipe, "save_checkpoint", save_then_stop)
 
 
 @pytest.mark.parametrize(
@@ -430,11 +370,11 @@ def test_only_the_lesions_of_the_micro_batch_that_is_no_number_are_named(
 
 def test_running_out_of_memory_names_the_settings_that_help(tmp_path: Path, manifest: Path) -> None:
     config = settings(tmp_path / "run", manifest)
-    told = explain_failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), config)
+    told = explain_failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), config.memory_savers)
     assert told is not None
     for way in ("optim.batch_size=1 optim.accumulate=2", "clicks.rounds=1", "tune.method=decoder"):
         assert way in told
-    assert explain_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), config) is None
+    assert explain_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), []) is None
 
 
 def test_a_manifest_without_validation_is_refused(tmp_path: Path) -> None:

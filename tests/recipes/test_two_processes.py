@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sammed3d_ft.recipes.config import load_config
-from tests.data.tiny_cases import write_cohort
-from tests.recipes.test_train import ROOT, config_file, replayed_dice
+from sammed3d_ft.recipes.train import load_config
+from tests.support.tiny_cases import write_cohort
+from tests.support.training_runs import ROOT, config_file, replayed_dice
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def probed(processes: int, folder: Path, manifest: Path, method: str, *overrides
     config = config_file(folder / "run", manifest, method)
     each = f"optim.batch_size={2 // processes}"
     ended = launch(
-        processes, ROOT / "tests" / "recipes" / "gradient_probe.py", config, each, *overrides, probe=folder / "probe"
+        processes, ROOT / "tests" / "support" / "gradient_probe.py", config, each, *overrides, probe=folder / "probe"
     )
     assert ended.returncode == 0, ended.stderr
     for rank in range(processes):
@@ -148,7 +148,7 @@ def test_an_error_of_one_process_alone_is_told_and_ends_the_run(tmp_path: Path, 
     script = tmp_path / "damaging.py"
     script.write_text(
         "import os, sys\n"
-        "from sammed3d_ft.recipes import prompted_task\n"
+        "from sammed3d_ft.prompted import task as prompted_task\n"
         "from sammed3d_ft.recipes.train import main\n"
         "from prompts.errors import InputError\n"
         "def broken(*rest, **more): raise InputError('case val_1: cannot be read')\n"
@@ -172,7 +172,7 @@ def test_a_process_that_is_killed_ends_the_run_with_a_line_that_says_how_to_go_o
     script = tmp_path / "dying.py"
     script.write_text(
         "import os, signal, sys\n"
-        "from sammed3d_ft.recipes import prompted_task\n"
+        "from sammed3d_ft.prompted import task as prompted_task\n"
         "from sammed3d_ft.recipes.train import main\n"
         "real, calls = prompted_task.PromptedTask.loss, []\n"
         "def loss(self, model, batch, *rest):\n"
@@ -194,7 +194,7 @@ def test_a_loss_that_is_no_number_on_one_process_stops_both_at_the_same_step(tmp
     script = tmp_path / "no_number.py"
     script.write_text(
         "import os, sys\n"
-        "from sammed3d_ft.recipes import prompted_task\n"
+        "from sammed3d_ft.prompted import task as prompted_task\n"
         "from sammed3d_ft.recipes.train import main\n"
         "real, calls = prompted_task.PromptedTask.loss, []\n"
         "def loss(self, model, batch, *rest):\n"

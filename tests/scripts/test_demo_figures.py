@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sammed3d_ft.data.manifest import read_manifest
-from sammed3d_ft.data.phantom import write_cohort
-from sammed3d_ft.data.preprocessing import Preprocessing
-from sammed3d_ft.inference import Predictor
+from sammed3d_ft.dataset.manifest import read_manifest
 from sammed3d_ft.model.build import seeded_model
+from sammed3d_ft.phantom import write_cohort
+from sammed3d_ft.prompted.predictor import Predictor
+from sammed3d_ft.prompted.preprocessing import Preprocessing
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sammed3d_ft.data.manifest import write_manifest
-from sammed3d_ft.data.manifest_build import from_folders
-from sammed3d_ft.data.splits import assign_splits, read_splits
+from sammed3d_ft.dataset.builders import from_folders
+from sammed3d_ft.dataset.manifest import write_manifest
+from sammed3d_ft.dataset.splits import assign_splits, read_splits
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "fixed_threshold.py"
@@ -47,9 +47,7 @@ def test_real_cohort(
 ) -> None:
     folder = real_data / "fdg_pet_sarcoma"
     cases = from_folders(folder, "{id}/PET_image.nii.gz", "{id}/PET_mask.nii.gz", None)
-    write_manifest(
-        tmp_path / "m.json", assign_splits(cases, read_splits(folder / "splits.json", "holdout", None))
-    )
+    write_manifest(tmp_path / "m.json", assign_splits(cases, read_splits(folder / "splits.json", "holdout", None)))
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path / "m.json"), *options],
         cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=True,

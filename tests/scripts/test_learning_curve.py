@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prompts.errors import InputError
-from sammed3d_ft.data.manifest import Case, read_manifest
-from sammed3d_ft.data.phantom import write_cohort
+from sammed3d_ft.dataset.manifest import Case, read_manifest
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.phantom import write_cohort
 
 ROOT = Path(__file__).resolve().parents[2]
 

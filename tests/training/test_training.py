@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from prompts.errors import InputError
+from sammed3d_ft.errors import InputError
 from sammed3d_ft.model.adapters import configure_tuning
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.training import checkpoints

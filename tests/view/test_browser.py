@@ -15,12 +15,12 @@ import SimpleITK as sitk
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from sammed3d_ft.data.preprocessing import Preprocessing
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import save_safetensors
+from sammed3d_ft.prompted.preprocessing import Preprocessing
 from sammed3d_ft.recipes.predict import Outputs, load_model, run
 from sammed3d_ft.view.cases import single_case
-from tests.data.dicom.synthetic import write_series
+from tests.support.synthetic_dicom import write_series
 from tests.view.viewers import BLOBS_VOX, blobs, serving, write_pet
 
 FIRST, SECOND = BLOBS_VOX

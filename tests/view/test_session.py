@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from prompts import Click, InputError, read_clicks, write_clicks
-from sammed3d_ft.data.check import check_manifest
-from sammed3d_ft.data.manifest import Case, read_manifest, write_manifest
-from sammed3d_ft.recipes.clicked_scan import ClickedScan
+from sammed3d_ft.dataset.check import check_manifest
+from sammed3d_ft.dataset.manifest import Case, read_manifest, write_manifest
+from sammed3d_ft.prompted.clicked_scan import ClickedScan
 from sammed3d_ft.recipes.predict import Outputs, segment
 from sammed3d_ft.view.cases import cohort_cases, single_case
-from tests.data.dicom.synthetic import write_series
+from tests.support.synthetic_dicom import write_series
 from tests.view.viewers import BLOBS_VOX, SHAPE, Client, blobs, quick_model, serving, write_pet
 
 ROOT = Path(__file__).resolve().parents[2]

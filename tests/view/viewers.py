@@ -19,7 +19,7 @@ import torch
 from sammed3d_ft.recipes.predict import LoadedModel
 from sammed3d_ft.view.cases import ViewedCase
 from sammed3d_ft.view.server import RunningServer, Viewer
-from tests.inference.stand_ins import Threshold, predictor
+from tests.support.stand_ins import Threshold, predictor
 
 BLOBS_VOX = ((12, 14, 10), (28, 30, 22))
 SHAPE = (40, 44, 32)

@@ -1,0 +1,1 @@
+"""Automatic models: the U-Net family, which segments whole scans without clicks."""

@@ -1,0 +1,1 @@
+"""Cases: the manifest, its builders, splits, and the check before training."""

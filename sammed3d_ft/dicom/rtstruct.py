@@ -1,0 +1,131 @@
+"""Converts regions of an RTSTRUCT, drawn as closed contours, to masks on the grid of a series."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from sammed3d_ft.dicom.folder import DicomFile
+from sammed3d_ft.dicom.series import Series
+from sammed3d_ft.errors import InputError
+
+_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+# Contours are stored to about 0.001 mm; planes closer than this are the same plane.
+_SAME_PLANE_MM = 0.01
+# Planes further apart than this many times the usual distance have a gap between them.
+_NEIGHBOURS = 1.5
+# A contour whose points leave its plane by more than this fraction of a slice was not drawn on these slices.
+_FLAT_SLICES = 0.25
+
+
+def region_names(file: DicomFile, frame_of_reference: str) -> tuple[str, ...]:
+    """The names of a file's regions in a frame of reference, in the file's order."""
+    return tuple(
+        str(region.get("ROIName") or "")
+        for region in file.header.get("StructureSetROISequence") or []
+        if str(region.get("ReferencedFrameOfReferenceUID") or frame_of_reference) == frame_of_reference
+    )
+
+
+def read_region(file: DicomFile, name: str, series: Series) -> np.ndarray:
+    """The mask of a region, (column, row, slice) bool.
+
+    A voxel belongs to the region if its centre does. Contours in the same plane are combined by exclusive or, so a
+    contour inside another is a hole. Each plane of contours applies to slices up to half way to the next plane, and to
+    half the usual plane distance beyond the last. Contours drawn on the series itself thus stay on their own slices,
+    and slices of a finer or coarser series use the nearest plane. Slice positions are the true ones, not those of the
+    even grid.
+
+    Raises:
+        InputError: no such region, or several; another frame of reference; contours that are not closed or not in the
+            plane of the slices; a region without a voxel centre.
+    """
+    where = f"{file.path}: region {name!r}"
+    contours = _contours(file, name, series, where)
+    polygons, heights_mm = [], []
+    for contour in contours:
+        points = np.array(contour.ContourData, np.float64).reshape(-1, 3)
+        along = points @ series.normal
+        if np.ptp(along) > _FLAT_SLICES * series.step_mm:
+            raise InputError(f"{where}: a contour leaves the plane of the series' slices by {np.ptp(along):.2f} mm")
+        # The affine gives columns and rows; its slice axis is normal to the plane, so the third coordinate is dropped.
+        polygons.append(series.to_vox(points)[:, :2])
+        heights_mm.append(float(along.mean()))
+    mask = np.zeros(series.shape, bool)
+    for index, plane in _planes_of_slices(np.array(heights_mm), series).items():
+        mask[:, :, index] = fill([polygons[i] for i in plane], series.shape[:2])
+    if not mask.any():
+        raise InputError(f"{where}: contains no voxel centre of series {series.uid}; was it drawn on another scan?")
+    return mask
+
+
+def _contours(file: DicomFile, name: str, series: Series, where: str) -> list[Dataset]:
+    regions = [one for one in file.header.get("StructureSetROISequence") or [] if str(one.get("ROIName")) == name]
+    if not regions:
+        names = ", ".join(region_names(file, series.frame_of_reference)) or "none"
+        raise InputError(f"{where}: not found; regions on this scan: {names}")
+    if len(regions) > 1:
+        raise InputError(f"{where}: occurs {len(regions)} times; give the regions different names")
+    frame = str(regions[0].get("ReferencedFrameOfReferenceUID") or "")
+    if frame and frame != series.frame_of_reference:
+        raise InputError(f"{where}: has another frame of reference than series {series.uid}; register them first")
+    number = regions[0].ROINumber
+    contours = [
+        contour
+        for one in file.header.get("ROIContourSequence") or []
+        if one.ReferencedROINumber == number
+        for contour in one.get("ContourSequence") or []
+    ]
+    if not contours:
+        raise InputError(f"{where}: has no contours")
+    for contour in contours:
+        kind = contour.get("ContourGeometricType")
+        if kind not in _CLOSED:
+            raise InputError(f"{where}: has a contour of type {kind}, expected CLOSED_PLANAR")
+        if len(contour.get("ContourData") or ()) % 3 or len(contour.get("ContourData") or ()) < 9:
+            raise InputError(f"{where}: has a contour with fewer than three complete points")
+    return contours
+
+
+def _planes_of_slices(heights_mm: np.ndarray, series: Series) -> dict[int, np.ndarray]:
+    """For each slice inside the region, the indices of the contours in the slice's plane."""
+    order = np.argsort(heights_mm, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(heights_mm[order]) > _SAME_PLANE_MM) + 1)
+    planes_mm = np.array([heights_mm[group].mean() for group in groups])
+    gaps_mm = np.diff(planes_mm)
+    usual_mm = float(np.median(gaps_mm)) if len(gaps_mm) else series.step_mm
+    # A larger distance is a gap in the region, not a thick plane.
+    halves_mm = np.where(gaps_mm <= _NEIGHBOURS * usual_mm, gaps_mm, usual_mm) / 2
+    low_mm = planes_mm - np.concatenate([[usual_mm / 2], halves_mm])
+    high_mm = planes_mm + np.concatenate([halves_mm, [usual_mm / 2]])
+    # As within a plane, a slice exactly on a border belongs to the side above; the offset keeps rounding out of it.
+    places_mm = series.positions_mm + _SAME_PLANE_MM
+    plane = np.searchsorted(low_mm, places_mm, "right") - 1
+    inside = (plane >= 0) & (places_mm < high_mm[plane])
+    return {int(index): groups[plane[index]] for index in np.flatnonzero(inside)}
+
+
+def fill(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Which voxel centres lie inside an odd number of polygons, (column, row) bool.
+
+    A centre exactly on an edge belongs to the side of larger column and row, so polygons with a common edge share no
+    voxel.
+
+    Args:
+        polygons: each (points, 2) in voxels (column, row); the last point is joined to the first.
+        shape: columns, rows.
+    """
+    columns, rows = shape
+    crossings = np.zeros((columns + 1, rows), np.int64)
+    row = np.arange(rows)
+    for polygon in polygons:
+        start, end = polygon, np.roll(polygon, -1, axis=0)
+        low, high = np.minimum(start[:, 1], end[:, 1])[:, None], np.maximum(start[:, 1], end[:, 1])[:, None]
+        edge, crossed_row = np.nonzero((low <= row) & (row < high))
+        share = (crossed_row - start[edge, 1]) / (end[edge, 1] - start[edge, 1])
+        column = start[edge, 0] + share * (end[edge, 0] - start[edge, 0])
+        first_right = np.clip(np.ceil(column), 0, columns).astype(int)
+        np.add.at(crossings, (first_right, crossed_row), 1)
+    return crossings[:columns].cumsum(0) % 2 == 1

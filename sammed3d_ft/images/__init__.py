@@ -1,0 +1,1 @@
+"""Images and their geometry: reading, writing, resampling, crops and intensities."""

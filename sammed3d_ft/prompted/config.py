@@ -1,0 +1,154 @@
+"""The config of a prompted training: SAM-Med3D fine-tuned on lesions with simulated clicks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from prompts import CORRECTION_STRATEGIES, FIRST_STRATEGIES
+from sammed3d_ft.model.variants import VARIANTS
+from sammed3d_ft.training.config import (
+    CasesConfig,
+    CheckpointConfig,
+    MaskLossConfig,
+    RunConfig,
+    ScoringConfig,
+    Section,
+    StepsConfig,
+    TrackConfig,
+)
+
+
+class DataConfig(CasesConfig):
+    """Which cases, modalities and targets."""
+
+    targets: Literal["each", "all"] = "each"
+    clip: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    repeats: int = Field(1, ge=1)  # how often an epoch shows each lesion; each time drawn anew
+    shapes: int = Field(0, ge=0)  # generic promptable shapes per epoch, beside the lesions: for pre-training
+
+
+class ModelConfig(Section):
+    """Architecture, base weights (a file, "mini", or "random") and crop spacing; none of them is assumed."""
+
+    variant: str
+    weights: str
+    spacing_mm: float | None = Field(None, gt=0)
+    zoom: bool = True  # look closer at small lesions, and farther around large ones, in training and validation
+
+    @model_validator(mode="after")
+    def _known(self) -> ModelConfig:
+        if self.variant not in VARIANTS:
+            raise ValueError(f"unknown variant {self.variant!r}: expected one of {', '.join(sorted(VARIANTS))}")
+        return self
+
+
+class ClickConfig(Section):
+    """How clicks, and what is there before the first, are simulated in training."""
+
+    first: str = "uniform"
+    next: str = "error_mixed"
+    rounds: int = Field(8, ge=1, le=20)
+    gradient_rounds: int | None = Field(2, ge=1)  # rounds with loss and gradient: the first and random later ones
+    accumulate: bool = True
+    start_masks: float = Field(0.2, ge=0, le=1)  # share of samples that start from a mask: right, wrong or empty
+    ambiguous: float = Field(0.0, ge=0, le=1)  # share of samples whose target has another outline than the lesion
+
+    @model_validator(mode="after")
+    def _known(self) -> ClickConfig:
+        for name, given, known in (
+            ("first", self.first, FIRST_STRATEGIES),
+            ("next", self.next, CORRECTION_STRATEGIES),
+        ):
+            if given not in known:
+                raise ValueError(f"clicks.{name}: unknown strategy {given!r}, expected one of {', '.join(known)}")
+        return self
+
+
+class TuneConfig(Section):
+    """Which parameters train."""
+
+    method: Literal["decoder", "lora", "full"] = "decoder"
+    lora_rank: int = Field(8, ge=1)
+    lora_alpha: float = Field(16.0, gt=0)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class LossConfig(MaskLossConfig):
+    """The mask loss, and the weight of the IoU head's squared error."""
+
+    iou_weight: float = Field(1.0, ge=0)
+
+
+class AugmentConfig(Section):
+    """Ranges of augmentation; see `AugmentationRanges`."""
+
+    flip: float = Field(0.5, ge=0, le=1)
+    rotate_deg: float = Field(15.0, ge=0, le=180)
+    zoom: float = Field(0.15, ge=0)
+    gamma: float = Field(0.25, ge=0)
+    noise: float = Field(0.1, ge=0)
+    jitter_vox: int = Field(4, ge=0)
+
+
+class CacheConfig(Section):
+    """The embedding cache, used when the encoder is frozen (method decoder)."""
+
+    views: int = Field(4, ge=1)
+    batch_size: int = Field(1, ge=1)
+    dir: Path | None = None
+
+
+class OptimConfig(StepsConfig):
+    """AdamW and its schedule, with a learning rate for the image encoder and one for the rest."""
+
+    lr_decoder: float = Field(2e-4, gt=0)
+    lr_encoder: float = Field(5e-5, gt=0)
+
+
+class ValidateConfig(ScoringConfig):
+    """Validation on the scans' own grids by a simulated user, by the code of `predict`."""
+
+    clicks: tuple[int, ...] = (1, 3, 5, 10)
+
+    @model_validator(mode="after")
+    def _has_selection(self) -> ValidateConfig:
+        if not {1, 5} <= set(self.clicks):
+            raise ValueError(f"validate.clicks {list(self.clicks)}: must hold 1 and 5, by which the best is chosen")
+        if min(self.clicks) < 1:
+            raise ValueError(f"validate.clicks {list(self.clicks)}: a lesion gets at least one click")
+        return self
+
+
+class PromptedConfig(Section):
+    """One fine-tuning of SAM-Med3D, which is prompted by clicks."""
+
+    run: RunConfig
+    data: DataConfig
+    model: ModelConfig
+    clicks: ClickConfig = ClickConfig()
+    tune: TuneConfig = TuneConfig()
+    loss: LossConfig = LossConfig()
+    augment: AugmentConfig = AugmentConfig()
+    cache: CacheConfig = CacheConfig()
+    optim: OptimConfig = OptimConfig()
+    validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    track: TrackConfig = TrackConfig()
+
+    @property
+    def spacing_mm(self) -> float:
+        return self.model.spacing_mm or VARIANTS[self.model.variant].spacing_mm
+
+    @property
+    def memory_savers(self) -> list[str]:
+        """Settings that need less memory, those with the smallest side effects first."""
+        ways, rounds = self.optim.smaller_batch, self.clicks.rounds
+        if rounds > 1:
+            ways.append(f"clicks.rounds={rounds - 1} (now {rounds})")
+        ways += self.optim.lower_precision
+        if self.tune.method != "decoder" and len(self.data.modalities) == 1:
+            ways.append("tune.method=decoder (the encoder is then frozen and its output cached)")
+        return ways

@@ -1,0 +1,150 @@
+"""On-disk store of scans and their lesions for prompted training.
+
+One safetensors file per case holds the clipped channels and the numbered lesions. Files are memory-mapped and sliced,
+so reading a crop does not load the whole scan. Nothing is resampled, and lesions of any size are kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from scipy import ndimage
+from torch import Tensor
+
+from prompts import lesions_from_mask
+from sammed3d_ft.dataset.manifest import Case
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.files import write_whole
+from sammed3d_ft.images.crops import Region
+from sammed3d_ft.images.images import read_image, read_label
+from sammed3d_ft.prompted.preprocessing import Preprocessing, channels
+from sammed3d_ft.training.scan_files import ScanPart, readable
+
+
+@dataclass(frozen=True)
+class LesionEntry:
+    """One target: a lesion of a case, or all of a case's lesions as one.
+
+    Attributes:
+        number: the lesion's value in the case's lesion map, from 1.
+        start, stop: the lesion's bounding box in voxels of the scan, `stop` exclusive.
+        shape: (X, Y, Z) of the scan.
+    """
+
+    id: str
+    case: str
+    number: int
+    volume_ml: float
+    spacing_mm: tuple[float, float, float]
+    start: tuple[int, int, int]
+    stop: tuple[int, int, int]
+    shape: tuple[int, int, int]
+    file: str
+
+    @property
+    def region(self) -> Region:
+        return Region(self.start, self.stop)
+
+    @property
+    def extent_mm(self) -> float:
+        """Longest side of the bounding box."""
+        return max(n * mm for n, mm in zip(self.region.shape, self.spacing_mm, strict=True))
+
+
+class LesionStore:
+    """The targets of a set of cases, stored in a folder by `prepare_case` and opened by `open_store`.
+
+    Args:
+        folder: contains ``<case>.json`` (the entries) and ``<case>.safetensors`` for each case.
+        entries: entries of all cases, in manifest order.
+    """
+
+    def __init__(self, folder: Path, entries: Sequence[LesionEntry]) -> None:
+        self.folder = folder
+        self.entries = tuple(entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def read(self, index: int, region: Region) -> ScanPart:
+        """Read a box of a target's scan; other lesions of the scan count as background."""
+        entry = self.entries[index]
+        x, y, z = region.slices
+        with readable(self.folder / entry.file) as path, safe_open(path, "pt") as file:
+            cut: Tensor = file.get_slice("channels")[:, x, y, z]
+            return ScanPart(cut, file.get_slice("lesions")[x, y, z] == entry.number)
+
+
+def _index(path: Path) -> list[LesionEntry]:
+    with readable(path):
+        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    for entry in entries:
+        entry.update({key: tuple(value) for key, value in entry.items() if isinstance(value, list)})
+    return [LesionEntry(**entry) for entry in entries]
+
+
+def open_store(folder: Path, cases: Sequence[Case]) -> LesionStore:
+    """Open the store of cases that have all been prepared."""
+    entries = [entry for case in cases for entry in _index(folder / f"{case.id}.json")]
+    if not entries:
+        raise InputError(f"no lesions in the {len(cases)} training cases: all labels are empty")
+    return LesionStore(folder, entries)
+
+
+def prepare_case(
+    folder: Path, case: Case, preprocessing: Preprocessing, *, connectivity: int = 18, targets: str = "each"
+) -> None:
+    """Write one case's scan and targets, unless they exist.
+
+    The case's JSON is written last and atomically, so if it exists, the scan does too.
+
+    Args:
+        folder: folder of the store; its name should depend on everything that determines its content.
+        connectivity: connectivity of lesions: 6, 18 or 26.
+        targets: "each": one target per lesion; "all": all lesions of a label as one target.
+
+    Raises:
+        InputError: no label, or a file that cannot be read or written.
+    """
+    index_file = folder / f"{case.id}.json"
+    if index_file.exists():
+        return
+    if case.label is None:
+        raise InputError(f"case {case.id}: training needs a label, but the manifest has none")
+    images = {name: read_image(case.images[name], case=case.id) for name in preprocessing.modalities}
+    reference = images[preprocessing.modalities[0]]
+    label = read_label(case.label, case=case.id)
+    volume = channels(images, preprocessing, case=case.id)
+    lesions, count = lesions_from_mask(label.array, connectivity)
+    if targets == "all":
+        lesions, count = (lesions > 0).astype(np.int32), min(count, 1)
+    spacing = reference.spacing_mm
+    name = f"{case.id}.safetensors"
+    entries = []
+    for number, box in enumerate(ndimage.find_objects(lesions, max_label=count), start=1):
+        voxels = int((lesions[box] == number).sum())
+        entries.append(
+            LesionEntry(
+                id=f"{case.id}/{number}",
+                case=case.id,
+                number=number,
+                volume_ml=float(voxels * spacing.prod() / 1000),
+                spacing_mm=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
+                start=tuple(side.start for side in box),
+                stop=tuple(side.stop for side in box),
+                shape=label.array.shape,
+                file=name,
+            )
+        )
+    if entries:
+        tensors = {"channels": volume.contiguous(), "lesions": torch.from_numpy(lesions.astype(np.int32))}
+        write_whole(folder / name, save(tensors))
+    write_whole(index_file, json.dumps([asdict(entry) for entry in entries], indent=1))

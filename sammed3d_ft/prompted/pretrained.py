@@ -1,0 +1,74 @@
+"""Opens what `predict` takes as a checkpoint: an export, a published checkpoint, or an adapter's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.model.sam_med3d import SAMMed3D
+from sammed3d_ft.model.variants import VARIANTS
+from sammed3d_ft.model.weight_fit import PATCH_WEIGHT
+from sammed3d_ft.model.weights import read_whole_model
+from sammed3d_ft.prompted.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model with what must be known to use it."""
+
+    model: SAMMed3D
+    preprocessing: Preprocessing
+    accumulate: bool
+    """Whether it was trained with all clicks so far, or with the newest alone."""
+
+
+def open_pretrained(path: str | Path, base: str | Path | None = None) -> Pretrained:
+    """The model of a checkpoint, on the CPU, in evaluation mode, float32.
+
+    Args:
+        path: a weights file, an export's folder, or the folder of a LoRA adapter.
+        base: the weights that an adapter was trained on; only for adapters.
+
+    Raises:
+        InputError: no such file, not a whole model, an adapter without its base, or metadata that are broken.
+    """
+    path = Path(path)
+    if (path / "adapter_config.json").is_file():
+        if base is None:
+            raise InputError(f"{path} is a LoRA adapter; name the weights it was trained on as well (--base)")
+        from sammed3d_ft.model.adapters import load_adapter
+
+        model, metadata = load_adapter(path, base)
+    else:
+        if base is not None:
+            raise InputError(f"{path} is no adapter, so the base weights {base} have no use; leave out --base")
+        variant, found = read_whole_model(path)
+        metadata = found.metadata
+        with torch.device("meta"):
+            model = SAMMed3D(VARIANTS[variant], in_channels=found.state[PATCH_WEIGHT].shape[1])
+        # Copies, so that nothing of the model is backed by a file that may be replaced while it is in use.
+        state = {name: tensor.to(torch.float32, copy=True) for name, tensor in found.state.items()}
+        model.load_state_dict(state, assign=True)
+    return Pretrained(model.eval(), _preprocessing(model, metadata, path), _accumulate(metadata, path))
+
+
+def _preprocessing(model: SAMMed3D, metadata: Mapping[str, str], path: Path) -> Preprocessing:
+    """That of the export; for weights that do not say, that of the published model: PT at its spacing."""
+    if "preprocessing" not in metadata:
+        modalities = ("PT",) if model.in_channels == 1 else ("PT", "CT")
+        return Preprocessing(modalities, model.variant.spacing_mm)
+    try:
+        return Preprocessing.from_json(metadata["preprocessing"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _accumulate(metadata: Mapping[str, str], path: Path) -> bool:
+    text = metadata.get("accumulate_clicks", "true")
+    if text not in ("true", "false"):
+        raise InputError(f"{path}: accumulate_clicks is {text!r} in its metadata; expected true or false")
+    return text == "true"

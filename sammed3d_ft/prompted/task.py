@@ -1,0 +1,346 @@
+"""The prompted training task: SAM-Med3D for the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, Dataset
+from tqdm import tqdm
+
+import sammed3d_ft
+from prompts import next_click, uniforms, write_clicks
+from sammed3d_ft.dataset.manifest import Case, Manifest
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.files import write_csv
+from sammed3d_ft.lesions import SIZE_CLASSES, size_class
+from sammed3d_ft.losses import TrainingLoss
+from sammed3d_ft.model.adapters import (
+    configure_tuning,
+    load_trainable_state,
+    merged_state,
+    save_adapter,
+    trainable_state,
+)
+from sammed3d_ft.model.build import seeded_model
+from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors
+from sammed3d_ft.prompted.augment import AugmentationRanges
+from sammed3d_ft.prompted.config import PromptedConfig
+from sammed3d_ft.prompted.embedding_cache import CachedSamples, EmbeddingCache
+from sammed3d_ft.prompted.lesion_store import LesionStore, open_store, prepare_case
+from sammed3d_ft.prompted.predictor import Predictor
+from sammed3d_ft.prompted.preprocessing import Preprocessing
+from sammed3d_ft.prompted.promptable_shapes import ShapeSamples
+from sammed3d_ft.prompted.samples import LesionSamples, SampleSettings
+from sammed3d_ft.prompted.simulated_user import CaseScore, simulate_files
+from sammed3d_ft.provenance import case_files, digest, state_hash
+from sammed3d_ft.training.batches import loader_workers
+from sammed3d_ft.training.task import SplitCases, mean
+
+# Increase this when crops, augmentation or clicks are drawn differently. Older caches are then ignored, not deleted.
+_CACHE_FORMAT = 2
+
+
+class PromptedTask:
+    """Model and data of a prompted training run; implements `Task`.
+
+    Args:
+        config: config of the run.
+        manifest: the run's cases, already checked.
+
+    Raises:
+        InputError: weights that do not fit, no training cases, or contradictory settings.
+    """
+
+    shown: Mapping[str, str] = {"loss": "train/loss", "dice": "train/dice_last"}
+
+    def __init__(self, config: PromptedConfig, manifest: Manifest) -> None:
+        self.config = config
+        self.cases = SplitCases.of(manifest)
+        if config.data.shapes and (config.tune.method == "decoder" or config.data.modalities != ("PT",)):
+            raise InputError(
+                f"data.shapes {config.data.shapes}: generic shapes are PET-like and different in every epoch, so they "
+                f"require data.modalities [PT] and tune.method full or lora"
+            )
+        self.preprocessing = Preprocessing(config.data.modalities, config.spacing_mm, dict(config.data.clip))
+        self.model = seeded_model(config.model.variant, config.run.seed, in_channels=len(config.data.modalities))
+        if config.model.weights == "random":
+            self.base_hash = state_hash(self.model.state_dict())
+        else:
+            load_weights(self.model, config.model.weights)
+            # Hash of the tensors in the file, because an adapter's base is later checked against this file.
+            self.base_hash = state_hash(read_state_dict(config.model.weights).state)
+        self.tuning = configure_tuning(
+            self.model,
+            config.tune.method,
+            lora_rank=config.tune.lora_rank,
+            lora_alpha=config.tune.lora_alpha,
+            lora_dropout=config.tune.lora_dropout,
+        )
+        self.criterion = TrainingLoss(config.loss.name, config.loss.options, config.loss.warm_start)
+        self.cached = config.tune.method == "decoder"
+        self.samples = SampleSettings(
+            crop_size=self.model.image_size,
+            logits_size=self.model.variant.logits_size,
+            spacing_mm=config.spacing_mm,
+            first_click=config.clicks.first,
+            ranges=AugmentationRanges(**config.augment.model_dump()),
+            seed=config.run.seed,
+            zoom=config.model.zoom,
+            ambiguous=config.clicks.ambiguous,
+            start_masks=config.clicks.start_masks,
+        )
+        self.store: LesionStore | None = None
+        self.cache: EmbeddingCache | None = None
+
+    @property
+    def starts_trained(self) -> bool:
+        """True unless training starts from random weights: initial weights that training never improves remain best."""
+        return self.config.model.weights != "random"
+
+    def lines(self) -> list[str]:
+        """Summary of the trainable parameters."""
+        return self.tuning.lines()
+
+    def state(self) -> dict[str, Tensor]:
+        """The trainable parameters; checkpoints do not repeat frozen weights."""
+        return trainable_state(self.model)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the tensors returned by `state`."""
+        load_trainable_state(self.model, state)
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """Learning rates by parameter-name prefix."""
+        return {"": self.config.optim.lr_decoder, "image_encoder.": self.config.optim.lr_encoder}
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Prepare the lesion store and, with a frozen encoder, the embeddings; all processes share the work."""
+        root = self.config.cache.dir or self.config.run.dir / "cache"
+        rank, world = accelerator.process_index, accelerator.num_processes
+        content = digest(
+            _CACHE_FORMAT,
+            self.preprocessing.to_json(),
+            self.config.data.targets,
+            self.config.data.connectivity,
+            [case_files(case) for case in self.cases.train],
+        )
+        folder = root / f"lesions_{content}"
+        show = not accelerator.is_local_main_process
+        for case in tqdm(self.cases.train[rank::world], desc="lesions", disable=show, leave=False):
+            prepare_case(
+                folder,
+                case,
+                self.preprocessing,
+                connectivity=self.config.data.connectivity,
+                targets=self.config.data.targets,
+            )
+        accelerator.wait_for_everyone()
+        self.store = open_store(folder, self.cases.train)
+        if self.cached:
+            self._build_cache(accelerator, root, content)
+
+    def _build_cache(self, accelerator: Accelerator, root: Path, content: str) -> None:
+        assert self.store is not None
+        settings = self.config.cache
+        encoder = self.model.image_encoder.to(accelerator.device).eval()
+        weights = state_hash(encoder.state_dict())
+        draw = [asdict(self.samples), settings.batch_size]
+        self.cache = EmbeddingCache(
+            root / f"embeddings_{digest(content, weights, draw)}", self.store, self.samples, settings.views
+        )
+        rank, world = accelerator.process_index, accelerator.num_processes
+
+        @torch.inference_mode()
+        def encode(image: Tensor) -> Tensor:
+            return encoder(image.to(accelerator.device))
+
+        total = len(self.cache.missing(rank, world))
+        with tqdm(
+            total=total,
+            desc="embeddings",
+            disable=not (total and accelerator.is_local_main_process),
+            leave=False,
+        ) as bar:
+            for written in self.cache.build(
+                encode, settings.batch_size, rank, world, loader_workers(self.config.data.workers, accelerator.device)
+            ):
+                bar.update(written)
+        accelerator.wait_for_everyone()
+
+    @property
+    def sample_count(self) -> int:
+        """Training samples per epoch: lesions, then generic shapes."""
+        assert self.store is not None
+        return len(self.store) * self.config.data.repeats + self.config.data.shapes
+
+    def dataset(self, epoch: int) -> Dataset[Any]:
+        """The training samples of an epoch."""
+        assert self.store is not None
+        if self.cache is not None:
+            return CachedSamples(self.cache, epoch, self.config.data.repeats)
+        lesions = LesionSamples(self.store, self.samples, epoch, self.config.data.repeats)
+        if not self.config.data.shapes:
+            return lesions
+        return ConcatDataset(
+            [lesions, ShapeSamples(self.config.data.shapes, self.samples, epoch, first_index=len(lesions))]
+        )
+
+    def case_ids(self, batch: dict[str, Any]) -> list[str]:
+        """Lesion IDs in a batch, for error messages."""
+        assert self.store is not None
+        lesions, shown = self.store.entries, len(self.store) * self.config.data.repeats
+        return [
+            lesions[index % len(lesions)].id if index < shown else f"shape {index - shown}" for index in batch["index"]
+        ]
+
+    def loss(
+        self, model: nn.Module, batch: dict[str, Any], epoch: int, step: int, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch and values to log; see `Task.loss`."""
+        seed, indices = self.config.run.seed, batch["index"]
+
+        def correct(prediction: Tensor, target: Tensor, number: int) -> tuple[Tensor, Tensor]:
+            keys = [(seed, epoch, index, number) for index in indices]
+            return next_click(prediction, target, strategy=self.config.clicks.next, keys=keys)
+
+        output = model(
+            batch["target"],
+            (batch["coords_vox"], batch["label"]),
+            correct,
+            partial(self.criterion, progress=progress),
+            rounds=self._rounds_with_gradient(step),
+            image=batch.get("image"),
+            embedding=batch.get("embedding"),
+            start=batch["start"],
+            iou_weight=self.config.loss.iou_weight,
+            accumulate=self.config.clicks.accumulate,
+        )
+        return output.loss, {
+            "train/loss": output.loss.detach(),
+            "train/mask_loss": output.mask_losses.mean(),
+            "train/iou_loss": output.iou_losses.mean(),
+            "train/dice_first": output.dice[0].mean(),
+            "train/dice_last": output.dice[-1].mean(),
+            "train/max_probability": output.max_probability.max(),
+        }
+
+    def _rounds_with_gradient(self, step: int) -> list[int]:
+        """Round 1 and a random selection of later rounds, the same on every process."""
+        clicks = self.config.clicks
+        later = np.arange(2, clicks.rounds + 1)
+        if clicks.gradient_rounds is not None:
+            order = np.argsort(uniforms((self.config.run.seed, step, "rounds"), len(later)), kind="stable")
+            later = np.sort(later[order[: clicks.gradient_rounds - 1]])
+        return [1, *later.tolist()]
+
+    def score(self, accelerator: Accelerator, split: str) -> list[CaseScore]:
+        """Score the cases of a split with simulated clicks, on their own grids, divided among processes."""
+        predictor = Predictor(
+            self.model,
+            self.preprocessing,
+            device=accelerator.device,
+            accumulate=self.config.clicks.accumulate,
+            zoom=self.config.model.zoom,
+        )
+
+        def score_case(case: Case) -> CaseScore:
+            return simulate_files(
+                predictor,
+                case,
+                self.config.validate_.clicks,
+                connectivity=self.config.data.connectivity,
+                targets=self.config.data.targets,
+            )
+
+        return self.cases.shared_scores(accelerator, split, score_case)
+
+    def summary(self, scores: Sequence[CaseScore], split: str) -> dict[str, float]:
+        """Mean Dice after k clicks, over cases, over lesions, and by lesion size class."""
+        values: dict[str, float] = {}
+        scored = [score.dice for score in scores if score.dice is not None]
+        lesions = [lesion for score in scores for lesion in score.lesions]
+        for k in self.config.validate_.clicks:
+            values[f"{split}/dice@{k}"] = mean([dice[k] for dice in scored])
+            values[f"{split}/lesion_dice@{k}"] = mean([lesion.dice[k] for lesion in lesions])
+            for name in SIZE_CLASSES:
+                members = [lesion.dice[k] for lesion in lesions if size_class(lesion.volume_ml) == name]
+                if members:
+                    values[f"{split}/lesion_dice@{k}/{name}"] = mean(members)
+        return values
+
+    def export(self, folder: Path, facts: Mapping[str, Any]) -> Path:
+        """Write ``model.safetensors`` for `predict`; with LoRA also the adapter."""
+        metadata = {
+            "format": "sammed3d_ft export 1",
+            "variant": self.config.model.variant,
+            "in_channels": str(self.model.in_channels),
+            "preprocessing": self.preprocessing.to_json(),
+            "crop_rule": "centred on the lesion's first click",
+            "accumulate_clicks": str(self.config.clicks.accumulate).lower(),
+            "method": self.config.tune.method,
+            "base_weights": self.config.model.weights,
+            "base_hash": self.base_hash,
+            "version": sammed3d_ft.__version__,
+            **{key: str(value) for key, value in facts.items()},
+        }
+        save_safetensors(folder / "model.safetensors", merged_state(self.model), metadata)
+        if self.config.tune.method == "lora":
+            save_adapter(self.tuning, self.model, folder / "adapter", metadata)
+            if self.config.model.weights == "random":  # an adapter is useless without its base
+                base = seeded_model(self.config.model.variant, self.config.run.seed, self.model.in_channels)
+                save_safetensors(folder.parent / "base.safetensors", base.state_dict(), {"format": "random weights"})
+        return folder / "model.safetensors"
+
+    def selection(self, summary: Mapping[str, float]) -> float:
+        """Mean Dice over 1 and 5 clicks."""
+        return (summary["val/dice@1"] + summary["val/dice@5"]) / 2
+
+    def validation_line(self, summary: Mapping[str, float]) -> str:
+        """Dice after each number of clicks, in one line."""
+        figures = "  ".join(f"{k}: {summary[f'val/dice@{k}']:.3f}" for k in self.config.validate_.clicks)
+        return f"validation Dice by clicks  {figures}"
+
+    def write_scores(self, run: Path, split: str, scores: Sequence[CaseScore]) -> None:
+        """Write ``<split>_cases.csv``, and the clicks of each case in unrounded world mm, to reproduce the scores."""
+        at = self.config.validate_.clicks
+        rows: list[dict[str, Any]] = []
+        for score in scores:
+            rows.append({"case": score.case, "lesion": "all"} | _at_clicks(score.dice or {}))
+            rows += [
+                {"case": score.case, "lesion": lesion.lesion, "volume_ml": lesion.volume_ml} | _at_clicks(lesion.dice)
+                for lesion in score.lesions
+            ]
+        write_csv(run / f"{split}_cases.csv", ["case", "lesion", "volume_ml", *_at_clicks(dict.fromkeys(at))], rows)
+        folder = run / "clicks" / split
+        folder.mkdir(parents=True, exist_ok=True)
+        for score in scores:
+            if score.clicks:
+                write_clicks(folder / f"{score.case}.json", score.clicks)
+
+    @staticmethod
+    def results(summary: Mapping[str, Any]) -> Table:
+        """Dice after each number of clicks, by split."""
+        clicks = [int(key.partition("@")[2]) for key in summary if key.startswith("val/dice@")]
+        table = Table(title="Mean Dice per case on the scans' own grids, by clicks per lesion")
+        table.add_column("split")
+        for k in clicks:
+            table.add_column(str(k), justify="right")
+        for split in ("val", "test"):
+            if f"{split}/dice@{clicks[0]}" in summary:
+                table.add_row(split, *(f"{summary[f'{split}/dice@{k}']:.3f}" for k in clicks))
+        return table
+
+
+def _at_clicks(dice: Mapping[int, float | None]) -> dict[str, float | None]:
+    """Dice by column name."""
+    return {f"dice@{k}": value for k, value in dice.items()}

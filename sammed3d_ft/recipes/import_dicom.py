@@ -1,0 +1,202 @@
+"""Import a DICOM folder to NIfTI (PET in SUV, CT in HU, masks), and export a mask to DICOM SEG."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from sammed3d_ft import __version__
+from sammed3d_ft.dicom import rtstruct, seg
+from sammed3d_ft.dicom.folder import DicomFile, DicomFolder, choose_series, scan_folder
+from sammed3d_ft.dicom.series import Series, order_slices, read_values
+from sammed3d_ft.dicom.suv import suv_scale
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.files import write_whole
+from sammed3d_ft.images.grids import Volume, source_grid, without_voxels
+from sammed3d_ft.images.images import from_array, grid_difference, read_label, write_float, write_mask
+from sammed3d_ft.provenance import file_hashes
+
+
+def run(
+    folder: Path, out: Path, series: Sequence[str] = (), ct: bool = False, roi: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Write ``PT.nii.gz`` in SUVbw and, on request, ``CT.nii.gz`` in HU and masks; return the content of import.json.
+
+    Each image keeps the grid of its own series. Nothing is written unless everything could be read.
+
+    Args:
+        folder: DICOM files, subfolders included.
+        out: folder for PT.nii.gz, CT.nii.gz, mask_<name>.nii.gz and import.json.
+        series: Series Instance UIDs to choose, for modalities with several series.
+        ct: import the CT as well.
+        roi: names of regions (RTSTRUCT) or labels of segments (SEG) to convert to masks on the PET's grid.
+
+    Raises:
+        InputError: see `sammed3d_ft.dicom`; also a region that is missing, or in several files.
+    """
+    contents = scan_folder(folder)
+    pet = order_slices(choose_series(contents, "PT", series))
+    scale = suv_scale(pet.headers, f"{folder}: PET series {pet.uid}")
+    images: dict[str, Series] = {"PT": pet}
+    warnings = []
+    if ct:
+        found = choose_series(contents, "CT", series, pet.frame_of_reference)
+        if found.frame_of_reference != pet.frame_of_reference:
+            text = f"CT series {found.uid} and the PET have different frames of reference"
+            if found.uid not in series:
+                raise InputError(f"{folder}: {text}; register them, or use it unregistered with --series {found.uid}")
+            warnings.append(f"{text}, so they may not be aligned")
+        images["CT"] = order_slices(found)
+
+    regions = _regions(contents, pet)
+    masks = {name: _read_region(name, regions, pet, folder) for name in dict.fromkeys(roi)}
+    files = {name: f"mask_{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.nii.gz" for name in masks}
+    if len(set(files.values())) < len(files):
+        raise InputError(f"--roi {', '.join(masks)}: two of these give the same file name; import them separately")
+
+    record: dict[str, Any] = {
+        "software": f"sammed3d-ft {__version__}",
+        "folder": str(folder),
+        "suv": {"factor": scale.factor, "how": scale.how, **scale.facts},
+        "images": {},
+        "regions": {},
+        "regions_available": sorted(regions),
+        "warnings": warnings,
+    }
+    volumes = {
+        modality: from_array(read_values(one, scale.factor if modality == "PT" else 1.0), one.affine)
+        for modality, one in images.items()
+    }
+    for modality, one in images.items():
+        write_float(out / f"{modality}.nii.gz", volumes[modality].array, volumes[modality])
+        record["images"][modality] = _facts(one, volumes[modality].array)
+    voxel_ml = float(np.prod(volumes["PT"].spacing_mm)) / 1000
+    for name, mask in masks.items():
+        volume = from_array(mask, pet.affine)
+        write_mask(out / files[name], volume.array, volume)
+        voxels = int(mask.sum())
+        source = regions[name][0]
+        record["regions"][name] = {
+            "from": str(source.path),
+            "kind": source.text("Modality"),
+            "voxels": voxels,
+            "volume_ml": voxels * voxel_ml,
+        }
+    written = {modality: out / f"{modality}.nii.gz" for modality in images}
+    record["outputs"] = file_hashes(written | {f"mask {name}": out / files[name] for name in masks})
+    write_whole(out / "import.json", json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def export_segmentation(
+    mask: Path, source: Path, out: Path, series: str | None = None, made: str = "SEMIAUTOMATIC"
+) -> dict[str, Any]:
+    """Write a mask or instance map as a DICOM SEG that references its source series.
+
+    Args:
+        mask: an image file on the grid of the series, in any axis order.
+        source: folder of the DICOM files that the image was imported from.
+        out: DICOM file to write.
+        series: Series Instance UID; by default the PET, or the CT if there is no PET.
+        made: MANUAL, SEMIAUTOMATIC or AUTOMATIC.
+
+    Returns:
+        ``series``, and the numbers of ``segments`` and ``voxels`` written.
+
+    Raises:
+        InputError: the mask is not on the grid of the series, or is empty.
+    """
+    if made not in get_args(seg.AlgorithmType):
+        raise InputError(f"--made {made}: expected {', '.join(get_args(seg.AlgorithmType))}")
+    label = read_label(mask)
+    target = find_series(source, label, mask, series)
+    segments = write_seg(out, label.array, label, target, made)  # type: ignore[arg-type]
+    return {"series": target.uid, "segments": segments, "voxels": int(np.count_nonzero(label.array))}
+
+
+def find_series(source: Path, volume: Volume, name: Path, series: str | None = None) -> Series:
+    """The DICOM series that an image or mask was made from.
+
+    Args:
+        source: folder of DICOM files.
+        volume: the image.
+        name: its file, for messages.
+        series: Series Instance UID; by default the PET, or the CT if there is no PET.
+
+    Raises:
+        InputError: no such series, several, or one on another grid.
+    """
+    contents = scan_folder(source)
+    modality = next((one.modality for one in contents.series if one.uid == series), None)
+    if modality not in ("PT", "CT"):
+        modality = "CT" if series is None and all(one.modality != "PT" for one in contents.series) else "PT"
+    target = order_slices(choose_series(contents, modality, () if series is None else (series,)))
+    if difference := grid_difference(volume, _grid(target)):
+        raise InputError(
+            f"{name}: not on the grid of series {target.uid}: {difference}; name its source series with --series, or "
+            "resample it"
+        )
+    return target
+
+
+def write_seg(
+    out: Path, labels: np.ndarray, like: Volume, target: Series, made: seg.AlgorithmType = "SEMIAUTOMATIC"
+) -> int:
+    """Write a mask or instance map as a DICOM SEG and return the number of segments.
+
+    Args:
+        labels: (X, Y, Z), canonical, on the grid of ``like``.
+        like: a volume on the grid of the series (as `find_series` checks), in any axis order.
+
+    Raises:
+        InputError: see `seg.write_segmentation`.
+    """
+    assert labels.shape == like.array.shape
+    return seg.write_segmentation(out, _grid(target).source.from_canonical(labels), target, made)
+
+
+def _grid(series: Series) -> Volume:
+    return without_voxels(source_grid(series.shape, series.affine))
+
+
+def _regions(contents: DicomFolder, pet: Series) -> dict[str, list[DicomFile]]:
+    """The files that contain each region, limited to the PET's frame of reference."""
+    files: dict[str, list[DicomFile]] = {}
+    for file in contents.regions:
+        reader = rtstruct if file.text("Modality") == "RTSTRUCT" else seg
+        for name in dict.fromkeys(reader.region_names(file, pet.frame_of_reference)):
+            files.setdefault(name, []).append(file)
+    return files
+
+
+def _read_region(name: str, regions: dict[str, list[DicomFile]], pet: Series, folder: Path) -> np.ndarray:
+    files = regions.get(name, [])
+    if not files:
+        there = ", ".join(sorted(regions)) or "none"
+        raise InputError(f"{folder}: --roi {name} not found; regions on this PET: {there}")
+    if len(files) > 1:
+        places = ", ".join(str(file.path) for file in files)
+        raise InputError(f"{folder}: --roi {name} is in {len(files)} files ({places}); keep only one of them")
+    reader = rtstruct if files[0].text("Modality") == "RTSTRUCT" else seg
+    return reader.read_region(files[0], name, pet)
+
+
+def _facts(series: Series, values: np.ndarray) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for file in series.files:
+        digest.update(file.path.read_bytes())
+    return {
+        "series": series.uid,
+        "description": series.files[0].text("SeriesDescription"),
+        "shape": list(series.shape),
+        "spacing_mm": np.linalg.norm(series.affine[:3, :3], axis=0).tolist(),
+        "lowest": float(values.min()),
+        "highest": float(values.max()),
+        "sha256_of_slices_in_order": digest.hexdigest(),
+    }
