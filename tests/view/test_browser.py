@@ -15,11 +15,12 @@ import SimpleITK as sitk
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from sammed3d_ft.dataset.manifest import Case, write_manifest
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import save_safetensors
 from sammed3d_ft.prompted.preprocessing import Preprocessing
 from sammed3d_ft.recipes.predict import Outputs, load_model, run
-from sammed3d_ft.view.cases import single_case
+from sammed3d_ft.view.cases import cohort_cases, single_case
 from tests.support.synthetic_dicom import write_series
 from tests.view.viewers import BLOBS_VOX, blobs, serving, write_pet
 
@@ -335,3 +336,30 @@ def test_an_end_of_the_program_is_said(page, opened, tmp_path) -> None:
         opened(server)
     page.wait_for_selector("#failure:not([hidden])")
     assert "all clicks are kept" in page.locator("#failure").inner_text()
+
+
+def test_stepping_through_a_cohort(page, opened, tmp_path) -> None:
+    cases = [
+        Case(f"case{n}", {"PT": write_pet(tmp_path / f"pet{n}.nii.gz", blobs() + n)}, None, "train") for n in (0, 1)
+    ]
+    write_manifest(tmp_path / "all.json", cases)
+    viewed = cohort_cases(tmp_path / "all.json", tmp_path / "out", None, None)
+    with serving(*viewed, annotated=tmp_path / "out" / "manifest.json") as (client, server):
+        opened(server)
+        client.click(FIRST)
+        page.wait_for_selector("#lesions tbody tr")
+        page.keyboard.press("s")
+        page.locator("#message", has_text="manifest.json").wait_for()
+        assert page.locator("#cases option").all_inner_texts() == ["✓ case0", "case1"]
+        page.keyboard.press("]")
+        page.locator("#name", has_text="pet1.nii.gz").wait_for()
+        client.wait(lambda state: state["current"] == 1 and state["phase"] == "ready")
+        page.wait_for_selector("#lesions tbody tr", state="detached")
+        client.click(SECOND)
+        page.wait_for_selector("#lesions tbody tr")
+        page.keyboard.press("[")  # its results are not saved: a question, answered by Enter
+        page.wait_for_selector("#question[open]")
+        page.keyboard.press("Enter")
+        page.locator("#name", has_text="pet0.nii.gz").wait_for()
+        page.wait_for_selector("#lesions tbody tr")  # the first case's lesion is there again
+        assert [click["voxel"] for click in client.wait()["clicks"]] == [list(FIRST)]
