@@ -173,15 +173,20 @@ async function watch() {
     if (own !== watching) return;
     working(state.busy || (view.pending.length ? "computing" : ""));
     if (state.error) say(state.error, true);
-    if (!view.ct && state.volumes?.CT) await loadCt(state.volumes.CT);
-    if (state.revision > revision && !view.pending.length && !acting) await reloadLabels();
+    try {
+      if (!view.ct && state.volumes?.CT) await loadCt(state.volumes.CT, own);
+      if (own === watching && state.revision > revision && !view.pending.length && !acting) await reloadLabels();
+    } catch (error) {
+      problem(error);
+    }
     const quick = state.busy || (state.ct_expected && !view.ct);
     await new Promise((resolve) => setTimeout(resolve, quick ? 250 : 1500));
   }
 }
 
-async function loadCt({ shape, affine }) {
+async function loadCt({ shape, affine }, own) {
   const volume = new Volume(new Int16Array(await bytes("/volume/CT")), shape, affine);
+  if (own !== watching) return;
   view.ct = volume;
   view.toCt = null;
   view.layer = "fused";
@@ -209,6 +214,7 @@ function paste(box, labels) {
 
 async function reloadLabels() {
   const [{ head, labels }, state] = [await framed("/labels"), await get("/state")];
+  if (!view.pet || state.current !== current) return; // another case was opened meanwhile
   view.labels.fill(0);
   paste(head.box, labels);
   revision = head.revision;
@@ -219,6 +225,7 @@ async function reloadLabels() {
 
 async function reloadTable() {
   const { rows } = await get("/table");
+  if (!view.pet) return;
   view.rows = new Map(rows.map((row) => [row.lesion_id, row]));
   drawPanel();
 }
