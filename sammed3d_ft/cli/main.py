@@ -20,6 +20,7 @@ from sammed3d_ft.cli import (
     predict,
     predict_cohort,
     prompts,
+    view,
     weights,
 )
 from sammed3d_ft.cli import (
@@ -45,6 +46,7 @@ app.add_typer(weights.app, name="weights")
 app.command("predict")(predict.predict)
 app.command("predict-cohort")(predict_cohort.predict_cohort)
 app.command("segment", hidden=True)(predict.predict)  # its name before automatic networks joined `predict`
+app.command("view")(view.view)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("benchmark")(benchmark.benchmark)
