@@ -140,7 +140,7 @@ class ScanCrops(Dataset[CropSample]):
         part = self.store.read(case, region)
         if part.target.shape == (size,) * 3:
             return part
-        within = region.within(Region(start, _corner(np.array(start) + size)))
+        within = region.within(Region.of(start, np.array(start) + size))
         channels = torch.zeros(len(part.channels), size, size, size)
         target = torch.zeros(size, size, size, dtype=torch.bool)
         channels[(slice(None), *within)], target[within] = part.channels, part.target
@@ -159,12 +159,7 @@ class ScanCrops(Dataset[CropSample]):
 def _clipped(start: np.ndarray, stop: np.ndarray, shape: tuple[int, int, int]) -> Region:
     """The part of a box inside the scan; at least two voxels per axis if possible, as needed for interpolation."""
     low = np.clip(start, 0, np.maximum(np.array(shape) - 2, 0))
-    return Region(_corner(low), _corner(np.clip(stop, np.minimum(low + 2, shape), shape)))
-
-
-def _corner(values: np.ndarray) -> tuple[int, int, int]:
-    x, y, z = (int(value) for value in values)
-    return x, y, z
+    return Region.of(low, np.clip(stop, np.minimum(low + 2, shape), shape))
 
 
 def _triple(values: np.ndarray) -> tuple[float, float, float]:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from sammed3d_ft.comparators.threshold import FractionOfMaximum, SuvAtLeast
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation import metrics
+from sammed3d_ft.training.config import Section
 from sammed3d_ft.training.config_file import find_config
 
 ONE_PROCESS = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
@@ -29,11 +30,7 @@ DEFAULT_METRICS = ["dice", "f1_iou0.1", "lesion_dice", "nsd_2mm", "hd95_mm", "fp
 AUTOPET_METRICS = ["dice", "fpv_ml", "fnv_ml"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TrainedRow(_Section):
+class TrainedRow(Section):
     """A model trained on each fold: a training config with overrides."""
 
     config: Path
@@ -42,7 +39,7 @@ class TrainedRow(_Section):
     """Seeds of this method only, for expensive trainings."""
 
 
-class CheckpointRow(_Section):
+class CheckpointRow(Section):
     """A prompted model used without further training."""
 
     checkpoint: str
@@ -50,7 +47,7 @@ class CheckpointRow(_Section):
     """Spacing of the crop, instead of the checkpoint's own."""
 
 
-class RuleConfig(_Section):
+class RuleConfig(Section):
     """A threshold: exactly one of the two."""
 
     fraction_of_max: float | None = None
@@ -70,7 +67,7 @@ class RuleConfig(_Section):
         return FractionOfMaximum(self.fraction_of_max)
 
 
-class RuleRow(_Section):
+class RuleRow(Section):
     """A threshold rule, seeded by the same clicks as the prompted models, or applied to the whole image."""
 
     rule: RuleConfig
@@ -86,27 +83,27 @@ class RuleRow(_Section):
         return self
 
 
-class CascadeParts(_Section):
+class CascadeParts(Section):
     detector: str
     prompted: str
     min_volume_ml: float = Field(0, ge=0)
     """Smaller detections are not clicked, because a briefly trained network leaves hundreds of specks."""
 
 
-class CascadeRow(_Section):
+class CascadeRow(Section):
     """A prompted model clicked at the deepest point of every component that another method has found."""
 
     cascade: CascadeParts
     seeds: list[int] | None = Field(None, min_length=1)
 
 
-class SliceSamRow(_Section):
+class SliceSamRow(Section):
     """Meta's 2D SAM (ViT-B), slice by slice: its weights file, or ``random``."""
 
     slice_sam: str
 
 
-class MasksRow(_Section):
+class MasksRow(Section):
     """Existing masks: a folder of ``<case>.nii.gz`` (or another readable format), or of subfolders ``<k>_clicks`` and
     ``automatic`` with such files."""
 
@@ -117,7 +114,7 @@ _KINDS = ("config", "checkpoint", "rule", "cascade", "slice_sam", "masks")
 
 
 def _kind(row: Any) -> str | None:
-    names = row.keys() if isinstance(row, dict) else type(row).model_fields if isinstance(row, _Section) else ()
+    names = row.keys() if isinstance(row, dict) else type(row).model_fields if isinstance(row, Section) else ()
     given = [kind for kind in _KINDS if kind in names]
     return given[0] if len(given) == 1 else None
 
@@ -137,7 +134,7 @@ Row = Annotated[
 ]
 
 
-class BenchmarkConfig(_Section):
+class BenchmarkConfig(Section):
     """What is compared, on which folds, with which seeds."""
 
     out: Path

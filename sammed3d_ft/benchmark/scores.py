@@ -140,5 +140,5 @@ def _add_areas(config: BenchmarkConfig, scores: Scores) -> None:
         for metric in config.shown_metrics:
             curve = np.stack([scores.values[name, None if level is None else k][metric] for k in steps])
             flat = curve.reshape(len(steps), -1).T
-            areas = [click_curve_area(steps, values, normalised=False) for values in flat.tolist()]
+            areas = [click_curve_area(steps, values) for values in flat.tolist()]
             scores.values[name, level][f"{AREA}{metric}"] = np.reshape(areas, curve.shape[1:])

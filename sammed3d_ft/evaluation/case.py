@@ -19,8 +19,6 @@ from sammed3d_ft.evaluation.surface import SurfaceDistances, hd95_mm, nsd, surfa
 from sammed3d_ft.lesions.quantities import dmax_cm
 from sammed3d_ft.lesions.table import Lesion, lesions_of_voxels
 
-__all__ = ["CaseResult", "LesionResult", "MaskQuantities", "evaluate_case"]
-
 
 def evaluate_case(
     gt: np.ndarray,

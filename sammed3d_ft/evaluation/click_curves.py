@@ -9,16 +9,12 @@ import numpy as np
 from sammed3d_ft.errors import InputError
 
 
-def click_curve_area(clicks: Sequence[int], values: Sequence[float], *, normalised: bool = True) -> float:
-    """Area under a metric over the number of clicks, by the trapezoidal rule.
-
-    Normalised, the area is divided by the range of clicks, which gives the mean height of the curve: a constant Dice of
-    1 gives 1. Not normalised (autoPET IV, steps 0 to 10), a constant Dice of 1 gives 10.
+def click_curve_area(clicks: Sequence[int], values: Sequence[float]) -> float:
+    """Area under a metric over the number of clicks, by the trapezoidal rule; over steps 0 to 10, a Dice of 1 gives 10.
 
     Args:
         clicks: (n,) numbers of clicks, increasing, at least two.
         values: (n,) the metric after that many clicks.
-        normalised: divide by the last number of clicks minus the first.
 
     Returns:
         The area; NaN if a value is NaN.
@@ -33,5 +29,4 @@ def click_curve_area(clicks: Sequence[int], values: Sequence[float], *, normalis
         raise InputError(f"click curve: numbers of clicks {list(clicks)} must increase")
     if len(k) < 2:
         raise InputError(f"the area under a click curve needs at least two points, got {len(k)}")
-    area = float(np.sum(np.diff(k) * (metric[1:] + metric[:-1]) / 2))
-    return area / float(k[-1] - k[0]) if normalised else area
+    return float(np.sum(np.diff(k) * (metric[1:] + metric[:-1]) / 2))

@@ -8,13 +8,10 @@ picai_eval, which uses 26-connected components, lesions are defined as in the re
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-
-from sammed3d_ft.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -31,13 +28,6 @@ class ScoredLesions:
     """Number of ground-truth lesions, found or not."""
     case_confidence: float
     """Highest confidence of any predicted lesion; 0 without one."""
-
-
-class ScoredCase(Protocol):
-    """The part of `CaseResult` that this module uses."""
-
-    @property
-    def scored(self) -> ScoredLesions | None: ...
 
 
 @dataclass(frozen=True)
@@ -64,41 +54,29 @@ class Froc:
         return float(allowed[-1]) if len(allowed) else 0.0
 
 
-def froc(results: Iterable[ScoredCase]) -> Froc:
-    """The FROC curve of a cohort.
-
-    Raises:
-        InputError: no cases, or a case evaluated without probabilities.
-    """
-    cases = _scored(results)
+def froc(cases: Sequence[ScoredLesions]) -> Froc:
+    """The FROC curve of a cohort of at least one case."""
     thresholds, hits, false_alarms, truths = _accepted(cases)
     with np.errstate(invalid="ignore"):
         return Froc(thresholds, hits / np.float64(truths), false_alarms / len(cases), truths)
 
 
-def average_precision(results: Iterable[ScoredCase]) -> float:
+def average_precision(cases: Sequence[ScoredLesions]) -> float:
     """Area under the lesions' precision-recall curve, as the sum of (R_k - R_k-1) P_k over decreasing confidence.
 
     NaN (not defined) without ground-truth lesions. A missed lesion keeps recall below 1 and adds nothing.
-
-    Raises:
-        InputError: no cases, or a case evaluated without probabilities.
     """
-    _, hits, false_alarms, truths = _accepted(_scored(results))
+    _, hits, false_alarms, truths = _accepted(cases)
     if truths == 0:
         return float("nan")
     return float((np.diff(hits, prepend=0) / truths) @ (hits / (hits + false_alarms)))
 
 
-def case_auroc(results: Iterable[ScoredCase]) -> float:
+def case_auroc(cases: Sequence[ScoredLesions]) -> float:
     """Probability that a case with lesions has a higher case confidence than one without; ties count half.
 
     NaN (not defined) unless there are cases of both kinds.
-
-    Raises:
-        InputError: no cases, or a case evaluated without probabilities.
     """
-    cases = _scored(results)
     positive = np.array([case.case_confidence for case in cases if case.truths])
     negative = np.array([case.case_confidence for case in cases if not case.truths])
     if len(positive) == 0 or len(negative) == 0:
@@ -107,16 +85,7 @@ def case_auroc(results: Iterable[ScoredCase]) -> float:
     return float((order.mean() + 1) / 2)
 
 
-def _scored(results: Iterable[ScoredCase]) -> list[ScoredLesions]:
-    cases = [result.scored for result in results]
-    if not cases or None in cases:
-        raise InputError(
-            f"{cases.count(None)} of {len(cases)} cases have no probabilities: FROC, AP and AUROC need them for all"
-        )
-    return [case for case in cases if case is not None]
-
-
-def _accepted(cases: list[ScoredLesions]) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+def _accepted(cases: Sequence[ScoredLesions]) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Thresholds (decreasing), hits and false positives accepted at each, and the number of ground-truth lesions."""
     hits = np.sort([confidence for case in cases for confidence in case.hits])
     false_alarms = np.sort([confidence for case in cases for confidence in case.false_alarms])

@@ -95,7 +95,7 @@ def _detection(page: Page, summary: Mapping[str, Any], results: Sequence[CaseRes
             [[of["average_precision"], of["case_auroc"], *sensitivity.values()]],
             f"Sensitivity at the given number of false positives per case; {of['convention']}.",
         )
-        points = froc(results)
+        points = froc([result.scored for result in results if result.scored is not None])
         if len(points.thresholds) and np.isfinite(points.sensitivity).all():
             # The curve starts at the origin, where no prediction is accepted.
             curve = ([0.0, *points.false_alarms_per_case], [0.0, *points.sensitivity])

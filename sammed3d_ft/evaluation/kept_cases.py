@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.pairing import CasePaths
@@ -77,10 +77,9 @@ def kept(folder: Path, paths: CasePaths, of: dict[str, Any]) -> CaseEvaluation |
             return None
         result = _RESULT.validate_python(content["result"])
         compat = {str(name): float(value) for name, value in content["compat"].items()}
-        drawn = bool(content["drawn"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
+        return CaseEvaluation(paths, result, None, of["sha256"], compat, bool(content["drawn"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # missing or unreadable: evaluate again
-    return CaseEvaluation(paths, result, None, of["sha256"], compat, drawn)
 
 
 def stored_result(folder: Path, case: str) -> CaseResult:

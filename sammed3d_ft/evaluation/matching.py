@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -11,9 +10,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from sammed3d_ft.evaluation.components import Components
-
-TruthFate = Literal["matched", "merged", "low_iou", "missed"]
-PredictionFate = Literal["matched", "fragment", "low_iou", "isolated"]
 
 
 @dataclass(frozen=True)
@@ -112,10 +108,10 @@ def _best(pairs: Overlaps, members: np.ndarray) -> np.ndarray:
 class Fates:
     """The fate of every lesion under one matching, with the partner that explains it (-1: none)."""
 
-    truth: list[TruthFate]
+    truth: list[str]
     truth_partner: np.ndarray
     """(n_truth,) the match; for ``merged`` the prediction that covers it; for ``low_iou`` the best overlap."""
-    pred: list[PredictionFate]
+    pred: list[str]
     pred_partner: np.ndarray
     """(n_pred,) the match; for ``fragment`` the lesion it is part of; for ``low_iou`` the best overlap."""
     splits: int
@@ -133,30 +129,21 @@ def fates(pairs: Overlaps, matching: Matching) -> Fates:
     """
     best_pred = best_overlaps(pairs.truth, pairs.pred, pairs.iou, pairs.n_truth)
     best_truth = best_overlaps(pairs.pred, pairs.truth, pairs.iou, pairs.n_pred)
-    truth_fates: list[TruthFate] = []
-    for match_, best in zip(matching.pred_of_truth, best_pred, strict=True):
-        if match_ >= 0:
-            truth_fates.append("matched")
-        elif best < 0:
-            truth_fates.append("missed")
-        else:
-            truth_fates.append("merged" if matching.truth_of_pred[best] >= 0 else "low_iou")
-    pred_fates: list[PredictionFate] = []
-    for match_, best in zip(matching.truth_of_pred, best_truth, strict=True):
-        if match_ >= 0:
-            pred_fates.append("matched")
-        elif best < 0:
-            pred_fates.append("isolated")
-        else:
-            pred_fates.append("fragment" if matching.pred_of_truth[best] >= 0 else "low_iou")
     return Fates(
-        truth_fates,
+        _fates(matching.pred_of_truth, best_pred, matching.truth_of_pred, "missed", "merged"),
         np.where(matching.pred_of_truth >= 0, matching.pred_of_truth, best_pred),
-        pred_fates,
+        _fates(matching.truth_of_pred, best_truth, matching.pred_of_truth, "isolated", "fragment"),
         np.where(matching.truth_of_pred >= 0, matching.truth_of_pred, best_truth),
         splits=int((np.bincount(pairs.truth, minlength=1) >= 2).sum()),
         merges=int((np.bincount(pairs.pred, minlength=1) >= 2).sum()),
     )
+
+
+def _fates(matches: np.ndarray, best: np.ndarray, others: np.ndarray, alone: str, taken: str) -> list[str]:
+    """The fate of each lesion of one mask; ``others`` holds the matches of the lesions that ``best`` names."""
+    names = np.where(best < 0, alone, np.where(np.append(others, -1)[best] >= 0, taken, "low_iou"))
+    fates: list[str] = np.where(matches >= 0, "matched", names).tolist()
+    return fates
 
 
 def best_overlaps(mine: np.ndarray, other: np.ndarray, iou: np.ndarray, count: int) -> np.ndarray:

@@ -10,10 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.agreement import CONVENTIONS, QUANTITIES, agreement
 from sammed3d_ft.evaluation.compat import COMPAT
-from sammed3d_ft.evaluation.froc import average_precision, case_auroc, froc
+from sammed3d_ft.evaluation.froc import ScoredLesions, average_precision, case_auroc, froc
 from sammed3d_ft.evaluation.kept_cases import EVALUATION_FORMAT, EVALUATION_PACKAGES, CaseEvaluation
 from sammed3d_ft.evaluation.metrics import HEADLINE_IOU, IOU_THRESHOLDS, METRICS
 from sammed3d_ft.evaluation.results import LESION_COLUMNS, CaseResult, Detection
@@ -54,17 +53,10 @@ def write_report(
     summary = _summary(evaluations, configuration)
     if out_dir is None:
         return summary
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        write_csv(out_dir / "cases.csv", case_columns, case_rows)
-        write_csv(out_dir / "lesions.csv", _LESION_COLUMNS, lesion_rows)
-        write_whole(out_dir / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise InputError(f"{out_dir}: cannot be written ({error.strerror or error})") from error
+    write_csv(out_dir / "cases.csv", case_columns, case_rows)
+    write_csv(out_dir / "lesions.csv", ["case", *LESION_COLUMNS], lesion_rows)
+    write_whole(out_dir / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return summary
-
-
-_LESION_COLUMNS = ["case", *LESION_COLUMNS]
 
 
 def _summary(evaluations: Sequence[CaseEvaluation], configuration: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,8 +101,9 @@ def _summary(evaluations: Sequence[CaseEvaluation], configuration: Mapping[str, 
             for case in evaluations
         },
     }
-    if results and all(result.scored is not None for result in results):
-        content["froc"] = _froc(results)
+    scored = [result.scored for result in results if result.scored is not None]
+    if results and len(scored) == len(results):
+        content["froc"] = _froc(scored)
     compat = _compat(evaluations, patients)
     if compat:
         content["compat"] = compat
@@ -136,14 +129,14 @@ def _compat(evaluations: Sequence[CaseEvaluation], patients: Sequence[str]) -> d
     return rules
 
 
-def _froc(results: Sequence[CaseResult]) -> dict[str, Any]:
-    curve = froc(results)
+def _froc(cases: Sequence[ScoredLesions]) -> dict[str, Any]:
+    curve = froc(cases)
     return {
         "sensitivity_at_false_alarms_per_case": {
             f"{allowed:g}": curve.sensitivity_at(allowed) for allowed in FROC_FALSE_ALARMS
         },
-        "average_precision": average_precision(results),
-        "case_auroc": case_auroc(results),
+        "average_precision": average_precision(cases),
+        "case_auroc": case_auroc(cases),
         "convention": "confidence of a predicted lesion: its highest probability; matched one to one at IoU >= "
         f"{HEADLINE_IOU:g}; a prediction that reaches this IoU but whose lesion is matched to a better one is ignored",
     }

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -98,7 +97,6 @@ def size_figure(by_size: Mapping[str, Mapping[str, tuple[int, Estimate, Estimate
     """
     shown = [row for row in rows if any(row in of for of in by_size.values())]
     figure = Figure(figsize=(10, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
     colours = _colours(rows)
     for axes, which, title in ((left, 1, "recall"), (right, 2, "mean lesion Dice")):
@@ -128,7 +126,6 @@ def size_figure(by_size: Mapping[str, Mapping[str, tuple[int, Estimate, Estimate
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     _plain(axes)
     return figure, axes

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sammed3d_ft.errors import InputError
@@ -27,13 +26,12 @@ Curve = tuple[np.ndarray, np.ndarray]
 """Steps (increasing) and values, both (n,)."""
 
 
-def draw_training_curves(run_folder: Path, out: Path | None = None) -> Path:
-    """Draw loss and validation Dice over training steps to a PNG.
+def draw_training_curves(run_folder: Path) -> Path:
+    """Draw loss and validation Dice over training steps to ``curves.png`` in the run folder.
 
     Args:
         run_folder: holds ``metrics.jsonl``: JSON lines with ``step`` and any of ``train/loss``,
             ``val/dice@k``, ``val/dice``.
-        out: the PNG; ``curves.png`` in the run folder by default.
 
     Returns:
         The PNG's path.
@@ -42,7 +40,7 @@ def draw_training_curves(run_folder: Path, out: Path | None = None) -> Path:
         InputError: metrics.jsonl is missing, or contains nothing to draw.
     """
     figure = curves_figure(read_curves(run_folder / "metrics.jsonl"), run_folder / "metrics.jsonl")
-    out = out or run_folder / "curves.png"
+    out = run_folder / "curves.png"
     with whole_file(out) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
     return out
@@ -56,7 +54,6 @@ def curves_figure(curves: Mapping[str, Curve], source: Path) -> Figure:
         raise InputError(f"{source}: nothing to draw, as it contains neither train/loss nor val/dice@k")
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     _draw_loss(left, loss)
     _draw_dice(right, dice)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -34,7 +33,7 @@ def agreement_figure(
         difference: bias, lower and upper limit of agreement of prediction minus ground truth; NaN is not drawn.
         ratio: the same for prediction / ground truth.
     """
-    figure = _figure(12, 3.8)
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
     scatter, differences, ratios = figure.subplots(1, 3)
     mean = (truth + pred) / 2
 
@@ -67,7 +66,7 @@ def size_figure(dice: Mapping[str, Sequence[float]]) -> Figure:
     Args:
         dice: by name of the size class, one value per ground-truth lesion, 0 if unmatched.
     """
-    figure = _figure(8, 4.2)
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     generator = np.random.default_rng(0)  # seeded, so that the figure is reproducible
     for place, values in enumerate(dice.values()):
@@ -93,7 +92,7 @@ def detection_figure(curves: Mapping[str, Curve], froc: Curve | None = None) -> 
         curves: by score (F1, ...): IoU thresholds, and the score at each.
         froc: false positives per case, and lesion sensitivity.
     """
-    figure = _figure(12 if froc else 7, 4.2)
+    figure = Figure(figsize=(12 if froc else 7, 4.2), layout="constrained")
     panels = figure.subplots(1, 2 if froc else 1, squeeze=False)[0]
     for (name, (x, y)), marker in zip(curves.items(), "osD^v<>", strict=False):
         panels[0].plot(x, y, marker=marker, label=name, clip_on=False, markersize=5)
@@ -103,12 +102,6 @@ def detection_figure(curves: Mapping[str, Curve], froc: Curve | None = None) -> 
         panels[1].step(*froc, where="post", color=_POINTS)
         panels[1].set(xlabel="false positives per case", ylabel="lesion sensitivity", ylim=(0, 1), xlim=(0, None))
         panels[1].set_title("FROC")
-    return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure
 
 

@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sammed3d_ft.files import write_whole
@@ -103,7 +102,6 @@ class Page:
 
 def png_of(figure: Figure, dpi: int = 110) -> bytes:
     """The figure as the bytes of a PNG."""
-    FigureCanvasAgg(figure)  # a figure made without pyplot has no canvas to draw on
     file = io.BytesIO()
     figure.savefig(file, dpi=dpi, format="png")
     return file.getvalue()

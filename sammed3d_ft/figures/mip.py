@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
@@ -16,6 +15,7 @@ from sammed3d_ft.errors import InputError
 from sammed3d_ft.files import whole_file
 
 SUV_WINDOW = (0.0, 10.0)
+"""SUVs shown as white and as black."""
 _TRUTH_COLOUR, _PREDICTION_COLOUR, _PLACE_COLOUR = "#0072b2", "#d55e00", "#009e73"  # safe for colour-blind readers
 _HEIGHT_INCHES = 8.0
 _WIDEST_INCHES = 20.0  # a slab of few slices would be wider; it is drawn smaller
@@ -28,12 +28,11 @@ def draw_mip(
     out: Path,
     truth: np.ndarray | None = None,
     prediction: np.ndarray | None = None,
-    suv_window: tuple[float, float] = SUV_WINDOW,
     title: str = "",
     places_vox: Mapping[str, Sequence[float]] | None = None,
 ) -> Path:
     """Write the figure of `mip_figure` to the PNG ``out`` and return its path."""
-    figure = mip_figure(pet, spacing_mm, truth, prediction, suv_window, title, places_vox)
+    figure = mip_figure(pet, spacing_mm, truth, prediction, title, places_vox)
     with whole_file(out) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
     return out
@@ -44,7 +43,6 @@ def mip_figure(
     spacing_mm: Sequence[float] | np.ndarray,
     truth: np.ndarray | None = None,
     prediction: np.ndarray | None = None,
-    suv_window: tuple[float, float] = SUV_WINDOW,
     title: str = "",
     places_vox: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
@@ -58,12 +56,11 @@ def mip_figure(
         spacing_mm: (3,) voxel size in mm.
         truth: (x, y, z) ground-truth mask, outlined in blue.
         prediction: (x, y, z) predicted mask, dashed orange outline.
-        suv_window: SUVs shown as white and as black.
         title: title of the figure, such as the case id.
         places_vox: voxels (x, y, z) to mark in green, keyed by their label, such as a lesion's number.
 
     Raises:
-        InputError: shapes that differ, nothing to draw, or window bounds that do not increase.
+        InputError: shapes that differ, or nothing to draw.
     """
     arrays = (("PET", pet), ("ground truth", truth), ("prediction", prediction))
     given = {name: array for name, array in arrays if array is not None}
@@ -73,17 +70,14 @@ def mip_figure(
     for name, mask in others:
         if mask.shape != array.shape:
             raise InputError(f"{name} has shape {mask.shape}, the {first} {array.shape}: resample to one grid")
-    if not suv_window[0] < suv_window[1]:
-        raise InputError(f"SUV window {suv_window}: the upper bound must be above the lower bound")
     x_mm, y_mm, z_mm = np.array(array.shape) * np.asarray(spacing_mm, dtype=np.float64)
 
     # Leave room beside the two projections for the colour bar, and above and below for title and legend.
     width = min(max((x_mm + y_mm) / z_mm * (_HEIGHT_INCHES - 1.5) + 1.5, 5.0), _WIDEST_INCHES)
     figure = Figure(figsize=(width, _HEIGHT_INCHES), layout="constrained")
-    FigureCanvasAgg(figure)
     coronal, sagittal = figure.subplots(1, 2, width_ratios=(x_mm, y_mm), sharey=True)
-    _draw(coronal, pet, truth, prediction, suv_window, 1, (x_mm, z_mm))
-    _draw(sagittal, pet, truth, prediction, suv_window, 0, (y_mm, z_mm))
+    _draw(coronal, pet, truth, prediction, 1, (x_mm, z_mm))
+    _draw(sagittal, pet, truth, prediction, 0, (y_mm, z_mm))
     coronal.set(title="coronal", xlabel="mm", ylabel="mm")
     sagittal.set(title="sagittal", xlabel="mm")
     for axes, sides in ((coronal, "RL"), (sagittal, "AP")):
@@ -105,7 +99,7 @@ def mip_figure(
             )
     if pet is not None:
         bar = figure.colorbar(coronal.images[0], ax=[coronal, sagittal], shrink=0.6, extend="max")
-        bar.set_label(f"SUV, window {suv_window[0]:g} to {suv_window[1]:g}")
+        bar.set_label(f"SUV, window {SUV_WINDOW[0]:g} to {SUV_WINDOW[1]:g}")
     shown = []
     if truth is not None:
         shown.append(Line2D([], [], color=_TRUTH_COLOUR, linestyle="solid", linewidth=1.8, label="ground truth"))
@@ -123,7 +117,6 @@ def _draw(
     pet: np.ndarray | None,
     truth: np.ndarray | None,
     prediction: np.ndarray | None,
-    suv_window: tuple[float, float],
     along: int,
     size_mm: tuple[float, float],
 ) -> None:
@@ -134,8 +127,8 @@ def _draw(
         axes.imshow(
             _as_seen(pet.max(axis=along)),
             cmap="gray_r",
-            vmin=suv_window[0],
-            vmax=suv_window[1],
+            vmin=SUV_WINDOW[0],
+            vmax=SUV_WINDOW[1],
             origin="lower",
             extent=extent,
             interpolation="nearest",

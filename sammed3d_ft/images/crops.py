@@ -188,6 +188,12 @@ class Region:
     start: tuple[int, int, int]
     stop: tuple[int, int, int]
 
+    @classmethod
+    def of(cls, start: Sequence[float] | np.ndarray, stop: Sequence[float] | np.ndarray) -> Region:
+        """From corners (3,) that hold whole numbers of any type."""
+        (x0, y0, z0), (x1, y1, z1) = map(int, start), map(int, stop)
+        return cls((x0, y0, z0), (x1, y1, z1))
+
     @property
     def slices(self) -> tuple[slice, slice, slice]:
         x, y, z = (slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
@@ -222,14 +228,12 @@ def touched_region(grid: CropGrid, volume_shape: tuple[int, int, int], rotation:
     # One voxel of margin, for the rounding of positions to float32.
     start = np.clip(np.floor(places.min(0)) - 1, 0, np.subtract(volume_shape, 1)).astype(int)
     stop = np.clip(np.ceil(places.max(0)) + 2, start + 1, volume_shape).astype(int)
-    return Region((int(start[0]), int(start[1]), int(start[2])), (int(stop[0]), int(stop[1]), int(stop[2])))
+    return Region.of(start, stop)
 
 
 def bounding_region(regions: Sequence[Region]) -> Region:
     """The smallest region that contains all the given ones."""
-    x0, y0, z0 = (min(region.start[axis] for region in regions) for axis in range(3))
-    x1, y1, z1 = (max(region.stop[axis] for region in regions) for axis in range(3))
-    return Region((x0, y0, z0), (x1, y1, z1))
+    return Region.of(np.min([r.start for r in regions], 0), np.max([r.stop for r in regions], 0))
 
 
 def covered_region(grid: CropGrid, volume_shape: tuple[int, int, int]) -> Region:
@@ -237,7 +241,7 @@ def covered_region(grid: CropGrid, volume_shape: tuple[int, int, int]) -> Region
     faces = np.sort(np.stack([grid.to_source(np.full(3, -0.5)), grid.to_source(np.full(3, grid.size - 0.5))]), axis=0)
     start = np.clip(np.ceil(faces[0] - 1e-9), 0, volume_shape).astype(int)
     stop = np.clip(np.floor(faces[1] + 1e-9) + 1, start, volume_shape).astype(int)
-    return Region((int(start[0]), int(start[1]), int(start[2])), (int(stop[0]), int(stop[1]), int(stop[2])))
+    return Region.of(start, stop)
 
 
 def logits_on_region(low: Tensor, grid: CropGrid, region: Region) -> Tensor:
@@ -256,14 +260,14 @@ def logits_on_region(low: Tensor, grid: CropGrid, region: Region) -> Tensor:
     for axis in range(3):
         source = torch.arange(region.start[axis], region.stop[axis], dtype=torch.float64)
         position = (source - grid.centre_vox[axis]) / grid.step_vox[axis] + grid.size // 2
-        to_volume = _clamped_weights(position, grid.size)
+        to_volume = clamped_weights(position, grid.size)
         factor = grid.size / low.shape[axis]
-        to_crop = _clamped_weights((torch.arange(grid.size, dtype=torch.float64) + 0.5) / factor - 0.5, low.shape[axis])
+        to_crop = clamped_weights((torch.arange(grid.size, dtype=torch.float64) + 0.5) / factor - 0.5, low.shape[axis])
         volume = _along(volume, (to_volume @ to_crop).float(), axis)
     return volume[0]
 
 
-def _clamped_weights(position: Tensor, extent: int) -> Tensor:
+def clamped_weights(position: Tensor, extent: int) -> Tensor:
     """(n, extent) float64 weights of linear interpolation, with positions clamped to the edges."""
     position = position.clamp(0, extent - 1)
     lower = position.floor().clamp(max=max(extent - 2, 0))

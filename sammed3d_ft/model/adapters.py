@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ _PATCH_EMBEDDING = "image_encoder.patch_embed.proj"
 # These get no gradient in the click loop: mask heads 1 to 3 (the loop uses mask 0) and the "no mask" embedding (the
 # loop always feeds a mask). If trainable, weight decay alone would change them, and DDP would wait for their gradients.
 _NEVER_TRAINED = re.compile(r"mask_decoder\.output_hypernetworks_mlps\.[1-9]\d*\..*|prompt_encoder\.no_mask_embed\..*")
+_METHODS = ("decoder", "lora", "full")
 _PARTS = ("image_encoder", "prompt_encoder", "mask_decoder")
 _ADAPTER = "default"  # peft's name of a model's first adapter
 _CONFIG_FILE, _LORA_FILE, _DECODER_FILE = (
@@ -95,7 +96,10 @@ def configure_tuning(
             f"tuning method decoder does not support {model.in_channels} input channels: the patch embedding of "
             "the second channel would stay zero, leaving the channel unused; use full or lora, or one channel"
         )
-    peft_model = _METHODS[method](model, lora_rank, lora_alpha, lora_dropout)
+    peft_model = _adapt(model, lora_rank, lora_alpha, lora_dropout) if method == "lora" else None
+    if peft_model is None:
+        model.requires_grad_(True)
+        model.image_encoder.requires_grad_(method == "full")
     for name, parameter in model.named_parameters():
         if _NEVER_TRAINED.fullmatch(name):
             parameter.requires_grad_(False)
@@ -243,16 +247,7 @@ def load_adapter(folder: str | Path, base: str | Path | None) -> tuple[SAMMed3D,
     return merged.requires_grad_(True).eval(), metadata
 
 
-def _tune_decoder(model: SAMMed3D, rank: int, alpha: float, dropout: float) -> None:
-    model.requires_grad_(True)
-    model.image_encoder.requires_grad_(False)
-
-
-def _tune_full(model: SAMMed3D, rank: int, alpha: float, dropout: float) -> None:
-    model.requires_grad_(True)
-
-
-def _tune_lora(model: SAMMed3D, rank: int, alpha: float, dropout: float) -> Any:
+def _adapt(model: SAMMed3D, rank: int, alpha: float, dropout: float) -> Any:
     from peft import LoraConfig, get_peft_model
 
     if rank < 1:
@@ -273,13 +268,6 @@ def _tune_lora(model: SAMMed3D, rank: int, alpha: float, dropout: float) -> Any:
     for part in (model.prompt_encoder, model.mask_decoder):
         part.requires_grad_(True)
     return peft_model
-
-
-_METHODS: dict[str, Callable[[SAMMed3D, int, float, float], Any]] = {
-    "decoder": _tune_decoder,
-    "lora": _tune_lora,
-    "full": _tune_full,
-}
 
 
 def _lora_layers(model: nn.Module) -> dict[str, Any]:

@@ -7,20 +7,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from sammed3d_ft.images.crops import clamped_weights
+
 
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)  # so that a matrix cached during inference can be used in training
 def _interpolation_matrix(source: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(target, source) weights of linear interpolation, `align_corners=False`, edge values repeated."""
-    position = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp(0, source - 1)
-    lower = position.floor().long()
-    upper = (lower + 1).clamp(max=source - 1)
-    fraction = position - lower
-    matrix = torch.zeros(target, source, dtype=torch.float64)
-    rows = torch.arange(target)
-    matrix[rows, lower] += 1 - fraction
-    matrix[rows, upper] += fraction
-    return matrix.to(dtype=dtype, device=device)
+    position = (torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5
+    return clamped_weights(position, source).to(dtype=dtype, device=device)
 
 
 def upsample(volume: Tensor, size: int) -> Tensor:

@@ -68,10 +68,9 @@ class StartMask:
     @classmethod
     def of(cls, mask: np.ndarray, box: tuple[slice, slice, slice], corner_vox: Sequence[int] = (0, 0, 0)) -> StartMask:
         """Of a mask within its bounding box in an array whose first voxel is ``corner_vox`` of the scan."""
-        (x0, x1), (y0, y1), (z0, z1) = (
-            (side.start + int(at), side.stop + int(at)) for side, at in zip(box, corner_vox, strict=True)
-        )
-        return cls(Region((x0, y0, z0), (x1, y1, z1)), np.ascontiguousarray(mask))
+        sides = list(zip(box, corner_vox, strict=True))
+        region = Region.of([side.start + at for side, at in sides], [side.stop + at for side, at in sides])
+        return cls(region, np.ascontiguousarray(mask))
 
     def holds(self, click: PlacedClick) -> bool:
         """Whether the click's voxel belongs to the lesion."""
@@ -131,11 +130,10 @@ class LesionCrop:
         shape = (channels.shape[1], channels.shape[2], channels.shape[3])
         # A crop has one voxel more on one side of its centre; what all mirrorings cover is symmetric.
         regions = [covered_region(grid, shape) for grid in grids]
-        x0, y0, z0 = (max(region.start[axis] for region in regions) for axis in range(3))
-        x1, y1, z1 = (min(region.stop[axis] for region in regions) for axis in range(3))
+        first, last = np.max([r.start for r in regions], 0), np.min([r.stop for r in regions], 0)
         # A crop may be smaller than a voxel of the scan.
-        x, y, z = (int(c) for c in np.clip(np.floor(np.array(grids[0].centre_vox) + 0.5), 0, np.array(shape) - 1))
-        self.region = Region((min(x0, x), min(y0, y), min(z0, z)), (max(x1, x + 1), max(y1, y + 1), max(z1, z + 1)))
+        voxel = np.clip(np.floor(np.array(grids[0].centre_vox) + 0.5), 0, np.array(shape) - 1)
+        self.region = Region.of(np.minimum(first, voxel), np.maximum(last, voxel + 1))
         self._embeddings = tuple(embeddings or encode_crops(model, channels, grids))
         low: list[Tensor | None] = [None] * len(grids)
         if start is not None:

@@ -98,14 +98,13 @@ def channels(images: Mapping[str, Volume], preprocessing: Preprocessing, case: s
     return torch.stack(arrays)
 
 
-def prepare_crop(volume: Tensor, grid: CropGrid, rotation: np.ndarray | None = None) -> Tensor:
+def prepare_crop(volume: Tensor, grid: CropGrid) -> Tensor:
     """The encoder's input: a crop read by linear interpolation, 0 outside the image, then z-scored.
 
     Args:
         volume: (C, X, Y, Z) from `channels`.
-        rotation: see `read_crop`.
 
     Returns:
         (C, S, S, S) float32.
     """
-    return z_score(read_crop(volume, grid, rotation))
+    return z_score(read_crop(volume, grid))

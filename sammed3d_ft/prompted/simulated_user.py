@@ -68,7 +68,6 @@ def simulate_case(
     case: str,
     connectivity: int = 18,
     targets: str = "each",
-    key: tuple[int, ...] = (0,),
     on_mask: Callable[[int, np.ndarray], None] | None = None,
 ) -> CaseScore:
     """Dice after k clicks, on the grid of the images.
@@ -85,7 +84,6 @@ def simulate_case(
         case: the case's id.
         connectivity: of lesions.
         targets: "each" lesion clicked by itself, or "all" as one.
-        key: of the click draws (the strategies used draw nothing, but need one).
         on_mask: is given k and the union of all lesions after k clicks on each, (X, Y, Z) bool, canonical.
     """
     model.set_image(images)
@@ -99,7 +97,7 @@ def simulate_case(
     for number in range(1, count + 1):
         truth = lesions == number
         size = int(truth.sum())
-        click = first_click(torch.from_numpy(truth)[None], strategy="deepest", keys=[key], spacing_mm=label.spacing_mm)
+        click = first_click(torch.from_numpy(truth)[None], strategy="deepest", keys=[(0,)], spacing_mm=label.spacing_mm)
         position, sign = click.coords_vox[0].double().numpy(), 1
         dice: dict[int, float] = {}
         iou: dict[int, float] = {}
@@ -115,7 +113,7 @@ def simulate_case(
                     torch.from_numpy(np.ascontiguousarray(current))[None],
                     torch.from_numpy(np.ascontiguousarray(inside))[None],
                     strategy="error_deepest",
-                    keys=[(*key, k)],
+                    keys=[(0, k)],  # the strategy draws nothing
                     spacing_mm=label.spacing_mm,
                 )
                 sign = int(correction.labels[0])
@@ -147,7 +145,6 @@ def simulate_files(
     *,
     connectivity: int = 18,
     targets: str = "each",
-    on_mask: Callable[[int, np.ndarray], None] | None = None,
 ) -> CaseScore:
     """`simulate_case` of a manifest's case: its images, as far as the model sees them, and its label.
 
@@ -155,16 +152,7 @@ def simulate_files(
         InputError: see `read_case`.
     """
     images, label = read_case(case, model.modalities)
-    return simulate_case(
-        model,
-        images,
-        label,
-        clicks_at,
-        case=case.id,
-        connectivity=connectivity,
-        targets=targets,
-        on_mask=on_mask,
-    )
+    return simulate_case(model, images, label, clicks_at, case=case.id, connectivity=connectivity, targets=targets)
 
 
 def read_case(case: Case, modalities: Sequence[str]) -> tuple[dict[str, Volume], Volume]:

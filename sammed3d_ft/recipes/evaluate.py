@@ -61,7 +61,7 @@ def run(
     """
     pairs = _pairs(pred, gt, pet, split, probabilities)
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    with _writing(out) if rank == 0 else nullcontext():
+    with locked_run(out) if rank == 0 else nullcontext():
         mine = pairs[rank::processes]
 
         def bar(cases: Iterable[CasePaths]) -> Iterable[CasePaths]:
@@ -110,14 +110,6 @@ def _pairs(pred: Path, gt: Path, pet: Path | None, split: str | None, probabilit
     if gt.is_file():
         return pair_files(pred, gt, pet, probability=probabilities)
     return pair_folders(pred, gt, pet, probability_dir=probabilities)
-
-
-def _writing(out: Path) -> Any:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror or error})") from error
-    return locked_run(out)
 
 
 def _gathered(mine: list[CaseEvaluation], pairs: Sequence[CasePaths]) -> list[CaseEvaluation]:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from sammed3d_ft.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # not available on Windows
-    fcntl = None  # type: ignore[assignment]
-
-_log = logging.getLogger(__name__)
 
 
 class RunHeldError(InputError):
@@ -33,24 +27,22 @@ def locked_run(folder: Path, name: str = ".lock") -> Iterator[None]:
 
     Raises:
         RunHeldError: another process holds the lock.
+        InputError: the folder cannot be written to.
     """
-    if fcntl is None:
-        _log.warning("%s cannot be locked on this system: make sure that no other process writes to it", folder)
+    file = folder / name
+    lock = FileLock(file)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = file.read_text(encoding="utf-8").strip() or "unknown"
+        raise RunHeldError(
+            f"{folder}: another process (pid {holder}) is writing this run; wait for it, or stop it first"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    try:
+        file.write_text(str(os.getpid()), encoding="utf-8")
         yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / name).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise RunHeldError(
-                f"{folder}: another process (pid {holder}) is writing this run; wait for it, or stop it first"
-            ) from None
-        except OSError as error:  # a file system without locks
-            _log.warning("%s cannot be locked (%s): make sure that no other process writes to it", folder, error)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    finally:
+        lock.release()

@@ -12,10 +12,8 @@ from sammed3d_ft.evaluation.click_curves import click_curve_area
 
 def test_area_by_hand() -> None:
     """0.2 and 0.6 one click apart: 0.4; 0.6 and 0.8 two apart: 1.4; together 1.8 over 3 clicks."""
-    assert click_curve_area([0, 1, 3], [0.2, 0.6, 0.8], normalised=False) == pytest.approx(1.8)
-    assert click_curve_area([0, 1, 3], [0.2, 0.6, 0.8]) == pytest.approx(0.6)
-    assert click_curve_area(range(11), [1.0] * 11, normalised=False) == 10
-    assert click_curve_area(range(11), [1.0] * 11) == 1
+    assert click_curve_area([0, 1, 3], [0.2, 0.6, 0.8]) == pytest.approx(1.8)
+    assert click_curve_area(range(11), [1.0] * 11) == 10
     assert math.isnan(click_curve_area([1, 2], [0.5, float("nan")]))
 
 
