@@ -21,6 +21,7 @@ from sammed3d_ft.cli import (
     predict_cohort,
     prompts,
     segment,
+    view,
     weights,
 )
 from sammed3d_ft.cli import (
@@ -46,6 +47,7 @@ app.add_typer(weights.app, name="weights")
 app.command("predict")(predict.predict)
 app.command("predict-cohort")(predict_cohort.predict_cohort)
 app.command("segment")(segment.segment)
+app.command("view")(view.view)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("benchmark")(benchmark.benchmark)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,8 +201,30 @@ def segment(
             at = ", ".join(f"{c:.1f}" for c in image.to_mm(position))
             _log.warning("the background click at RAS (%s) mm is in no lesion's crop: left out", at)
 
+    return write_results(model, scan, files, outputs, started, dicom)
+
+
+def write_results(
+    model: LoadedModel,
+    scan: ClickedScan,
+    files: Mapping[str, Path],
+    outputs: Outputs,
+    started: float,
+    dicom: Series | None = None,
+) -> dict[str, Any]:
+    """Writes what a clicked predictor found, the record last, and returns the record; the last part of `segment`.
+
+    Args:
+        model: its predictor holds the lesions of ``scan``, all clicks given.
+        files: what the images and clicks were read from, by kind, for the record.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    predictor, image = model.predictor, scan.volume
     numbered = predictor.instances()
-    rows = _rows(predictor, scan.lesions, numbered, image.array if first == "PT" else None)
+    pet = image.array if predictor.modalities[0] == "PT" else None
+    rows = lesion_rows(predictor, scan.lesions, numbered, pet)
     write_mask(outputs.mask, predictor.mask(), image)
     if outputs.instances is not None:
         write_mask(outputs.instances, numbered, image)
@@ -238,10 +260,10 @@ def _write_seg(path: Path, instances: np.ndarray, image: Volume, dicom: Series) 
     write_seg(path, instances, image, dicom)
 
 
-def _rows(
+def lesion_rows(
     predictor: Predictor, lesions: Sequence[ClickedLesion], instances: np.ndarray, pet: np.ndarray | None
 ) -> list[dict[str, Any]]:
-    """A row per clicked lesion, also where nothing was found; None is n/a."""
+    """The rows of `CLICKED_COLUMNS`: one per lesion, also where nothing was found; None is n/a."""
     found = {row.lesion_id: row.as_row() for row in lesion_table(instances, predictor.volume.affine, pet)}
     rows = []
     for lesion in sorted(lesions, key=lambda lesion: lesion.number):

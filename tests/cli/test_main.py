@@ -16,7 +16,7 @@ from sammed3d_ft.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {"check", "import", "phantom", "manifest", "prompts", "weights", "predict", "predict-cohort", "evaluate"}
-COMMANDS |= {"benchmark", "compare", "export-seg", "segment"}
+COMMANDS |= {"benchmark", "compare", "export-seg", "segment", "view"}
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

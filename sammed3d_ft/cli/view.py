@@ -1,0 +1,84 @@
+"""`sammed3d-ft view`: click lesions in the browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def view(
+    image: Annotated[
+        Path | None,
+        typer.Argument(help="PET in SUV or CT in HU (.nii, .nii.gz, .nrrd, .mha, .mhd), or a DICOM folder."),
+    ] = None,
+    ct: Annotated[
+        Path | None, typer.Option(help="CT in HU, on any grid; shown, and used by models that see it.")
+    ] = None,
+    checkpoint: Annotated[
+        Path, typer.Option(help="Export, published SAM-Med3D checkpoint, folder of a LoRA adapter, or `mini`.")
+    ] = Path("mini"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for clicks and results. [default: NAME_view beside the image]")
+    ] = None,
+    clicks: Annotated[
+        Path | None, typer.Option(help="Earlier clicks to begin with; with --manifest, a folder of ID.json.")
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Mask or instance map to correct, such as a CNN's; with --manifest, a folder of ID.nii.gz."),
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Step through the cases of a manifest, and write one of those saved.")
+    ] = None,
+    series: Annotated[
+        list[str] | None, typer.Option(help="Series Instance UID in a DICOM folder that holds several. Repeatable.")
+    ] = None,
+    base: Annotated[Path | None, typer.Option(help="The weights that a LoRA adapter was trained on.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; left out: cuda if there, else cpu.")
+    ] = None,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page, or print its link only.")
+    ] = True,
+) -> None:
+    """Open a scan in the browser and click on its lesions. No coordinates, no other program.
+
+    A click segments a lesion, further clicks correct it. Saving writes mask, instance map, lesion table, figure and,
+    for a DICOM folder, DICOM SEG, as `predict` does. Clicks are saved by themselves: the same command goes on
+    where it was left.
+
+    The server answers only this machine and only the link that it prints. Press ? in the page for help.
+    Not for clinical use.
+    """
+    from sammed3d_ft.errors import InputError
+
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError:
+        raise InputError("the viewer needs two more packages: pip install 'sammed3d-ft[view]'") from None
+    from sammed3d_ft.view.cases import cohort_cases, single_case
+    from sammed3d_ft.view.server import serve
+
+    if (image is None) == (manifest is None):
+        raise InputError("give a scan, or a cohort by --manifest")
+    if manifest is not None:
+        if ct is not None or series:
+            raise InputError("--ct and --series belong to one scan; a manifest names its own images")
+        folder = out or manifest.resolve().parent / f"{manifest.stem}_view"
+        cases = cohort_cases(manifest, folder, clicks, start)
+        annotated = folder / "manifest.json"
+    else:
+        assert image is not None
+        cases, annotated = [single_case(image, out, ct, clicks, start, series or ())], None
+        folder = cases[0].folder
+        cases[0].check()
+
+    def load():
+        from sammed3d_ft.recipes.predict import load_model
+
+        return load_model(checkpoint, device, base)
+
+    serve(cases, load, folder, annotated, browser)

@@ -1,0 +1,650 @@
+"""One scan in the viewer: its clicks, kept on disk at every change, and the lesions that a predictor makes of them.
+
+The list of clicks is all there is to a session: the predictor is brought to it, forwards and backwards, and a session
+that was interrupted is opened from it. `predict` groups the saved clicks by the same function, so it gives the same
+lesions, bit for bit.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prompts.click_files import read_clicks, write_clicks
+from prompts.clicks import Click, clicks_to_vox
+from prompts.depth import bounding_box
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.files import write_whole
+from sammed3d_ft.images.images import write_mask
+from sammed3d_ft.prompted.start_lesions import StartLesions
+from sammed3d_ft.view import cases
+from sammed3d_ft.view.cases import ViewedCase
+from sammed3d_ft.view.scan import Scan, read_scan
+
+if TYPE_CHECKING:
+    from sammed3d_ft.prompted.clicked_scan import ClickedLesion
+    from sammed3d_ft.prompted.predictor import Predictor
+    from sammed3d_ft.recipes.predict import LoadedModel
+
+MOST_LESIONS, MOST_CLICKS = 1000, 5000
+_OPENED = "session.json"
+
+Box = tuple[tuple[int, int, int], tuple[int, int, int]]
+"""First voxel, and the one after the last, of a part of the scan."""
+
+
+class SharedModel:
+    """A model that is loaded once, by the first who needs it."""
+
+    def __init__(self, load: Callable[[], LoadedModel]) -> None:
+        self._load = load
+        self._lock = threading.Lock()
+        self._model: LoadedModel | None = None
+        self.user: Session | None = None
+        """Whose image and lesions the predictor holds."""
+
+    def get(self) -> LoadedModel:
+        with self._lock:
+            if self._model is None:
+                self._model = self._load()
+            return self._model
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a user has done."""
+
+    clicks: tuple[Click, ...] = ()
+    removed: frozenset[int] = frozenset()
+    """Lesions of the starting mask that were taken away."""
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the predictor was given for one lesion."""
+
+    start: tuple[StartLesions, int] | None
+    clicks: tuple[tuple[tuple[float, ...], int], ...]
+
+
+class Session:
+    """The work on one case. Its methods may be called from several threads.
+
+    Args:
+        case: what to open, and where the work is kept.
+        model: shared by the cases of a cohort, one after the other.
+    """
+
+    def __init__(self, case: ViewedCase, model: SharedModel) -> None:
+        self.case = case
+        self._model = model
+        self.phase = "reading"
+        """reading, ready or failed; the scan is there when it is ready."""
+        self.error = ""
+        self.busy = ""
+        """What is being computed, for the page."""
+        self.revision = 0
+        """Grows whenever lesions change."""
+        self.scan: Scan | None = None
+        self.image_seen = threading.Event()
+        """Set when the page has the first image; the model is loaded after that."""
+        self._state = _State()
+        self._history: list[_State] = []
+        self._saved: _State | None = None
+        self._start: StartLesions | None = None
+        self._starts: dict[frozenset[int], StartLesions | None] = {}
+        self._kept_start: StartLesions | None = None
+        self._clicking = threading.RLock()  # guards the state and its file; held for milliseconds
+        self._predicting = threading.RLock()  # guards the predictor
+        self._lesions: list[ClickedLesion] = []
+        self._given: dict[int, _Given] = {}
+        self._boxes: dict[int, Box | None] = {}
+        self._codes: dict[int, int] = {}
+        self._closed = False
+
+    # Opening
+
+    def open(self) -> None:
+        """Reads the scan and earlier work, and brings the predictor to it. Problems end up in ``error``."""
+        try:
+            self.scan = scan = read_scan(self.case)
+            self._read_work(scan)
+            self.phase = "ready"
+            if scan.ct is not None:
+                self.busy = "reading the CT"
+                scan.read_ct()
+            self.busy = ""
+            if not self._state.clicks and self._start is None:
+                self.image_seen.wait()
+            if self._closed or scan.not_suv:
+                return
+            self.busy = "loading the model"
+            self._model.get()
+            self.busy = ""
+            with self._predicting:
+                self._bring_up_to_date()
+        except InputError as error:
+            self.error = str(error)
+            self.phase = "failed" if self.phase == "reading" else self.phase
+        except Exception:
+            self.error = "a fault of the program; its terminal says more"
+            self.phase = "failed" if self.phase == "reading" else self.phase
+            raise
+        finally:
+            self.busy = ""
+
+    def close(self) -> None:
+        """Lets a waiting `open` end; the clicks are on disk already."""
+        self._closed = True
+        self.image_seen.set()
+
+    def _read_work(self, scan: Scan) -> None:
+        """The clicks and the mask of an earlier session in the folder, or else those that the case begins with."""
+        folder, image, volume = self.case.folder, scan.image, scan.volume
+        again = (folder / _OPENED).is_file()
+        begun = folder / cases.START if again else self.case.start
+        if begun is not None and begun.is_file():
+            found = StartLesions.read(begun, image, volume)
+            if found.count > MOST_LESIONS:
+                raise InputError(f"{begun}: has {found.count} lesions; the viewer takes at most {MOST_LESIONS}")
+            self._start = found if found.numbers else StartLesions(found.labels, tuple(range(1, found.count + 1)))
+        self._starts[frozenset()] = self._start
+        clicked = folder / cases.CLICKS if again else self.case.clicks
+        clicks: tuple[Click, ...] = ()
+        if clicked is not None and clicked.is_file():
+            read = read_clicks(clicked, affine=volume.source.affine, shape=volume.source.shape)
+            if len(read) > MOST_CLICKS:
+                raise InputError(f"{clicked}: has {len(read)} clicks; the viewer takes at most {MOST_CLICKS}")
+            clicks = tuple(read) if again else self._numbered(read, scan)
+        if again:
+            if self.case.clicks is not None or self.case.start is not None:
+                scan.notes.append("the work of an earlier session goes on; --clicks and --start were read then")
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._write_start(self._start)
+        self._state = _State(clicks)
+        self._history = [_State(clicks[:n]) for n in range(len(clicks))]
+        if not again:
+            self._keep_clicks(self._state)
+            write_whole(folder / _OPENED, '{"version": 1}\n')
+        self._saved = self._state if self.case.saved else None
+
+    def _numbered(self, clicks: list[Click], scan: Scan) -> tuple[Click, ...]:
+        """Clicks of any file with whole numbers as lesions, as `predict` would number them.
+
+        Background clicks of no lesion count for each lesion whose crop holds them, as in `predict`; that needs the
+        predictor.
+        """
+        from sammed3d_ft.prompted.clicked_scan import group_clicks
+
+        source = self.case.clicks or scan.image
+        coords_vox = clicks_to_vox(clicks, scan.volume.affine)
+        lesions, background = group_clicks(clicks, coords_vox, source, self._start)
+        if len(lesions) > MOST_LESIONS:
+            raise InputError(f"{source}: has {len(lesions)} lesions; the viewer takes at most {MOST_LESIONS}")
+        named = [one for one in lesions if isinstance(one.name, str)]
+        if named:
+            scan.notes.append("lesions were numbered: " + ", ".join(f"{one.name} is {one.number}" for one in named))
+        found = []
+        for lesion in lesions:
+            for position, label in zip(lesion.positions_vox, lesion.labels, strict=True):
+                found.append(Click(self._mm(scan, position), label, lesion.number))
+        if background:
+            with self._predicting:
+                predictor = self._predictor(scan)
+                for lesion in lesions:
+                    self._bring(predictor, lesion, self._start)
+                for position in background:
+                    for lesion in lesions:
+                        if predictor.crop_holds(position, lesion.number):
+                            found.append(Click(self._mm(scan, position), 0, lesion.number))
+                self._forget()
+        return tuple(found)
+
+    @staticmethod
+    def _mm(scan: Scan, position_vox: Any) -> tuple[float, float, float]:
+        x, y, z = scan.volume.to_mm(position_vox).tolist()
+        return x, y, z
+
+    # What a user does
+
+    def click(self, voxel: tuple[int, int, int], label: int, lesion: int, anyway: bool) -> dict[str, Any]:
+        """One more click. It is on disk before anything is computed.
+
+        Args:
+            voxel: canonical, inside the scan.
+            label: 1 lesion, 0 background.
+            lesion: its number; a new number starts a lesion.
+            anyway: take a lesion click outside the lesion's crops, which sees the lesion there as well.
+
+        Returns:
+            The news for the page; ``outside`` is set when the click was not taken for that reason.
+
+        Raises:
+            InputError: the click cannot be taken.
+        """
+        scan = self._ready()
+        if scan.not_suv:
+            raise InputError(f"{scan.not_suv}. It can be looked at, but not segmented")
+        click = Click(self._mm(scan, voxel), label, lesion)
+        with self._clicking:
+            before = self._state
+            known = {one.lesion for one in before.clicks} | (self._numbers_of_mask() - before.removed)
+            if lesion not in known and len(known) >= MOST_LESIONS:
+                raise InputError(f"at most {MOST_LESIONS} lesions")
+            if len(before.clicks) >= MOST_CLICKS:
+                raise InputError(f"at most {MOST_CLICKS} clicks")
+            if lesion not in known and label == 0:
+                raise InputError("a lesion's first click must be inside it; background clicks correct a lesion")
+            self._change(replace(before, clicks=(*before.clicks, click)))
+        with self._predicting:
+            try:
+                self.busy = "loading the model" if self._model.user is None else f"computing lesion {lesion}"
+                predictor = self._predictor(scan)
+                self.busy = f"computing lesion {lesion}"
+                given = self._given.get(lesion)
+                inside = given is None or not given.clicks or predictor.crop_holds(voxel, lesion)
+                if not inside and not (anyway and label):
+                    self._withdraw(click)
+                    return {"outside": True, "lesion": lesion, **self.news(None)}
+                return self.news(self._bring_up_to_date())
+            except InputError:
+                self._withdraw(click)
+                self._bring_up_to_date()
+                raise
+            finally:
+                self.busy = ""
+
+    def undo(self) -> dict[str, Any]:
+        """Takes back the last thing done: a click, a reset or a removal."""
+        self._ready()
+        with self._clicking:
+            while self._history and self._history[-1] == self._state:
+                self._history.pop()
+            if not self._history:
+                raise InputError("nothing to undo")
+            self._keep(self._history[-1])
+            self._history.pop()
+        return self._update()
+
+    def reset(self, lesion: int) -> dict[str, Any]:
+        """Takes away all clicks of a lesion; one of the starting mask is that mask again."""
+        self._ready()
+        with self._clicking:
+            kept = tuple(click for click in self._state.clicks if click.lesion != lesion)
+            if kept == self._state.clicks:
+                raise InputError(f"lesion {lesion} has no clicks")
+            self._change(replace(self._state, clicks=kept))
+        return self._update()
+
+    def remove(self, lesion: int) -> dict[str, Any]:
+        """Takes away a lesion, also one of the starting mask."""
+        self._ready()
+        with self._clicking:
+            kept = tuple(click for click in self._state.clicks if click.lesion != lesion)
+            removed = self._state.removed | ({lesion} & self._numbers_of_mask())
+            if (kept, removed) == (self._state.clicks, self._state.removed):
+                raise InputError(f"there is no lesion {lesion}")
+            self._change(_State(kept, removed))
+        return self._update()
+
+    def propose(self) -> list[dict[str, Any]]:
+        """Places of high uptake outside the present lesions, the highest SUV first. They show uptake, not disease."""
+        from prompts.proposals import proposals_from_pet
+
+        scan = self._ready()
+        if scan.modality != "PT" or scan.not_suv:
+            raise InputError("proposals need a PET in SUV")
+        found = proposals_from_pet(scan.volume.array, scan.volume.spacing_mm)
+        with self._predicting:
+            held = [self._labels(((x, y, z), (x + 1, y + 1, z + 1))).any() for x, y, z in (p.coords_vox for p in found)]
+        free = [proposal for proposal, taken in zip(found, held, strict=True) if not taken]
+        return [{"voxel": list(proposal.coords_vox), "suv": proposal.score} for proposal in free]
+
+    def save(self) -> dict[str, Any]:
+        """Writes the results by the code of `predict`; the names of the files by kind."""
+        from sammed3d_ft.prompted.clicked_scan import ClickedScan
+        from sammed3d_ft.recipes.predict import Outputs, write_results
+
+        scan, started, folder = self._ready(), time.perf_counter(), self.case.folder
+        if scan.not_suv:
+            raise InputError(scan.not_suv)
+        with self._predicting:
+            self.busy = "saving"
+            try:
+                model = self._model.get()
+                with self._clicking:
+                    state = self._state
+                self._bring_up_to_date()
+                series = None
+                if self.case.is_dicom:
+                    from sammed3d_ft.recipes.import_dicom import find_series
+
+                    wanted = next(iter(self.case.series), None) if len(self.case.series) == 1 else None
+                    series = find_series(self.case.image, scan.volume, scan.image, wanted)
+                outputs = Outputs(
+                    mask=folder / cases.MASK,
+                    instances=folder / cases.INSTANCES,
+                    table=folder / cases.TABLE,
+                    figure=folder / cases.FIGURE if scan.modality == "PT" else None,
+                    seg=None if series is None else folder / cases.SEG,
+                )
+                own = {"clicks": folder / cases.CLICKS, "start": folder / cases.START}
+                files = {"image": scan.image} | {kind: path for kind, path in own.items() if path.is_file()}
+                if "CT" in model.predictor.modalities[1:] and scan.ct is not None:
+                    files["ct"] = scan.ct
+                clicked = ClickedScan(scan.image, scan.volume, self._lesions, [], self._start_now(), files)
+                record = write_results(model, clicked, files, outputs, started, series)
+                self._saved = state
+            finally:
+                self.busy = ""
+        written = [
+            *record["outputs"].values(),
+            str(outputs.record),
+            *(str(files[kind]) for kind in own if kind in files),
+        ]
+        return {"folder": str(folder), "files": sorted({name.rsplit("/", 1)[-1] for name in written})}
+
+    # What the page is told
+
+    @property
+    def unsaved(self) -> bool:
+        return self._state != (self._saved or _State()) or (self._start is not None and self._saved is None)
+
+    def news(self, box: Box | None) -> dict[str, Any]:
+        """Clicks and lesions as they are now, and the part of the scan in which lesions changed."""
+        state = self._state
+        clicks: list[dict[str, Any]] = []
+        if self.scan is not None and state.clicks:
+            coords_vox = clicks_to_vox(state.clicks, self.scan.volume.affine)
+            clicks = [
+                {"voxel": np.round(at, 3).tolist(), "label": click.label, "lesion": click.lesion}
+                for at, click in zip(coords_vox, state.clicks, strict=True)
+            ]
+        lesions = [
+            {"number": lesion.number, "code": self._code(lesion.number), "box": self._boxes.get(lesion.number)}
+            for lesion in self._lesions
+        ]
+        numbers = self._numbers_of_mask() | {int(str(c.lesion)) for c in state.clicks} | self._codes.keys()
+        return {
+            "revision": self.revision,
+            "clicks": clicks,
+            "lesions": lesions,
+            "next": max(numbers, default=0) + 1,
+            "unsaved": self.unsaved,
+            "undoable": bool(self._history),
+            "box": box,
+        }
+
+    def table(self) -> dict[str, Any]:
+        """The rows of the lesion table, by the code that writes it, and the revision they belong to."""
+        from sammed3d_ft.recipes.predict import lesion_rows
+
+        scan = self._ready()
+        with self._predicting:
+            if not self._lesions:
+                return {"revision": self.revision, "rows": []}
+            predictor = self._predictor(scan)
+            pet = scan.volume.array if scan.modality == "PT" else None
+            rows = lesion_rows(predictor, self._lesions, predictor.instances(), pet)
+            return {"revision": self.revision, "rows": rows}
+
+    def labels(self, box: Box | None) -> tuple[dict[str, Any], bytes]:
+        """Codes of lesions (uint16, little-endian, C order) in a box; None: in the box that holds them all."""
+        with self._predicting:
+            if box is None:
+                box = _union(list(self._boxes.values()))
+            head = {"revision": self.revision, "box": box}
+            return head, b"" if box is None else self._labels(box).astype("<u2").tobytes()
+
+    # Keeping the state
+
+    def _ready(self) -> Scan:
+        if self.phase != "ready" or self.scan is None:
+            raise InputError(self.error or "the scan is still being read")
+        return self.scan
+
+    def _numbers_of_mask(self) -> set[int]:
+        return set() if self._start is None else set(self._start.numbers or ())
+
+    def _change(self, state: _State) -> None:
+        before = self._state
+        self._keep(state)
+        self._history.append(before)
+
+    def _withdraw(self, click: Click) -> None:
+        """Takes a click back that was refused, with what `undo` would find of it."""
+        with self._clicking:
+            kept = tuple(one for one in self._state.clicks if one is not click)
+            self._keep(replace(self._state, clicks=kept))
+            if self._history and self._history[-1] == self._state:
+                self._history.pop()
+
+    def _keep(self, state: _State) -> None:
+        """Makes this the state, on disk first: what the page has seen is not lost."""
+        if state.removed not in self._starts:
+            self._starts[state.removed] = self._without(state.removed)
+        if self._starts[state.removed] is not self._kept_start:
+            self._write_start(self._starts[state.removed])
+        self._keep_clicks(state)
+        self._state = state
+
+    def _keep_clicks(self, state: _State) -> None:
+        path = self.case.folder / cases.CLICKS
+        if state.clicks:
+            source = self.scan.volume.source if self.scan else None
+            assert source is not None
+            write_clicks(path, state.clicks, affine=source.affine, shape=source.shape)
+        else:
+            path.unlink(missing_ok=True)
+
+    def _write_start(self, start: StartLesions | None) -> None:
+        path = self.case.folder / cases.START
+        if start is None:
+            path.unlink(missing_ok=True)
+        else:
+            assert self.scan is not None
+            numbers = np.array((0, *(start.numbers or ())), np.int32)
+            write_mask(path, numbers[start.labels], self.scan.volume)
+        self._kept_start = start
+
+    def _start_now(self) -> StartLesions | None:
+        return self._starts[self._state.removed]
+
+    def _without(self, removed: frozenset[int]) -> StartLesions | None:
+        """The starting mask without some of its lesions."""
+        start = self._start
+        assert start is not None
+        assert start.numbers is not None
+        kept = [number for number in start.numbers if number not in removed]
+        if not kept:
+            return None
+        code = np.zeros(start.count + 1, np.int32)
+        for new, number in enumerate(kept, start=1):
+            code[start.numbers.index(number) + 1] = new
+        labels = code[start.labels]
+        if len(kept) == 1:
+            # A file with one number reads as a binary mask, of which each part is a lesion.
+            from prompts.lesions import lesions_from_mask
+
+            if lesions_from_mask(labels)[1] > 1:
+                raise InputError(
+                    f"lesion {kept[0]} of the starting mask has several parts and cannot stay alone; remove it first"
+                )
+        return StartLesions(labels, tuple(kept))
+
+    # Bringing the predictor to the state
+
+    def _update(self) -> dict[str, Any]:
+        with self._predicting:
+            self.busy = "computing"
+            try:
+                return self.news(self._bring_up_to_date())
+            finally:
+                self.busy = ""
+
+    def _predictor(self, scan: Scan) -> Predictor:
+        """The predictor with this scan; the lesions of another case are forgotten."""
+        model = self._model.get()
+        predictor = model.predictor
+        if self._model.user is not self:
+            first, *others = predictor.modalities
+            if first != scan.modality:
+                raise InputError(f"the model sees {first} first, but the image looks like {scan.modality}")
+            images = {first: scan.volume}
+            if "CT" in others:
+                if scan.ct is None:
+                    raise InputError("the model sees PET and CT; give the CT as well (--ct)")
+                if scan.ct_volume is None:
+                    raise InputError("the CT is still being read")
+                images["CT"] = scan.ct_volume
+            predictor.set_image(images)
+            self._model.user = self
+            self._forget()
+        return predictor
+
+    def _forget(self) -> None:
+        if self._model.user is self:
+            self._model.get().predictor.reset()
+        self._given, self._boxes = {}, {}
+
+    def _bring_up_to_date(self) -> Box | None:
+        """Gives the predictor what it lacks; the part of the scan in which lesions changed."""
+        from sammed3d_ft.prompted.clicked_scan import group_clicks
+
+        scan = self._ready()
+        with self._clicking:
+            state, start = self._state, self._start_now()
+        lesions: list[ClickedLesion] = []
+        if state.clicks or start is not None:
+            coords_vox = clicks_to_vox(state.clicks, scan.volume.affine)
+            lesions = group_clicks(state.clicks, coords_vox, self.case.folder / cases.CLICKS, start)[0]
+        if not lesions and not self._given:
+            self._lesions = []
+            return None
+        predictor = self._predictor(scan)
+        changed: list[Box | None] = []
+        for number in self._given.keys() - {lesion.number for lesion in lesions}:
+            predictor.remove(number)
+            del self._given[number]
+            changed.append(self._boxes.pop(number))
+        for lesion in lesions:
+            if self._is_given(lesion, start):
+                continue
+            changed.append(self._boxes.get(lesion.number))
+            self._bring(predictor, lesion, start)
+            changed.append(self._boxes[lesion.number])
+        self._lesions = lesions
+        self.revision += bool(changed)
+        return _union(changed)
+
+    def _is_given(self, lesion: ClickedLesion, start: StartLesions | None) -> bool:
+        have = self._given.get(lesion.number)
+        if have is None or have.clicks != _clicks_of(lesion):
+            return False
+        return _same_start(have.start, None if start is None or lesion.start is None else (start, lesion.start))
+
+    def _bring(self, predictor: Predictor, lesion: ClickedLesion, start: StartLesions | None) -> None:
+        """One lesion, by one click more or less where that is the same as giving all of them anew."""
+        of_mask = None if lesion.start is None or start is None else (start, lesion.start)
+        number, want, have = lesion.number, _clicks_of(lesion), self._given.get(lesion.number)
+        step = 0
+        if have is not None and _same_start(have.start, of_mask) and _grows(of_mask, want or have.clicks):
+            seen = len(predictor.lesion(number).clicks) == len(have.clicks)
+            if want[:-1] == have.clicks and want and (have.clicks or of_mask):
+                step = 1
+            elif have.clicks[:-1] == want and have.clicks and seen and want:
+                step = -1
+        if step == 1:
+            predictor.add_click(np.array(want[-1][0]), want[-1][1], number)
+        elif step == -1:
+            predictor.undo(number)
+        else:
+            if have is not None:
+                predictor.remove(number)
+                del self._given[number]
+            if of_mask is not None:
+                mask, corner_vox = of_mask[0].mask(of_mask[1])
+                predictor.add_mask(mask, number, corner_vox)
+            if want:
+                predictor.add_clicks(lesion.positions_vox, lesion.labels, number)
+        self._given[number] = _Given(of_mask, want)
+        found = predictor.lesion(number)
+        box = bounding_box(found.mask)
+        self._boxes[number] = box and _moved(box, found.region.start)
+
+    def _code(self, number: int) -> int:
+        """A small number that stands for a lesion in what the page is sent."""
+        return self._codes.setdefault(number, len(self._codes) + 1)
+
+    def _labels(self, box: Box) -> np.ndarray:
+        """Codes of the lesions in a box, (x, y, z) int32, as the instance map of the results has them."""
+        from sammed3d_ft.images.crops import Region
+        from sammed3d_ft.prompted.prediction import instance_map
+
+        if not self._given:
+            return np.zeros([b - a for a, b in zip(*box, strict=True)], np.int32)
+        predictor, (first, end) = self._model.get().predictor, box
+        parts = []
+        for number in self._given:
+            found = predictor.lesion(number)
+            a = tuple(max(p, q) for p, q in zip(found.region.start, first, strict=True))
+            b = tuple(min(p, q) for p, q in zip(found.region.stop, end, strict=True))
+            if all(p < q for p, q in zip(a, b, strict=True)):
+                cut = tuple(slice(p - o, q - o) for p, q, o in zip(a, b, found.region.start, strict=True))
+                ax, ay, az = (p - o for p, o in zip(a, first, strict=True))
+                bx, by, bz = (q - o for q, o in zip(b, first, strict=True))
+                region = Region((ax, ay, az), (bx, by, bz))
+                parts.append(replace(found, region=region, logits=found.logits[cut]))
+        numbered = instance_map(parts, tuple(q - p for p, q in zip(first, end, strict=True)))
+        coded = np.zeros_like(numbered)
+        for part in parts:
+            coded[numbered == part.lesion] = self._code(part.lesion)
+        return coded
+
+
+def _clicks_of(lesion: ClickedLesion) -> tuple[tuple[tuple[float, ...], int], ...]:
+    pairs = zip(lesion.positions_vox, lesion.labels, strict=True)
+    return tuple((tuple(np.asarray(position).tolist()), label) for position, label in pairs)
+
+
+def _same_start(one: tuple[StartLesions, int] | None, other: tuple[StartLesions, int] | None) -> bool:
+    """Whether two lesions start from one mask; masks with other lesions taken away keep their numbers."""
+    if one is None or other is None:
+        return one is other
+    return (
+        one[0].numbers is not None
+        and other[0].numbers is not None
+        and (one[0].numbers[one[1] - 1] == other[0].numbers[other[1] - 1])
+    )
+
+
+def _grows(of_mask: tuple[StartLesions, int] | None, clicks: tuple[tuple[tuple[float, ...], int], ...]) -> bool:
+    """Whether a lesion given click by click is the same as given all at once.
+
+    Of a mask's first clicks, one inside it goes first, whichever it is; only when the very first is that one does the
+    order never change.
+    """
+    if of_mask is None:
+        return True
+    start, which = of_mask
+    return bool(clicks) and clicks[0][1] == 1 and start.at(np.array(clicks[0][0])) == which
+
+
+def _moved(box: tuple[slice, ...], by: tuple[int, int, int]) -> Box:
+    x, y, z = ((side.start + o, side.stop + o) for side, o in zip(box, by, strict=True))
+    return (x[0], y[0], z[0]), (x[1], y[1], z[1])
+
+
+def _union(boxes: list[Box | None]) -> Box | None:
+    found = [box for box in boxes if box is not None]
+    if not found:
+        return None
+    a = np.min([box[0] for box in found], axis=0).tolist()
+    b = np.max([box[1] for box in found], axis=0).tolist()
+    return (a[0], a[1], a[2]), (b[0], b[1], b[2])
