@@ -97,7 +97,8 @@ class Bench:
         return {name: (statistics.median(values[1:]), peaks[name]) for name, values in times.items()}
 
 
-def reference(variant: str, device: torch.device) -> nn.Module | None:
+def reference(variant: str, device: torch.device) -> Any:
+    """medim's model with the same weights; None for a variant that it does not have."""
     if variant != "vit_b_ori":
         return None
     from medim.models.sam_med3d import build_sam3D_vit_b_ori
@@ -112,7 +113,7 @@ def parity(variant: str, device: torch.device) -> bool:
     batch = synthetic(1, model.image_size, device)
     exact = reference(variant, device) or model
     with torch.no_grad():
-        expected = exact.image_encoder(batch["image"])  # type: ignore[operator, union-attr]
+        expected = exact.image_encoder(batch["image"])
         points = (batch["coords"][:, None], batch["labels"][:, None])
         logits = model.decode(expected, *points)[0]
         with torch.autocast(device.type, torch.bfloat16):
@@ -161,7 +162,7 @@ def steps(variant: str, batch: dict[str, Tensor], rounds: int, bench: Bench, pre
         theirs = None if method == "lora" else reference(variant, device)
         if theirs is not None:
             frozen = method == "decoder"
-            theirs.image_encoder.requires_grad_(not frozen)  # type: ignore[operator, union-attr]
+            theirs.image_encoder.requires_grad_(not frozen)
             add(f"medim, {method}", theirs, lambda m=theirs, f=frozen: their_loss(m, batch, rounds, f))  # type: ignore[misc]
     table = Table(title=f"training step, {variant}, batch {size}, {rounds} rounds, {precision}")
     for column in ("", "s", "samples / s", "peak GB above weights"):

@@ -55,7 +55,7 @@ def main() -> None:
     logits, target = lesion_case(args.size, torch.device(args.device))
 
     plain = runpy.run_path(str(PLAIN))["plain_l1dfl"]
-    losses = {
+    losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "MONAI DiceFocalLoss": build_loss("dice_focal"),
         "L1DFL": build_loss("l1dfl"),
         "L1DFL, plain form on two channels": lambda z, t: plain(z, t)[0],

@@ -29,6 +29,7 @@ from prompts.scan import clicks_from_mask
 from sammed3d_ft.images.grids import from_array
 from sammed3d_ft.images.images import write_float
 from sammed3d_ft.model.build import seeded_model
+from sammed3d_ft.model.sam_med3d import SAMMed3D
 from sammed3d_ft.model.weights import save_safetensors
 from sammed3d_ft.phantom.simulate import make_phantom
 from sammed3d_ft.prompted.clicked_scan import ClickedScan
@@ -54,10 +55,9 @@ def write_inputs(work: Path, variant: str, lesions: int) -> str:
     if variant == "mini":
         return "mini"
     model = seeded_model(variant, seed=0)
-    last = model.mask_decoder.output_hypernetworks_mlps[0].layers[-1]
     with torch.no_grad():
-        last.weight.zero_()
-        last.bias.zero_()
+        for parameter in model.get_submodule("mask_decoder.output_hypernetworks_mlps.0.layers.2").parameters():
+            parameter.zero_()
     save_safetensors(work / "model.safetensors", model.state_dict(), {})
     return str(work / "model.safetensors")
 
@@ -72,6 +72,7 @@ def measure(work: Path, checkpoint: str) -> None:
     def count(encoder: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         encoded[0] += len(inputs[0])
 
+    assert isinstance(model, SAMMed3D)
     counting = model.image_encoder.register_forward_pre_hook(count)
     scan = ClickedScan.read(work / "pet.nii.gz", work / "clicks.json")
     predict.segment(loaded, scan, None, outputs, start)
@@ -89,7 +90,8 @@ def measure(work: Path, checkpoint: str) -> None:
             passes.append(time.perf_counter() - start)
 
     loaded.predictor.set_image({"PT": scan.volume})
-    first, later = [], []
+    first: list[float] = []
+    later: list[float] = []
     for lesion in scan.lesions[:5]:
         position = lesion.positions_vox[0]
         for times in (first, later):

@@ -88,7 +88,7 @@ class Ours:
 
     def step(self, indices: list[int]) -> float:
         start = time.perf_counter()
-        batch: Any = collate([self.samples[index] for index in indices])  # type: ignore[misc]
+        batch: Any = collate([self.samples[index] for index in indices])
         loss, _ = self.task.loss(self.task.model, batch, epoch=0, step=0, progress=0.0)
         loss.backward()
         self.optimizer.step()
@@ -154,7 +154,7 @@ def compare(config: PromptedConfig, shipped: PromptedConfig, repeats: int) -> Ou
 def parts_alone(ours: Ours, repeats: int) -> None:
     """Time the forward and backward pass of each part of a round, for one sample."""
     model, size = ours.task.model, ours.task.model.image_size
-    batch: Any = collate([ours.samples[0]])  # type: ignore[misc]
+    batch: Any = collate([ours.samples[0]])
     target, coords, labels = batch["target"], batch["coords_vox"][:, None], batch["label"][:, None]
     low = torch.randn(1, 1, size // 4, size // 4, size // 4, requires_grad=True)
     logits = torch.randn(1, 1, size, size, size, requires_grad=True)
@@ -186,7 +186,7 @@ class Stages:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        entry = [name, time.perf_counter(), 0.0]
+        entry: list[Any] = [name, time.perf_counter(), 0.0]
         self._stack.append(entry)
         try:
             yield

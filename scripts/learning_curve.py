@@ -87,6 +87,13 @@ def lesion_count(cases: Sequence[Case], connectivity: int) -> int:
     )
 
 
+def prompted_config(path: Path, overrides: Sequence[str]) -> PromptedConfig:
+    config = load_config(path, overrides)
+    if not isinstance(config, PromptedConfig):
+        raise InputError(f"{path} is the config of a baseline, which takes no clicks")
+    return config
+
+
 def training(
     folder: Path,
     config: Path,
@@ -107,9 +114,7 @@ def training(
         f"validate.clicks={list(CLICKS)}",
         "validate.test=true",
     ]
-    plain = load_config(config, given)
-    if not isinstance(plain, PromptedConfig):
-        raise InputError(f"{config} is the config of a baseline, which takes no clicks")
+    plain = prompted_config(config, given)
     shown = (
         lesion_count([case for case in cases if case.split == "train"], plain.data.connectivity) * plain.optim.epochs
     )
@@ -229,8 +234,8 @@ def main() -> None:
                         raise SystemExit(failed)
                 scores.setdefault(count, []).append(read_scores(folder / "run" / "test_cases.csv"))
             elif not scores:
-                weights = load_config(given.config, [*given.overrides, "run.dir=x", "data.manifest=x"]).model.weights
-                scores[0] = [zero_shot(given.out / "cases_0" / "test_cases.csv", weights, test)]
+                plain = prompted_config(given.config, [*given.overrides, "run.dir=x", "data.manifest=x"])
+                scores[0] = [zero_shot(given.out / "cases_0" / "test_cases.csv", plain.model.weights, test)]
     points = curve(scores)
     rows = [
         {"cases": count, "seeds": len(scores[count]), "clicks": k, "lesions": len(scores[0][0]), **vars(point)}

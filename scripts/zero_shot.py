@@ -46,8 +46,8 @@ def table_of(scores: list[CaseScore], clicks: list[int], title: str) -> Table:
         table.add_column(column, justify="left" if column == "mean Dice" else "right")
     lesions = [lesion for score in scores for lesion in score.lesions]
     rows = {"cases": [score.dice for score in scores if score.dice is not None], "lesions": [x.dice for x in lesions]}
-    for name in SIZE_CLASSES:
-        rows[f"  {name}"] = [x.dice for x in lesions if size_class(x.volume_ml) == name]
+    for size in SIZE_CLASSES:
+        rows[f"  {size}"] = [x.dice for x in lesions if size_class(x.volume_ml) == size]
     for name, members in rows.items():
         means = [f"{np.mean([dice[k] for dice in members]):.3f}" if members else "" for k in clicks]
         table.add_row(name, str(len(members)), *means)
