@@ -33,10 +33,10 @@ def region_names(file: DicomFile, frame_of_reference: str) -> tuple[str, ...]:
     return tuple(str(one.get("SegmentLabel") or "") for one in file.header.get("SegmentSequence") or [])
 
 
-def read_region(file: DicomFile, name: str, series: Series) -> np.ndarray:
-    """The mask of the segment with this label, (column, row, slice) bool; slices without a frame are empty.
+def read_region(file: DicomFile, name: str, series: Series) -> tuple[np.ndarray, list[str]]:
+    """The mask of the segment with this label, (column, row, slice) bool, and warnings.
 
-    Each frame is placed by its own position, which must be that of a slice of the series.
+    Slices without a frame are empty. Each frame is placed by its own position, which must be that of a slice of the series.
 
     Raises:
         InputError: no such segment, or several; probabilities (FRACTIONAL) instead of a mask; frames that differ from
@@ -72,7 +72,7 @@ def read_region(file: DicomFile, name: str, series: Series) -> np.ndarray:
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, OSError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{where}: cannot be read ({first_line}); export it again") from error
-    return mask
+    return mask, []
 
 
 def _of(groups: list[Dataset], keyword: str) -> Dataset:

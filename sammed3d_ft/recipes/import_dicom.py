@@ -55,7 +55,10 @@ def run(
         images["CT"] = order_slices(found)
 
     regions = _regions(contents, pet)
-    masks = {name: _read_region(name, regions, pet, folder) for name in dict.fromkeys(roi)}
+    masks: dict[str, np.ndarray] = {}
+    for name in dict.fromkeys(roi):
+        masks[name], found_odd = _read_region(name, regions, pet, folder)
+        warnings += found_odd
     files = {name: f"mask_{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.nii.gz" for name in masks}
     if len(set(files.values())) < len(files):
         raise InputError(f"--roi {', '.join(masks)}: two of these give the same file name; import them separately")
@@ -175,7 +178,9 @@ def _regions(contents: DicomFolder, pet: Series) -> dict[str, list[DicomFile]]:
     return files
 
 
-def _read_region(name: str, regions: dict[str, list[DicomFile]], pet: Series, folder: Path) -> np.ndarray:
+def _read_region(
+    name: str, regions: dict[str, list[DicomFile]], pet: Series, folder: Path
+) -> tuple[np.ndarray, list[str]]:
     files = regions.get(name, [])
     if not files:
         there = ", ".join(sorted(regions)) or "none"

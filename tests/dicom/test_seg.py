@@ -62,7 +62,7 @@ def test_a_mask_reads_back_unchanged(series: Series, labels: np.ndarray, tmp_pat
     out = tmp_path / "seg.dcm"
     assert write_segmentation(out, (labels > 0).astype(np.uint8), series) == 1
     assert region_names(opened(out), FRAME) == ("Lesion",)
-    np.testing.assert_array_equal(read_region(opened(out), "Lesion", series), labels > 0)
+    np.testing.assert_array_equal(read_region(opened(out), "Lesion", series)[0], labels > 0)
     np.testing.assert_array_equal(decode(out, series)[1], labels > 0)
 
 
@@ -72,7 +72,7 @@ def test_instances_become_segments(series: Series, labels: np.ndarray, tmp_path:
     assert region_names(opened(out), FRAME) == ("Lesion 2", "Lesion 3", "Lesion 7")
     second = decode(out, series)
     for number, label in enumerate((2, 3, 7), 1):
-        np.testing.assert_array_equal(read_region(opened(out), f"Lesion {label}", series), labels == label)
+        np.testing.assert_array_equal(read_region(opened(out), f"Lesion {label}", series)[0], labels == label)
         np.testing.assert_array_equal(second[number], labels == label)
 
 
@@ -84,7 +84,7 @@ def test_many_instances_keep_their_numbers(tmp_path: Path) -> None:
     assert write_segmentation(tmp_path / "seg.dcm", labels, series) == 269
     masks = decode(tmp_path / "seg.dcm", series)
     assert all((masks[label] == (labels == label)).all() for label in range(1, 270))
-    mask = read_region(opened(tmp_path / "seg.dcm"), "Lesion 257", series)
+    mask, _ = read_region(opened(tmp_path / "seg.dcm"), "Lesion 257", series)
     np.testing.assert_array_equal(mask, labels == 257)
 
 
@@ -146,4 +146,4 @@ def test_a_label_map_is_read(tmp_path: Path) -> None:
         list(series.headers), numbers, "LABELMAP", described, hd.UID(), 9, hd.UID(), 1, "none", "none", "1", "1"
     ).save_as(tmp_path / "seg.dcm")
     for number, name in ((1, "A"), (2, "B")):
-        np.testing.assert_array_equal(read_region(opened(tmp_path / "seg.dcm"), name, series), (numbers == number).T)
+        np.testing.assert_array_equal(read_region(opened(tmp_path / "seg.dcm"), name, series)[0], (numbers == number).T)
