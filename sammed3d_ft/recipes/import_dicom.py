@@ -45,7 +45,7 @@ def run(
     pet = order_slices(choose_series(contents, "PT", series))
     scale = suv_scale(pet.headers, f"{folder}: PET series {pet.uid}")
     images: dict[str, Series] = {"PT": pet}
-    warnings = []
+    warnings = list(scale.warnings)
     if ct:
         found = choose_series(contents, "CT", series, pet.frame_of_reference)
         if found.frame_of_reference != pet.frame_of_reference:

@@ -196,6 +196,13 @@ def test_commands_and_their_exit_codes(
     assert call(monkeypatch, "export-seg", out / "mask_Other.nii.gz", "--source", folder, "--out", out / "s.dcm") == 0
     assert "1 segments, 1 voxels, on series 1.2.3" in capsys.readouterr().out.replace("\n", " ")
 
+    write_series(folder / "pet", uid="1.2.3", RadiopharmaceuticalStartDateTime="20150714100000")
+    assert call(monkeypatch, "import", folder, "--out", out) == 0
+    shown = capsys.readouterr()
+    assert "SUV factor 0.0007: " in shown.out
+    assert shown.err.count("\n") == 1
+    assert "so dates are not used: by the times alone the scan (11:50:00, series time) starts 6600 s after" in shown.err
+
     wrong = {
         "missing slice": lambda: next(folder.glob("pet/*_3_*")).unlink(),
         "mixed series": lambda: write_series(folder / "pet2"),
