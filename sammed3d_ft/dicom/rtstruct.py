@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -18,6 +19,10 @@ _SAME_PLANE_MM = 0.01
 _NEIGHBOURS = 1.5
 # A contour whose points leave its plane by more than this fraction of a slice was not drawn on these slices.
 _FLAT_SLICES = 0.25
+# Two contours are compared on this many points per side of each one's bounding box. A share of a contour's area below
+# the sliver is rounding: the same contour is exported with other digits.
+_SAMPLES = 128
+_SLIVER = 0.01
 
 
 def region_names(file: DicomFile, frame_of_reference: str) -> tuple[str, ...]:
@@ -29,11 +34,11 @@ def region_names(file: DicomFile, frame_of_reference: str) -> tuple[str, ...]:
     )
 
 
-def read_region(file: DicomFile, name: str, series: Series) -> np.ndarray:
-    """The mask of a region, (column, row, slice) bool.
+def read_region(file: DicomFile, name: str, series: Series) -> tuple[np.ndarray, list[str]]:
+    """The mask of a region, (column, row, slice) bool, and a warning where contours did not fit together.
 
-    A voxel belongs to the region if its centre does. Contours in the same plane are combined by exclusive or, so a
-    contour inside another is a hole. Each plane of contours applies to slices up to half way to the next plane, and to
+    A voxel belongs to the region if its centre does. How contours in the same plane are combined: see `combine`. Each
+    plane of contours applies to slices up to half way to the next plane, and to
     half the usual plane distance beyond the last. Contours drawn on the series itself thus stay on their own slices,
     and slices of a finer or coarser series use the nearest plane. Slice positions are the true ones, not those of the
     even grid.
@@ -53,12 +58,33 @@ def read_region(file: DicomFile, name: str, series: Series) -> np.ndarray:
         # The affine gives columns and rows; its slice axis is normal to the plane, so the third coordinate is dropped.
         polygons.append(series.to_vox(points)[:, :2])
         heights_mm.append(float(along.mean()))
+    exclusive = all(contour.ContourGeometricType == "CLOSEDPLANAR_XOR" for contour in contours)
     mask = np.zeros(series.shape, bool)
+    repeated, overlapping = [], []
     for index, plane in _planes_of_slices(np.array(heights_mm), series).items():
-        mask[:, :, index] = fill([polygons[i] for i in plane], series.shape[:2])
+        in_plane = [polygons[i] for i in plane]
+        if exclusive:  # the file itself asks for the exclusive or
+            mask[:, :, index] = fill(in_plane, series.shape[:2])
+            continue
+        combined = combine(in_plane, series.shape[:2])
+        mask[:, :, index] = combined.mask
+        repeated += [index] if combined.repeated else []
+        overlapping += [index] if combined.overlapping else []
     if not mask.any():
         raise InputError(f"{where}: contains no voxel centre of series {series.uid}; was it drawn on another scan?")
-    return mask
+    warnings = []
+    if repeated:
+        warnings.append(f"{where}: the same contour occurs more than once on {_slices(repeated)}; it counts once")
+    if overlapping:
+        warnings.append(f"{where}: contours overlap in part on {_slices(overlapping)}; their union is used")
+    return mask, warnings
+
+
+def _slices(indices: Sequence[int]) -> str:
+    """Slices for a message, numbered from 0 as in the NIfTI file."""
+    named = ", ".join(str(index) for index in indices[:10])
+    more = f" and {len(indices) - 10} more" if len(indices) > 10 else ""
+    return f"slice{'s' * (len(indices) > 1)} {named}{more}"
 
 
 def _contours(file: DicomFile, name: str, series: Series, where: str) -> list[Dataset]:
@@ -105,6 +131,66 @@ def _planes_of_slices(heights_mm: np.ndarray, series: Series) -> dict[int, np.nd
     plane = np.searchsorted(low_mm, places_mm, "right") - 1
     inside = (plane >= 0) & (places_mm < high_mm[plane])
     return {int(index): groups[plane[index]] for index in np.flatnonzero(inside)}
+
+
+@dataclass(frozen=True, eq=False)
+class Combined:
+    """The mask of one plane's contours, (column, row) bool, and whether some were repeated or overlapped in part."""
+
+    mask: np.ndarray
+    repeated: bool
+    overlapping: bool
+
+
+def combine(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> Combined:
+    """Combine the contours of one plane as they were meant.
+
+    A contour inside another is a hole, and one inside the hole an island. A contour that is there twice counts once,
+    and contours that overlap in part are united, each after its own holes are cut out. For contours that are apart or
+    inside one another this is the exclusive or, which would erase what is there twice.
+
+    Args:
+        polygons: as for `fill`.
+        shape: columns, rows.
+    """
+    kept: list[np.ndarray] = []
+    inside: list[set[int]] = []  # for each kept polygon, those that contain it
+    repeated = overlapping = False
+    for polygon in polygons:
+        shares = [_common_shares(polygon, other) for other in kept]
+        if any(min(pair) >= 1 - _SLIVER for pair in shares):
+            repeated = True
+            continue
+        inside.append({index for index, (own, _) in enumerate(shares) if own >= 1 - _SLIVER})
+        for index, (_, others) in enumerate(shares):
+            inside[index] |= {len(kept)} if others >= 1 - _SLIVER else set()
+        overlapping |= any(_SLIVER < max(pair) < 1 - _SLIVER for pair in shares)
+        kept.append(polygon)
+
+    levels: dict[int, int] = {}  # 0: an outline, 1: a hole in one, 2: an island in the hole
+    for index in sorted(range(len(kept)), key=lambda i: len(inside[i])):
+        levels[index] = max((levels[other] + 1 for other in inside[index] if other in levels), default=0)
+    filled = [fill([polygon], shape) for polygon in kept]
+    mask = np.zeros(shape, bool)
+    for index, level in levels.items():
+        if level % 2 == 0:
+            holes = [filled[i] for i in levels if levels[i] == level + 1 and index in inside[i]]
+            mask |= filled[index] & ~np.logical_or.reduce([*holes, np.zeros(shape, bool)])
+    return Combined(mask, repeated, overlapping)
+
+
+def _common_shares(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """The part that two polygons have in common, as a share of the area of each; 0 if they do not meet."""
+    if (one.max(0) <= other.min(0)).any() or (other.max(0) <= one.min(0)).any():
+        return 0.0, 0.0
+    return _share_inside(one, other), _share_inside(other, one)
+
+
+def _share_inside(polygon: np.ndarray, other: np.ndarray) -> float:
+    low, size = polygon.min(0), np.maximum(np.ptp(polygon, axis=0), 1e-9)
+    # The odd fraction keeps sample points off the edges, which often lie on simple fractions of a voxel.
+    inside, common = (fill([(p - low) / size * _SAMPLES - 0.4142], (_SAMPLES, _SAMPLES)) for p in (polygon, other))
+    return float((inside & common).sum() / max(inside.sum(), 1))
 
 
 def fill(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:

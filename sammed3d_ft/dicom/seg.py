@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import warnings
+import warnings as python_warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,28 +27,43 @@ _COSINE_TOLERANCE = 1e-3
 
 
 def region_names(file: DicomFile, frame_of_reference: str) -> tuple[str, ...]:
-    """The labels of a file's segments if it is in this frame of reference, else none."""
+    """The names of a file's segments (see `segment_numbers`) if it is in this frame of reference, else none."""
     if (file.text("FrameOfReferenceUID") or frame_of_reference) != frame_of_reference:
         return ()
-    return tuple(str(one.get("SegmentLabel") or "") for one in file.header.get("SegmentSequence") or [])
+    return tuple(segment_numbers(file))
 
 
-def read_region(file: DicomFile, name: str, series: Series) -> np.ndarray:
-    """The mask of the segment with this label, (column, row, slice) bool; slices without a frame are empty.
+def segment_numbers(file: DicomFile) -> dict[str, list[int]]:
+    """Name -> segment numbers. A label that occurs n times names all of them, and "label #1" to "label #n" one each."""
+    numbers: dict[str, list[int]] = {}
+    for one in file.header.get("SegmentSequence") or []:
+        if int(one.SegmentNumber) > 0:  # 0 is the background of a label map
+            numbers.setdefault(str(one.get("SegmentLabel") or ""), []).append(int(one.SegmentNumber))
+    for label, repeated in list(numbers.items()):
+        if len(repeated) > 1:
+            sign = "#"
+            while any(f"{label} {sign}{place}" in numbers for place in range(1, len(repeated) + 1)):
+                sign += "#"
+            numbers |= {f"{label} {sign}{place}": [number] for place, number in enumerate(repeated, 1)}
+    return numbers
 
-    Each frame is placed by its own position, which must be that of a slice of the series.
+
+def read_region(file: DicomFile, name: str, series: Series) -> tuple[np.ndarray, list[str]]:
+    """The mask of the segment with this name, (column, row, slice) bool, and warnings; see `segment_numbers` for names.
+
+    A repeated label gives the union of its segments. Slices without a frame are empty. Each frame is placed by its own
+    position, which must be that of a slice of the series.
 
     Raises:
-        InputError: no such segment, or several; probabilities (FRACTIONAL) instead of a mask; frames that differ from
-            the slices of the series in size, orientation or position.
+        InputError: no such segment; probabilities (FRACTIONAL) instead of a mask; frames that differ from the slices of
+            the series in size, orientation or position.
     """
     where = f"{file.path}: segment {name!r}"
-    numbers = [int(one.SegmentNumber) for one in file.header.SegmentSequence if str(one.get("SegmentLabel")) == name]
-    if not numbers:
+    named = segment_numbers(file)
+    if name not in named:
         names = ", ".join(region_names(file, series.frame_of_reference)) or "none"
         raise InputError(f"{where}: not found; segments on this scan: {names}")
-    if len(numbers) > 1:
-        raise InputError(f"{where}: occurs {len(numbers)} times; give the segments different labels")
+    numbers = named[name]
     kind = file.text("SegmentationType")
     if kind not in ("BINARY", "LABELMAP"):
         raise InputError(f"{where}: the type is {kind or 'not stated'}, expected BINARY or LABELMAP")
@@ -59,20 +74,35 @@ def read_region(file: DicomFile, name: str, series: Series) -> np.ndarray:
         )
     try:
         segmentation = hd.seg.segread(file.path)
-        mask = np.zeros(series.shape, bool)
+        owner = np.zeros(series.shape, np.uint16)  # the first segment that holds a voxel
+        shared = np.zeros(series.shape, bool)
         for index in range(segmentation.number_of_frames):
             frame = [segmentation.PerFrameFunctionalGroupsSequence[index]]
             frame += segmentation.get("SharedFunctionalGroupsSequence") or []
-            if kind == "BINARY" and _of(frame, "SegmentIdentificationSequence").ReferencedSegmentNumber != numbers[0]:
-                continue
-            stored = segmentation.get_stored_frame(index + 1)
-            mask[:, :, _slice_of(frame, series, where)] |= (stored == (1 if kind == "BINARY" else numbers[0])).T
+            if kind == "BINARY":
+                number = int(_of(frame, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+                if number not in numbers:
+                    continue
+                stored = segmentation.get_stored_frame(index + 1).T * np.uint16(number)
+            else:
+                stored = segmentation.get_stored_frame(index + 1).T
+            ours = np.isin(stored, numbers)
+            first = owner[:, :, place := _slice_of(frame, series, where)]
+            shared[:, :, place] |= ours & (first > 0) & (first != stored)
+            owner[:, :, place] = np.where(ours & (first == 0), stored, first)
     except InputError:
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, OSError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{where}: cannot be read ({first_line}); export it again") from error
-    return mask
+    warnings = []
+    if len(numbers) > 1:
+        numbered = [other for other, its in named.items() if other != name and set(its) < set(numbers)]
+        warnings.append(
+            f"{where}: the label occurs {len(numbers)} times, numbered {numbered[0]!r} to {numbered[-1]!r}; the mask "
+            f"is their union, in which {int(shared.sum())} voxels belong to more than one"
+        )
+    return owner > 0, warnings
 
 
 def _of(groups: list[Dataset], keyword: str) -> Dataset:
@@ -156,9 +186,9 @@ def write_segmentation(
     numbered[frames == 0] = 0
     source: list[Any] = list(series.headers)
     try:
-        with warnings.catch_warnings():
+        with python_warnings.catch_warnings():
             # Pseudonyms have a single name component; the warning about that would print them.
-            warnings.filterwarnings("ignore", ".*unlikely to represent the intended person name", UserWarning)
+            python_warnings.filterwarnings("ignore", ".*unlikely to represent the intended person name", UserWarning)
             segmentation = hd.seg.Segmentation(
                 source_images=source,
                 pixel_array=numbered,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ def run(
     pet = order_slices(choose_series(contents, "PT", series))
     scale = suv_scale(pet.headers, f"{folder}: PET series {pet.uid}")
     images: dict[str, Series] = {"PT": pet}
-    warnings = []
+    warnings = list(scale.warnings)
     if ct:
         found = choose_series(contents, "CT", series, pet.frame_of_reference)
         if found.frame_of_reference != pet.frame_of_reference:
@@ -55,7 +56,11 @@ def run(
         images["CT"] = order_slices(found)
 
     regions = _regions(contents, pet)
-    masks = {name: _read_region(name, regions, pet, folder) for name in dict.fromkeys(roi)}
+    masks: dict[str, np.ndarray] = {}
+    for name in dict.fromkeys(roi):
+        masks[name], found_odd = _read_region(name, regions, pet, folder)
+        warnings += found_odd
+    warnings += _shared_voxels(masks, regions)
     files = {name: f"mask_{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.nii.gz" for name in masks}
     if len(set(files.values())) < len(files):
         raise InputError(f"--roi {', '.join(masks)}: two of these give the same file name; import them separately")
@@ -175,7 +180,9 @@ def _regions(contents: DicomFolder, pet: Series) -> dict[str, list[DicomFile]]:
     return files
 
 
-def _read_region(name: str, regions: dict[str, list[DicomFile]], pet: Series, folder: Path) -> np.ndarray:
+def _read_region(
+    name: str, regions: dict[str, list[DicomFile]], pet: Series, folder: Path
+) -> tuple[np.ndarray, list[str]]:
     files = regions.get(name, [])
     if not files:
         there = ", ".join(sorted(regions)) or "none"
@@ -185,6 +192,21 @@ def _read_region(name: str, regions: dict[str, list[DicomFile]], pet: Series, fo
         raise InputError(f"{folder}: --roi {name} is in {len(files)} files ({places}); keep only one of them")
     reader = rtstruct if files[0].text("Modality") == "RTSTRUCT" else seg
     return reader.read_region(files[0], name, pet)
+
+
+def _shared_voxels(masks: dict[str, np.ndarray], regions: dict[str, list[DicomFile]]) -> list[str]:
+    """A line for each pair of different segments of a SEG that overlap: each keeps its own mask, but users add them."""
+    numbers = {
+        name: (regions[name][0].path, set(seg.segment_numbers(regions[name][0])[name]))
+        for name in masks
+        if regions[name][0].text("Modality") == "SEG"
+    }
+    lines = []
+    for one, other in itertools.combinations(numbers, 2):
+        (path, its), (other_path, others) = numbers[one], numbers[other]
+        if path == other_path and not its & others and (shared := np.count_nonzero(masks[one] & masks[other])):
+            lines.append(f"{path}: segments {one!r} and {other!r} share {shared} voxels; both masks keep them")
+    return lines
 
 
 def _facts(series: Series, values: np.ndarray) -> dict[str, Any]:

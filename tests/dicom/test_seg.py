@@ -12,7 +12,7 @@ from sammed3d_ft.dicom.folder import DicomFile, choose_series, scan_folder
 from sammed3d_ft.dicom.seg import read_region, region_names, write_segmentation
 from sammed3d_ft.dicom.series import Series, order_slices
 from sammed3d_ft.errors import InputError
-from tests.support.synthetic_dicom import FRAME, SHAPE, STUDY, write_series
+from tests.support.synthetic_dicom import FRAME, SHAPE, STUDY, by_highdicom, write_series
 
 
 def decode(path: Path, series: Series) -> dict[int, np.ndarray]:
@@ -62,7 +62,7 @@ def test_a_mask_reads_back_unchanged(series: Series, labels: np.ndarray, tmp_pat
     out = tmp_path / "seg.dcm"
     assert write_segmentation(out, (labels > 0).astype(np.uint8), series) == 1
     assert region_names(opened(out), FRAME) == ("Lesion",)
-    np.testing.assert_array_equal(read_region(opened(out), "Lesion", series), labels > 0)
+    np.testing.assert_array_equal(read_region(opened(out), "Lesion", series)[0], labels > 0)
     np.testing.assert_array_equal(decode(out, series)[1], labels > 0)
 
 
@@ -72,7 +72,7 @@ def test_instances_become_segments(series: Series, labels: np.ndarray, tmp_path:
     assert region_names(opened(out), FRAME) == ("Lesion 2", "Lesion 3", "Lesion 7")
     second = decode(out, series)
     for number, label in enumerate((2, 3, 7), 1):
-        np.testing.assert_array_equal(read_region(opened(out), f"Lesion {label}", series), labels == label)
+        np.testing.assert_array_equal(read_region(opened(out), f"Lesion {label}", series)[0], labels == label)
         np.testing.assert_array_equal(second[number], labels == label)
 
 
@@ -84,7 +84,7 @@ def test_many_instances_keep_their_numbers(tmp_path: Path) -> None:
     assert write_segmentation(tmp_path / "seg.dcm", labels, series) == 269
     masks = decode(tmp_path / "seg.dcm", series)
     assert all((masks[label] == (labels == label)).all() for label in range(1, 270))
-    mask = read_region(opened(tmp_path / "seg.dcm"), "Lesion 257", series)
+    mask, _ = read_region(opened(tmp_path / "seg.dcm"), "Lesion 257", series)
     np.testing.assert_array_equal(mask, labels == 257)
 
 
@@ -129,21 +129,47 @@ def test_what_cannot_be_written_or_read_is_refused(tmp_path: Path) -> None:
         read_region(opened(out), "Lesion", series)
 
 
-def test_a_label_map_is_read(tmp_path: Path) -> None:
-    """LABELMAP, the newer form: the frame holds the segments' numbers. Made by highdicom alone."""
-    import highdicom as hd
-    from pydicom.sr.codedict import codes
+def test_repeated_labels_are_numbered_and_overlapping_segments_kept_apart(tmp_path: Path) -> None:
+    """Three segments "Lesion", two of which share four voxels, among others of other names."""
+    write_series(tmp_path / "in")
+    series = order_slices(choose_series(scan_folder(tmp_path / "in"), "PT"))
+    masks = np.zeros((*SHAPE, 5), np.uint8)
+    masks[1:3, 0:2, 0:3, 0], masks[1:3, 1:3, 1:4, 2], masks[5, 3, 4, 3] = 1, 1, 1
+    masks[2, 2, 2, 1] = masks[4, :, :, 4] = 1
+    names = ["Lesion", "Liver", "Lesion", "Lesion", "Lesion #1"]
+    by_highdicom(tmp_path / "seg.dcm", series, masks, names)
+    file = opened(tmp_path / "seg.dcm")
+    assert region_names(file, FRAME) == ("Lesion", "Liver", "Lesion #1", "Lesion ##1", "Lesion ##2", "Lesion ##3")
+    for name, index in (("Lesion ##1", 0), ("Lesion ##2", 2), ("Lesion ##3", 3), ("Liver", 1), ("Lesion #1", 4)):
+        mask, warnings = read_region(file, name, series)
+        np.testing.assert_array_equal(mask, masks[..., index].T > 0)
+        assert warnings == []
+    mask, warnings = read_region(file, "Lesion", series)
+    np.testing.assert_array_equal(mask, masks[..., [0, 2, 3]].any(-1).T)
+    assert [text.split("seg.dcm: ")[1] for text in warnings] == [
+        "segment 'Lesion': the label occurs 3 times, numbered 'Lesion ##1' to 'Lesion ##3'; the mask is their union, "
+        "in which 4 voxels belong to more than one"
+    ]
 
+
+def test_repeated_labels_of_a_label_map_are_numbered(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     series = order_slices(choose_series(scan_folder(tmp_path / "in"), "PT"))
     numbers = np.zeros(SHAPE, np.uint8)
     numbers[1, 0, 1:3], numbers[3, 2, 4] = 1, 2
-    described = [
-        hd.seg.SegmentDescription(number, name, codes.SCT.Tissue, codes.SCT.Lesion, "MANUAL")
-        for number, name in ((1, "A"), (2, "B"))
-    ]
-    hd.seg.Segmentation(
-        list(series.headers), numbers, "LABELMAP", described, hd.UID(), 9, hd.UID(), 1, "none", "none", "1", "1"
-    ).save_as(tmp_path / "seg.dcm")
+    by_highdicom(tmp_path / "seg.dcm", series, numbers, ["A", "A"], "LABELMAP")
+    file = opened(tmp_path / "seg.dcm")
+    assert region_names(file, FRAME) == ("A", "A #1", "A #2")
+    for name, wanted in (("A", numbers > 0), ("A #1", numbers == 1), ("A #2", numbers == 2)):
+        np.testing.assert_array_equal(read_region(file, name, series)[0], wanted.T)
+
+
+def test_a_label_map_is_read(tmp_path: Path) -> None:
+    """LABELMAP, the newer form: the frame holds the segments' numbers. Made by highdicom alone."""
+    write_series(tmp_path / "in")
+    series = order_slices(choose_series(scan_folder(tmp_path / "in"), "PT"))
+    numbers = np.zeros(SHAPE, np.uint8)
+    numbers[1, 0, 1:3], numbers[3, 2, 4] = 1, 2
+    by_highdicom(tmp_path / "seg.dcm", series, numbers, ["A", "B"], "LABELMAP")
     for number, name in ((1, "A"), (2, "B")):
-        np.testing.assert_array_equal(read_region(opened(tmp_path / "seg.dcm"), name, series), (numbers == number).T)
+        np.testing.assert_array_equal(read_region(opened(tmp_path / "seg.dcm"), name, series)[0], (numbers == number).T)

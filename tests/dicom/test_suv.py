@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 from pydicom.dataset import Dataset
@@ -13,6 +14,7 @@ from tests.support.synthetic_dicom import pet_header
 
 START = 70_000 / 1e8  # g per Bq left after one half-life
 ADMIN = 70_000 / 2e8
+DATE_TIME, TIME = "RadiopharmaceuticalStartDateTime", "RadiopharmaceuticalStartTime"
 AT_0050 = {"SeriesTime": "005000", "AcquisitionTime": "005000"}
 
 
@@ -58,16 +60,18 @@ def test_units_and_decay_correction(header: Dataset, factor: float) -> None:
         ({"SeriesTime": "115000.250", "AcquisitionTime": "115001"}, 6600.25),
         # Injected at 23:00 the day before a scan at 00:50, told by a time alone or by the full date.
         (AT_0050 | {"RadiopharmaceuticalStartTime": "230000"}, 6600),
-        (AT_0050 | {"RadiopharmaceuticalStartDateTime": "20200101230000.00"}, 6600),
-        # The date goes before the time alone, which here is wrong.
-        ({"RadiopharmaceuticalStartDateTime": "20200102105000", "RadiopharmaceuticalStartTime": "010000"}, 3600),
+        (AT_0050 | {DATE_TIME: "20200101230000.00", TIME: None}, 6600),
+        ({DATE_TIME: "20200102105000", TIME: "105000.5"}, 3600),
+        ({DATE_TIME: "20200102"}, 6600),  # a date without a time is no moment
         # 09:50 UTC is 10:50 on a scanner at +0100.
-        ({"RadiopharmaceuticalStartDateTime": "20200102095000+0000", "TimezoneOffsetFromUTC": "+0100"}, 3600),
+        ({DATE_TIME: "20200102095000+0000", TIME: "105000", "TimezoneOffsetFromUTC": "+0100"}, 3600),
         # Zr-89 after five days.
-        ({"RadiopharmaceuticalStartDateTime": "20191228115000", "RadionuclideHalfLife": 282240}, 5 * 86400),
+        ({DATE_TIME: "20191228115000", TIME: "115000", "RadionuclideHalfLife": 282240}, 5 * 86400),
         # The series was made later than the scan: the first acquisition counts.
         ({"SeriesTime": "180000"}, 6600),
         ({"SeriesDate": "20200103", "SeriesTime": "010000"}, 6600),
+        # A Siemens mCT writes the acquisition some microseconds before the series.
+        ({"SeriesTime": "115000.000000", "AcquisitionTime": "114959.999985"}, 6600),
     ],
 )
 def test_time_of_decay(changes: dict, decay_s: float) -> None:
@@ -88,16 +92,115 @@ def test_series_time_counts_unless_it_is_after_the_first_of_all_acquisitions() -
 
 
 def test_scan_time_of_a_series_made_later() -> None:
-    """GE's private time, else from a frame: over one half-life the mean rate is log2(2 ln 2) half-lives in."""
+    """From a frame: over one half-life the mean rate is log2(2 ln 2) half-lives in. GE counts to the frame's start."""
     header = pet_header(SeriesTime="180000", AcquisitionTime="120000", ActualFrameDuration=6_600_000)
     header.FrameReferenceTime = 1000 * (600 + 6600 * math.log2(2 * math.log(2)))
     scale = suv_scale([header])
     assert scale.facts["scan_start_from"] == "acquisition and frame reference time"
     assert scale.factor == pytest.approx(START, rel=1e-9)
-    for vr, value in (("DT", "20200102110000.00"), ("UN", b"20200102110000.00 ")):
-        ge = with_private(pet_header(SeriesTime="180000"), 0x0009, "GEMS_PETD_01", 0x0D, vr, value)
-        assert suv_scale([ge]).facts["decay_s"] == 3600
-        assert suv_scale([ge]).facts["scan_start_from"] == "GE private scan date and time"
+    ge = pet_header(SeriesTime="180000", AcquisitionTime="120000", Manufacturer="GE MEDICAL SYSTEMS")
+    ge.FrameReferenceTime = 600_000
+    assert suv_scale([ge]).factor == pytest.approx(START, rel=1e-9)
+    # Beds that do not agree on the start, as after de-identification of their times: the first acquisition counts.
+    beds = [pet_header(SeriesTime="180000", Manufacturer="GE", FrameReferenceTime=ms) for ms in (1_215_000, 243_000, 0)]
+    assert suv_scale(beds).facts["scan_start_from"] == "first acquisition"
+    assert suv_scale(beds).factor == pytest.approx(START)
+
+
+GE, SIEMENS = (0x0009, "GEMS_PETD_01"), (0x0071, "SIEMENS MED PT")
+
+
+@pytest.mark.parametrize(
+    ("creator", "element", "vr", "value", "decay_s", "source"),
+    [
+        (GE, 0x0D, "DT", "20200102110000.00", 3600, "GE private scan date and time"),
+        (GE, 0x0D, "UN", b"20200102110000.00 ", 3600, "GE private scan date and time"),
+        (SIEMENS, 0x22, "DT", "20200102110000.000000", 3600, "Siemens private decay correction date and time"),
+        (SIEMENS, 0x22, "UN", b"20200102110000.000000 ", 3600, "Siemens private decay correction date and time"),
+    ],
+)
+@pytest.mark.parametrize("series_time", ["105000", "115000", "180000"])  # made before the scan, at its start, and later
+def test_the_moment_that_the_scanner_states_goes_first(
+    creator: tuple, element: int, vr: str, value: object, decay_s: float, source: str, series_time: str
+) -> None:
+    header = with_private(pet_header(SeriesTime=series_time), *creator, element, vr, value)
+    scale = suv_scale([header, header])
+    assert (scale.facts["decay_s"], scale.facts["scan_start_from"], scale.warnings) == (decay_s, source, ())
+    assert scale.factor == pytest.approx(70_000 / (2e8 * 2 ** (-decay_s / 6600)), rel=1e-12)
+
+
+def test_decay_correction_date_time_of_the_standard_goes_first() -> None:
+    scale = suv_scale([pet_header(DecayCorrectionDateTime="20200102110000")])
+    assert (scale.facts["decay_s"], scale.facts["scan_start_from"]) == (3600, "Decay Correction DateTime")
+
+
+def test_a_private_moment_on_another_day_gives_its_time_of_day() -> None:
+    """De-identification shifts the dates of the standard and forgets the private ones."""
+    header = with_private(pet_header(SeriesTime="180000"), *SIEMENS, 0x22, "DT", "20191015110000")
+    scale = suv_scale([header], "PET series X")
+    assert (scale.facts["decay_s"], scale.facts["scan_start"]) == (3600, "2020-01-02T11:00:00")
+    assert scale.warnings == (
+        "PET series X: Siemens private decay correction date and time 2019-10-15 11:00:00 is on another day than the "
+        "acquisition; only its time is used",
+    )
+
+
+def test_ge_private_injection_stands_in_for_a_missing_one() -> None:
+    header = with_private(pet_header(RadiopharmaceuticalStartTime=None), *GE, 0x3B, "DT", "20200102100000.00")
+    assert suv_scale([header]).factor == pytest.approx(START, rel=1e-12)
+    assert suv_scale([header]).facts["injection_from"] == "GE private administration date and time"
+    # It also gives the date that a long half-life needs.
+    zirconium = with_private(pet_header(RadionuclideHalfLife=282240), *GE, 0x3B, "DT", "20191228115000")
+    assert suv_scale([zirconium]).facts["decay_s"] == 5 * 86400
+
+
+UNITED = {
+    "Manufacturer": "UIH", "SeriesTime": "115000.000", "AcquisitionTime": "115000.000",
+    DATE_TIME: "20200102100000.000", TIME: "100000.000",
+    "CorrectedImage": ["NORM", "RAN", "DTIM", "ATTN", "SCAT", "DECY"],
+}  # fmt: skip
+
+
+def test_united_needs_nothing_private() -> None:
+    later = UNITED | {"AcquisitionTime": "115400.000"}
+    scale = suv_scale([pet_header(**UNITED), pet_header(**later)])
+    assert (scale.factor, scale.facts["scan_start_from"]) == (pytest.approx(START), "series date and time")
+
+
+NO_DATES = {"SeriesDate": "", "AcquisitionDate": ""}
+
+
+@pytest.mark.parametrize(
+    ("changes", "decay_s", "said"),
+    [
+        # The injection's date was shifted otherwise than the scan's, or not at all; either way; or in one of the two.
+        (
+            {DATE_TIME: "20150714100000", TIME: "100000"},
+            6600,
+            r"starts 141\d{6} s after the injection \(2015-07-14T10:00",
+        ),
+        ({DATE_TIME: "20250714100000", TIME: None}, 6600, "starts -174"),
+        ({DATE_TIME: "20200102100000", "SeriesDate": "20150101"}, 6600, "starts -157"),
+        (AT_0050 | {DATE_TIME: "20150714230000", TIME: None}, 6600, "the day before the scan"),
+        # Dates are blanked or gone.
+        (NO_DATES, 6600, "Series Date is missing"),
+        ({"SeriesDate": None, "AcquisitionDate": None}, 6600, "Series Date is missing"),
+        ({"AcquisitionDate": ""}, 6600, "Acquisition Date is missing"),
+        (NO_DATES | AT_0050 | {TIME: "230000"}, 6600, "the day before the scan"),
+        # The scan itself spans midnight: the acquisition at 00:10 is after the series at 23:50.
+        (NO_DATES | {"SeriesTime": "235000", "AcquisitionTime": "001000", TIME: "220000"}, 6600, "series time"),
+        (NO_DATES | {"SeriesTime": "001000", "AcquisitionTime": "235000", TIME: "220000"}, 6600, "first acquisition"),
+    ],
+)
+def test_times_alone_serve_where_dates_are_shifted_or_gone(changes: dict, decay_s: float, said: str) -> None:
+    scale = suv_scale([pet_header(**changes)], "PET series X")
+    assert scale.facts["decay_s"] == decay_s
+    assert scale.factor == pytest.approx(70_000 / (2e8 * 2 ** (-decay_s / 6600)), rel=1e-12)
+    (warning,) = scale.warnings
+    assert re.search(said, warning)
+    assert "so dates are not used: by the times alone the scan (" in warning
+    assert "\n" not in warning
+    assert "T" not in scale.facts["scan_start"] + scale.facts["injection"]  # no date is made up
 
 
 @pytest.mark.parametrize(
@@ -114,11 +217,17 @@ def test_scan_time_of_a_series_made_later() -> None:
         (pet_header(RadionuclideHalfLife=None), "Radionuclide Half Life is missing"),
         (pet_header(RadionuclideHalfLife=110), "half-life is wrong"),  # minutes
         (pet_header(RadiopharmaceuticalStartTime=None), "time of injection is missing"),
-        (pet_header(RadiopharmaceuticalStartDateTime="20200102120000"), "time, date or the half-life is wrong"),
-        (pet_header(RadiopharmaceuticalStartDateTime="20150102100000"), "time, date or the half-life is wrong"),
+        (
+            pet_header(**{DATE_TIME: "20200102120000", TIME: None}),
+            r"starts -600 s .* alone .* starts 85800 s .* is wrong",
+        ),
+        (pet_header(**{DATE_TIME: "20150102113000"}), "20150102113000 and Start Time 100000 contradict .* by 5400 s"),
+        # Scanned 13 h after the injection, by the times: as likely a wrong time.
+        (pet_header(**{DATE_TIME: "20150101225000", TIME: None}), "times alone .* starts 46800 s .* is wrong"),
+        (pet_header(**NO_DATES, RadionuclideHalfLife=45720), "Series Date is missing.* leave the day open"),  # Cu-64
         (pet_header(RadionuclideHalfLife=282240), "Start DateTime is needed"),
         (pet_header(SeriesTime=None), "Series Time is missing"),
-        (pet_header(AcquisitionDate=None), "Acquisition Date is missing"),
+        (pet_header(AcquisitionTime=None), "Acquisition Time is missing"),
         (pet_header(DecayCorrection="NONE"), "Decay Correction is NONE"),
         (pet_header(DecayCorrection=None), "Decay Correction is missing"),
         (pet_header(CorrectedImage=["DECY"]), "not corrected for attenuation"),
@@ -128,6 +237,7 @@ def test_scan_time_of_a_series_made_later() -> None:
         (pet_header(Units="GML", CorrectedImage=["DECY"]), "not corrected for attenuation"),
         (pet_header(Units="PROPCNTS"), "values are in PROPCNTS"),
         (pet_header(Units=None), "no stated units"),
+        (philips(pet_header(CorrectedImage=["ATTN"]), suv=0.00031), "not corrected for decay"),
         (philips(pet_header()), "without Philips' factors"),
     ],
 )

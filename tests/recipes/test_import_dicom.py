@@ -15,10 +15,12 @@ import pytest
 from pydicom.uid import generate_uid
 
 from sammed3d_ft.cli import main as command
+from sammed3d_ft.dicom.folder import choose_series, scan_folder
+from sammed3d_ft.dicom.series import order_slices
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.images import Volume, read_image, read_label, same_grid
 from sammed3d_ft.recipes.import_dicom import export_segmentation, run
-from tests.support.synthetic_dicom import SHAPE, write_rtstruct, write_series
+from tests.support.synthetic_dicom import SHAPE, by_highdicom, write_rtstruct, write_series
 
 
 def at_the_places_of(crop: Volume, whole: Volume) -> np.ndarray:
@@ -159,6 +161,22 @@ def test_export_finds_the_series_and_checks_the_grid(folder: Path, tmp_path: Pat
     assert first.PixelData == turned.PixelData
 
 
+def test_segments_that_overlap_are_said(folder: Path, tmp_path: Path) -> None:
+    series = order_slices(choose_series(scan_folder(folder), "PT"))
+    masks = np.zeros((*SHAPE, 3), np.uint8)
+    masks[1, 0:2, 0:3, 0] = masks[1, 1:3, 0:3, 1] = masks[4, 0, 0, 2] = 1
+    by_highdicom(folder / "seg.dcm", series, masks, ["Lesion", "Lesion", "Liver"])
+    record = run(folder, tmp_path, roi=["Lesion", "Lesion #1", "Lesion #2", "Liver"])
+    assert [text.split("seg.dcm: ")[1] for text in record["warnings"]] == [
+        "segment 'Lesion': the label occurs 2 times, numbered 'Lesion #1' to 'Lesion #2'; the mask is their union, in "
+        "which 3 voxels belong to more than one",
+        "segments 'Lesion #1' and 'Lesion #2' share 3 voxels; both masks keep them",
+    ]
+    voxels = {name: facts["voxels"] for name, facts in record["regions"].items()}
+    assert voxels == {"Lesion": 9, "Lesion #1": 6, "Lesion #2": 6, "Liver": 1}
+    assert Path(record["outputs"]["mask Lesion #1"]["path"]).name == "mask_Lesion_1.nii.gz"
+
+
 def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     monkeypatch.setattr(sys, "argv", ["sammed3d-ft", *map(str, words)])
     with pytest.raises(SystemExit) as end:
@@ -177,6 +195,13 @@ def test_commands_and_their_exit_codes(
     assert "SUV factor 0.0007: weight / dose decayed to the start of the scan (START)" in shown.out
     assert call(monkeypatch, "export-seg", out / "mask_Other.nii.gz", "--source", folder, "--out", out / "s.dcm") == 0
     assert "1 segments, 1 voxels, on series 1.2.3" in capsys.readouterr().out.replace("\n", " ")
+
+    write_series(folder / "pet", uid="1.2.3", RadiopharmaceuticalStartDateTime="20150714100000")
+    assert call(monkeypatch, "import", folder, "--out", out) == 0
+    shown = capsys.readouterr()
+    assert "SUV factor 0.0007: " in shown.out
+    assert shown.err.count("\n") == 1
+    assert "so dates are not used: by the times alone the scan (11:50:00, series time) starts 6600 s after" in shown.err
 
     wrong = {
         "missing slice": lambda: next(folder.glob("pet/*_3_*")).unlink(),

@@ -116,6 +116,20 @@ def write_rtstruct(
     dataset.save_as(path, enforce_file_format=True)
 
 
+def by_highdicom(path: Path, series: Any, masks: np.ndarray, names: list[str], kind: str = "BINARY") -> None:
+    """A SEG made by highdicom alone: (slice, row, column) segment numbers, or with a last axis of one mask each."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    described = [
+        hd.seg.SegmentDescription(number, name, codes.SCT.Tissue, codes.SCT.Lesion, "MANUAL")
+        for number, name in enumerate(names, 1)
+    ]
+    hd.seg.Segmentation(
+        list(series.headers), masks, kind, described, hd.UID(), 9, hd.UID(), 1, "none", "none", "1", "1"
+    ).save_as(path)
+
+
 def _identify(dataset: Dataset, sop_class: str, modality: str, series: str) -> None:
     dataset.SOPClassUID, dataset.SOPInstanceUID = sop_class, generate_uid()
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.Modality = STUDY, series, modality
