@@ -18,13 +18,14 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
 import psutil
 from playwright.sync_api import Page, sync_playwright
 
-from sammed3d_ft.inference import Predictor
+from sammed3d_ft.inference import LesionPrediction, Predictor
 from sammed3d_ft.recipes.predict import LoadedModel
 from sammed3d_ft.view.cases import single_case
 from sammed3d_ft.view.server import RunningServer, Viewer
@@ -46,7 +47,7 @@ class TimedPredictor(Predictor):
 
     seconds: list[float]
 
-    def add_clicks(self, *given, **named):
+    def add_clicks(self, *given: Any, **named: Any) -> LesionPrediction:
         started = time.perf_counter()
         try:
             return super().add_clicks(*given, **named)
@@ -59,9 +60,9 @@ def make_scan(folder: Path) -> tuple[Path, Path]:
     random = np.random.default_rng(0)
     pet = random.gamma(2.0, 0.4, (200, 200, 400)).astype(np.float32)
     for at in HOT_VOX:
-        block = tuple(slice(c - 6, c + 7) for c in at)
-        distance = np.linalg.norm(np.stack(np.indices((13, 13, 13)), -1) - 6, axis=-1)
-        pet[block] += np.where(distance < 5, 12, 0)
+        x, y, z = (slice(c - 6, c + 7) for c in at)
+        distance = np.linalg.norm(np.indices((13, 13, 13)) - 6, axis=0)
+        pet[x, y, z] += np.where(distance < 5, 12, 0)
     ct = random.normal(-700, 60, (512, 512, 326)).astype(np.int16)
     ct[120:400, 150:380] = random.normal(40, 30, (280, 230, 326)).astype(np.int16)
     paths = folder / "pet.nii.gz", folder / "ct.nii.gz"
@@ -107,9 +108,10 @@ def clicks_ms(page: Page, predictor: TimedPredictor) -> list[float]:
         predictor.seconds.clear()
         page.evaluate("() => { window.measured = null }")
         page.evaluate(f"() => {{ window.measured = ({AFTER_CHANGE})() }}")
-        how = {"modifiers": ["Shift"]} if number % 2 else {}
-        at = {"x": box["width"] / 2 + 2 * number, "y": box["height"] / 2}
-        page.locator("#axial").click(position=at, **how)
+        page.locator("#axial").click(
+            position={"x": box["width"] / 2 + 2 * number, "y": box["height"] / 2},
+            modifiers=["Shift"] if number % 2 else [],
+        )
         found.append(page.evaluate("() => window.measured") - 1000 * sum(predictor.seconds))
         page.wait_for_timeout(400)
     return found[1:]
@@ -132,7 +134,7 @@ def main() -> None:
         starts = [start_seconds(browser, pet, ct, folder / f"start{n}") for n in range(3)]
         print(f"start to first image: {statistics.median(starts):.2f} s (of {', '.join(f'{s:.2f}' for s in starts)})")
 
-        predictor = TimedPredictor.from_pretrained("mini")
+        predictor = cast(TimedPredictor, TimedPredictor.from_pretrained("mini"))
         predictor.seconds = []
         server = RunningServer(
             lambda failed: Viewer(

@@ -53,7 +53,7 @@ def _reduced(image: Image.Image) -> Image.Image:
     """With 32 greys and 64 colours, chosen apart: the few coloured pixels are the ones that matter."""
     pixels = np.asarray(image).reshape(-1, 3)
     coloured = pixels[np.ptp(pixels.astype(int), axis=1) > 24]
-    colours = Image.fromarray(coloured[np.newaxis]).quantize(64, Image.Quantize.MEDIANCUT).getpalette()
+    colours = Image.fromarray(coloured[np.newaxis]).quantize(64, Image.Quantize.MEDIANCUT).getpalette() or []
     greys = np.repeat(np.linspace(0, 255, 32).round().astype(int), 3).tolist()
     palette = Image.new("P", (1, 1))
     signs = [value for colour in SIGN_COLOURS for value in bytes.fromhex(colour)]
