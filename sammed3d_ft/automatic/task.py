@@ -178,7 +178,7 @@ class AutomaticTask:
 
         def score_case(case: Case) -> AutomaticScore:
             if case.label is None:
-                raise InputError(f"case {case.id}: scoring needs a label, the manifest names none")
+                raise InputError(f"case {case.id}: scoring needs a label, but the manifest has none")
             images = {name: read_image(case.images[name], case=case.id) for name in segmenter.modalities}
             label = read_label(case.label, case=case.id)
             return score_mask(

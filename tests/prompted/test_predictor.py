@@ -236,9 +236,9 @@ def test_wrong_clicks_are_named():
     with pytest.raises(InputError, match="label"):
         found.add_click((20, 22, 18), -1)
     for number in (0, 2**31, "liver", 1.5):
-        with pytest.raises(InputError, match="numbered from 1 to 2147483647"):
+        with pytest.raises(InputError, match="expected a lesion number from 1 to 2147483647"):
             found.add_click((20, 22, 18), lesion=number)
-    with pytest.raises(InputError, match="no clicks yet"):
+    with pytest.raises(InputError, match="there is no lesion"):
         found.lesion(1)
     assert found.lesions == ()
 
@@ -253,7 +253,7 @@ def test_clicks_outside_the_crop(caplog):
     with caplog.at_level(logging.WARNING):
         after = found.add_click((60, 22, 18), 0)
     assert "the background click at RAS+ voxel (60, 22, 18), RAS (90.0, 4.0, 46.0) mm, lies outside" in caplog.text
-    assert "left out" in caplog.text
+    assert "is ignored" in caplog.text
     assert after is before
     assert len(stub.decoded) == 1
     assert len(after.clicks) == 1

@@ -105,7 +105,7 @@ def test_files_are_read_and_refused_in_one_line(tmp_path: Any) -> None:
     assert simulate_files(model, case, [1]).dice == {1: 1.0}
     with pytest.raises(InputError, match="case c: scoring needs a label"):
         read_case(Case("c", case.images, None), ["PT"])
-    with pytest.raises(InputError, match="case c: the manifest names no CT image"):
+    with pytest.raises(InputError, match="case c: the manifest has no CT image"):
         read_case(case, ["PT", "CT"])
     other = write_case(tmp_path, "d", [((12, 12, 12), 13.0)], spacing_mm=(6.0, 6.0, 5.0))
     with pytest.raises(InputError, match="case c: its label is on another grid than its PT"):

@@ -116,7 +116,7 @@ def test_background_first_is_preceded_by_the_masks_deepest_point():
     single = np.zeros(mask.shape, bool)
     single[5, 6, 7] = True
     found.add_mask(single, 2)
-    with pytest.raises(InputError, match="every voxel of the mask has a background click"):
+    with pytest.raises(InputError, match="every voxel of the start mask has a background click"):
         found.add_click((5, 6, 7), 0, lesion=2)
     with pytest.raises(InputError, match="its first click.*is background"):
         found.add_click((5, 6, 7), 0, lesion=4)

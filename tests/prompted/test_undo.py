@@ -59,7 +59,7 @@ def test_undone_clicks_leave_no_trace(start: bool, flips: bool) -> None:
     assert len(undone.model.encoded) == encoded
     if start:
         same(last, fresh().lesion(1))
-        with pytest.raises(InputError, match="mask without clicks; `remove`"):
+        with pytest.raises(InputError, match="mask without clicks, so there is nothing to undo; `remove`"):
             undone.undo(1)
     else:
         assert last is None
@@ -104,5 +104,5 @@ def test_lesions_are_removed_one_by_one() -> None:
     found.remove(2)
     assert found.lesions == ()
     for act in (found.undo, found.remove):
-        with pytest.raises(InputError, match="lesion 2 has no clicks yet; those that have: none"):
+        with pytest.raises(InputError, match="there is no lesion 2; existing lesions: none"):
             act(2)

@@ -138,7 +138,7 @@ def test_a_lost_best_model_is_told_before_training(
         with pytest.raises(Killed):
             recipe.train(settings(tmp_path / "run", manifest, "full", "optim.epochs=2"))
     shutil.rmtree(tmp_path / "run" / "best")
-    with pytest.raises(InputError, match="best lacks step_2, the best model so far by .*step_2"):
+    with pytest.raises(InputError, match="best does not contain step_2, the best model so far according to .*step_2"):
         recipe.train(settings(tmp_path / "run", manifest, "full", "optim.epochs=2"))
 
 
@@ -294,7 +294,7 @@ def test_what_is_no_number_names_the_lesions_and_leaves_the_weights_from_before(
 
     monkeypatch.setattr(training_loss, "build_loss", lambda name, **options: Broken())
     what = "gradient" if wrong == "gradient" else "loss"
-    said = rf"step 1: the {what} is not a finite number, for train_\d/1; .*step_1"
+    said = rf"step 1: the {what} is NaN or infinite for train_\d/1; .*step_1"
     with pytest.raises(InputError, match=said) as error:
         recipe.train(settings(tmp_path / "run", manifest, "full", "checkpoint.every_steps=100"))
     assert "\n" not in str(error.value)
@@ -362,7 +362,7 @@ def test_only_the_lesions_of_the_micro_batch_that_is_no_number_are_named(
         return value * (float("nan") if len(names) == 2 else 1), logged
 
     monkeypatch.setattr(recipe.PromptedTask, "loss", loss)
-    with pytest.raises(InputError, match="step 0: the loss is not a finite number, for ") as error:
+    with pytest.raises(InputError, match="step 0: the loss is NaN or infinite for ") as error:
         recipe.train(settings(tmp_path / "run", manifest, "full", "optim.batch_size=1", "optim.accumulate=3"))
     assert len(set(names)) == 3
     assert [name in str(error.value) for name in names] == [False, True, False]

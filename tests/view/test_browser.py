@@ -335,7 +335,7 @@ def test_an_end_of_the_program_is_said(page, opened, tmp_path) -> None:
     with serving(single_case(write_pet(tmp_path / "pet.nii.gz"), tmp_path / "out")) as (_, server):
         opened(server)
     page.wait_for_selector("#failure:not([hidden])")
-    assert "all clicks are kept" in page.locator("#failure").inner_text()
+    assert "All clicks are saved" in page.locator("#failure").inner_text()
 
 
 def test_stepping_through_a_cohort(page, opened, tmp_path) -> None:
