@@ -37,7 +37,7 @@ def write(path: Path, content: object) -> Path:
 
 
 def predict(folder: Path, *, pet: Path | None = None, clicks: Path | None = None, more: tuple[object, ...] = ()):
-    """The command line of a prediction on a good PET with good clicks, but for what is given."""
+    """The command line of a prediction with valid PET and clicks, except for the given arguments."""
     if pet is None:
         pet = save(folder / "pet.nii.gz", SUV)
     if clicks is None:

@@ -1,4 +1,4 @@
-"""The `sammed3d-ft` command as a process: help, exit codes, and what starting it costs."""
+"""The `sammed3d-ft` command as a process: help, exit codes, and start-up time."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def two_lesions():
 
 @pytest.fixture
 def cohort(tmp_path) -> list[Case]:
-    """Four sound cases with PET, CT and label: two in train, one in val, one in test."""
+    """Four valid cases with PET, CT and label: two in train, one in val, one in test."""
     cases = []
     for name, split in (("a", "train"), ("b", "train"), ("c", "val"), ("d", "test")):
         folder = tmp_path / name

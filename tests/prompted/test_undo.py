@@ -1,4 +1,4 @@
-"""Taking back clicks: bit-equal to never having clicked, for what is and for what comes after."""
+"""Undo: bit-equal to never having clicked, for the current and later predictions."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_undone_clicks_leave_no_trace(start: bool, flips: bool) -> None:
         same(undone.add_click(position, label), as_it_was[-1])
     assert len(never.lesion(1).clicks) == len(CLICKS)
     assert never.lesion(1).region.shape[0] > 24  # it was followed
-    # All the way back.
+    # Undo everything.
     encoded = len(undone.model.encoded)
     for count in range(len(CLICKS) - 1, 0, -1):
         same(undone.undo(1), as_it_was[count - 1])

@@ -38,7 +38,7 @@ def export(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def pet(tmp_path) -> Path:
-    """A scan stored right to left and rotated, with header codes of its own."""
+    """A scan stored right to left and rotated, with unusual header codes."""
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("z", 12, degrees=True).as_matrix() @ np.diag([-4.0, 3.0, 5.0])
     affine[:3, 3] = (50, -40, 8)
@@ -146,12 +146,12 @@ def test_click_forms_give_the_same_mask(tmp_path, pet, clicks, export, form):
 
 def test_clicks_are_grouped_by_lesion():
     clicks = [
-        Click((0, 0, 0), 1, None),  # its own lesion
+        Click((0, 0, 0), 1, None),  # a separate lesion
         Click((1, 0, 0), 1, 2),
         Click((2, 0, 0), 0, None),  # for all
         Click((3, 0, 0), 1, "spine"),
         Click((4, 0, 0), 0, 2),
-        Click((5, 0, 0), 1, None),  # its own lesion
+        Click((5, 0, 0), 1, None),  # a separate lesion
         Click((6, 0, 0), 1, 0),  # 0 means background in an instance image
         Click((7, 0, 0), 1, 2**31),  # more than an instance image holds
     ]
@@ -296,7 +296,7 @@ def test_clicks_find_the_lesion_of_a_mask_by_place_or_by_number():
     ]
     with pytest.raises(InputError, match="point 1, the first click of lesion 1, is background"):
         grouped(None, [4])
-    # An id that says one lesion and a place that says another: neither is believed.
+    # ID and position belong to different lesions: the click is refused.
     clicks.append(Click((5, 5, 5), 1, 4))
     coords = np.array([click.position_mm for click in clicks])
     with pytest.raises(InputError, match="point 1 is a foreground click of lesion 4, but lies in lesion 1"):

@@ -1,4 +1,4 @@
-"""Prediction of a cohort: what fails is told and stops nothing, what is done stays done."""
+"""Prediction of a cohort: failures are reported and do not stop the others; finished cases are skipped."""
 
 from __future__ import annotations
 

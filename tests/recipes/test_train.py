@@ -1,4 +1,4 @@
-"""Training end to end on tiny scans: every method, resuming, replaying, and what goes wrong."""
+"""Training end to end on tiny scans: every method, resuming, replaying, and errors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_run_writes_an_export_that_replays_to_its_validation_dice(
     replayed = replayed_dice(run, manifest, "val")
     assert replayed[1] == pytest.approx(summary["val/dice@1"], abs=1e-6)
     assert replayed[5] == pytest.approx(summary["val/dice@5"], abs=1e-6)
-    assert replayed[1] > 0  # a comparison of zeros would say nothing
+    assert replayed[1] > 0  # a comparison of zeros would be meaningless
     assert json.loads((run / "summary.json").read_text())["export_sha256"] == summary["export_sha256"]
     assert ("test/dice@1" in summary) == (method == "full")
     assert (run / "export" / "adapter").is_dir() == (method == "lora")
@@ -58,15 +58,15 @@ def test_a_run_writes_an_export_that_replays_to_its_validation_dice(
 def test_given_weights_are_scored_before_training_and_may_stay_the_best(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training that ruins the model ends in an export of what it began with."""
+    """A training that ruins the model exports the initial weights."""
     base = tmp_path / "base.safetensors"
     model = seeded_model("mini", seed=1)
-    load_weights(model, "mini")  # good ones: obeyed clicks alone give some Dice, to a ruined model as well
+    load_weights(model, "mini")  # good weights: enforced clicks alone give some Dice, even to a ruined model
     save_safetensors(base, model.state_dict(), {})
     changes = (f"model.weights={base}", "optim.lr_decoder=1e-1", "optim.lr_encoder=1e-1")
     config = settings(tmp_path / "run", manifest, "full", *changes)
     with monkeypatch.context() as patched:
-        stop_after(patched, 0)  # and resumed right after the first validation
+        stop_after(patched, 0)  # resumed right after the first validation
         with pytest.raises(Killed):
             recipe.train(config)
     summary = recipe.train(config)
@@ -270,7 +270,7 @@ def test_a_pickle_planted_anywhere_in_a_run_does_not_run(
     assert outcomes[0] == "went on"
     assert set(outcomes) == {"went on", "refused"}
     pickle.loads(bomb)
-    assert gone_off.exists()  # it would have been seen
+    assert gone_off.exists()  # it would have been noticed
 
 
 @pytest.mark.parametrize("wrong", ["loss", "refusal", "gradient"])

@@ -1,4 +1,4 @@
-"""Training of baselines end to end on tiny scans: learning, resuming, replaying, segmenting, and what goes wrong."""
+"""Training of baselines end to end on tiny scans: learning, resuming, replaying, segmenting, and errors."""
 
 from __future__ import annotations
 
@@ -363,7 +363,7 @@ def test_gradients_of_two_processes_are_those_of_one_with_the_joint_batch(
 
 @pytest.mark.slow
 def test_batch_norm_of_two_processes_scores_as_its_export_does(tmp_path: Path, larger_manifest: Path) -> None:
-    """Each process has statistics of its own while it trains; all cases are scored by those that are saved."""
+    """Each process has its own statistics during training; all cases are scored with the saved ones."""
     folder = launched(
         2, tmp_path / "two", larger_manifest, "optim.batch_size=1", "optim.epochs=4", "optim.lr=1e-2",
         "validate.every_epochs=4",

@@ -85,7 +85,7 @@ def test_a_write_cut_off_leaves_the_earlier_checkpoint(
             save(tmp_path, 2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_1"]
     assert read_checkpoint(tmp_path / "step_1").state == {"step": 1}
-    save(tmp_path, 2)  # goes through, and clears away what was left
+    save(tmp_path, 2)  # succeeds, and removes leftovers
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_1", "step_2"]
 
 
@@ -155,7 +155,7 @@ def test_a_planted_pickle_is_not_run(tmp_path: Path) -> None:
         read_checkpoint(folder)
     assert not gone_off.exists()
     pickle.loads(bomb)
-    assert gone_off.exists()  # it would have been seen
+    assert gone_off.exists()  # it would have been noticed
 
 
 # The optimiser
@@ -244,13 +244,13 @@ def test_the_schedule_by_hand() -> None:
     assert [schedule_factor(step, 0.1, 200) for step in (0, 9, 19, 20)] == [0.05, 0.5, 1.0, 1.0]
     assert [schedule_factor(step, 0.1, 24) for step in (0, 1)] == [0.5, 1.0]  # 2.4 steps are 2
     assert schedule_factor(0, 0.1, 4) == 1.0  # 0.4 steps are none
-    # All steps but a rounded-off share: still climbing at the last, no division by zero.
+    # Warm-up over almost all steps: still rising at the last one, no division by zero.
     assert [schedule_factor(step, 0.99, 4) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 def test_rates_follow_the_schedule_from_their_base() -> None:
     _, optimizer = small()
-    for factor in (0.5, 0.1):  # not 0.05: factors do not pile up
+    for factor in (0.5, 0.1):  # not 0.05: factors do not accumulate
         set_learning_rates(optimizer, factor)
     assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([0.001, 0.01])
 
@@ -269,4 +269,4 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines == [{"step": 1, "loss": 1 / 7}, {"step": 2, "loss": 2 / 7}, {"step": 3, "loss": 0.5}]
     MetricsLog(path)
-    assert path.read_text() == ""  # a run from the start begins an empty log
+    assert path.read_text() == ""  # a new run starts with an empty log

@@ -28,7 +28,7 @@ FIRST, SECOND = BLOBS_VOX
 
 
 def predicted(folder: Path, image: Path, viewed: Path) -> tuple[Path, Path, Path]:
-    """What `predict` makes of the clicks and the mask that a viewer kept."""
+    """The result of `predict` with the clicks and the start mask saved by a viewer."""
     clicks, start = viewed / "clicks.json", viewed / "start.nii.gz"
     outputs = Outputs(folder / "mask.nii.gz", folder / "instances.nii.gz", table=folder / "lesions.csv")
     scan = ClickedScan.read(image, clicks if clicks.exists() else None, start if start.exists() else None)
@@ -289,7 +289,7 @@ def test_a_scan_that_cannot_be_read(tmp_path) -> None:
 
 
 def test_killed_in_the_middle_no_click_is_lost(tmp_path, pet) -> None:
-    """A real process is killed while clicks arrive; each click that was answered is there again."""
+    """A real process is killed while clicks arrive; every acknowledged click is restored."""
     words = [
         sys.executable,
         "-m",
