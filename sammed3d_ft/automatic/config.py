@@ -105,8 +105,8 @@ class AutomaticConfig(Section):
             raise ValueError(f"crops.size {self.crops.size}: {problem}")
         if self.optim.lr_encoder is not None and self.network.name != "unetr_sammed3d":
             raise ValueError(
-                f"optim.lr_encoder {self.optim.lr_encoder:g}: only unetr_sammed3d has an encoder of its own rate, "
-                f"not {self.network.name}; leave it out"
+                f"optim.lr_encoder {self.optim.lr_encoder:g}: only unetr_sammed3d has a separate learning rate for its "
+                f"encoder, not {self.network.name}; omit it"
             )
         return self
 

@@ -98,7 +98,7 @@ def decay_times(headers: Sequence[Dataset], half_life_s: float, where: str) -> D
     if _MAX_HALF_LIVES_BY_TIMES * half_life_s > _DAY.total_seconds():
         raise InputError(
             f"{where}: {problem}, with a half-life of {half_life_s:g} s; a time, date or the half-life is wrong, and "
-            "with so long a half-life times alone leave the day open"
+            "with such a long half-life, times of day do not determine the day"
         )
     timed = _times(headers, half_life_s, where, dated=False)
     if timed.decay_s > _MAX_HALF_LIVES_BY_TIMES * half_life_s:

@@ -1,4 +1,4 @@
-"""The benchmark: no patient is tested by a model trained on that patient; runs are not repeated; failures are marked."""
+"""The benchmark: no patient is tested by a model trained on that patient; finished runs stay; failures are marked."""
 
 from __future__ import annotations
 

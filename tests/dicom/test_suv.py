@@ -224,7 +224,7 @@ def test_times_alone_serve_where_dates_are_shifted_or_gone(changes: dict, decay_
         (pet_header(**{DATE_TIME: "20150102113000"}), "20150102113000 and Start Time 100000 contradict .* by 5400 s"),
         # Scanned 13 h after the injection, by the times: as likely a wrong time.
         (pet_header(**{DATE_TIME: "20150101225000", TIME: None}), "times alone .* starts 46800 s .* is wrong"),
-        (pet_header(**NO_DATES, RadionuclideHalfLife=45720), "Series Date is missing.* leave the day open"),  # Cu-64
+        (pet_header(**NO_DATES, RadionuclideHalfLife=45720), "Series Date is missing.* not determine"),  # Cu-64
         (pet_header(RadionuclideHalfLife=282240), "Start DateTime is needed"),
         (pet_header(SeriesTime=None), "Series Time is missing"),
         (pet_header(AcquisitionTime=None), "Acquisition Time is missing"),

@@ -292,7 +292,7 @@ def test_the_section_network_makes_a_config_that_of_a_baseline(tmp_path: Path) -
         ("network.weights=mini", "unet starts from random weights; leave it out"),
         ("crops.size=40", "crops.size 40: unet in size laptop needs a multiple of 16, at least 32"),
         ("crops={positive: 0, negative: 0}", "no crop could be drawn"),
-        ("optim.lr_encoder=1e-4", "only unetr_sammed3d has an encoder of its own rate, not unet"),
+        ("optim.lr_encoder=1e-4", "only unetr_sammed3d has a separate learning rate"),
         ("optim.lr_decoder=1e-4", "unknown key optim.lr_decoder, did you mean 'lr_encoder'?"),
         ("validate.clicks=[1, 5]", "unknown key validate.clicks"),
         ("loss.iou_weight=1", "unknown key loss.iou_weight"),
