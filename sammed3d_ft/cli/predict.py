@@ -19,7 +19,7 @@ Flips = Annotated[
     bool,
     typer.Option("--flips", help="Test-time augmentation: average over eight mirrored crops, at eight times the cost."),
 ]
-Spacing = Annotated[float | None, typer.Option(help="Spacing of the crops. [default: that of the training]")]
+Spacing = Annotated[float | None, typer.Option(help="Spacing of the crops (default: that of the training).")]
 Obey = Annotated[
     bool, typer.Option("--obey/--no-obey", help="Enforce the clicks, or return the network's own prediction.")
 ]
@@ -59,14 +59,14 @@ def predict(
     ] = None,
     series: Annotated[
         str | None,
-        typer.Option(help="Series Instance UID in --source. [default: the PET, or the CT if there is no PET]"),
+        typer.Option(help="Series Instance UID in --source (default: the PET, or the CT if there is no PET)."),
     ] = None,
     flips: Flips = False,
     spacing_mm: Spacing = None,
     obey: Obey = True,
     base: Base = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. [default: cuda if available, else cpu]")
+        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: cuda if available, else cpu).")
     ] = None,
 ) -> None:
     """Segment the clicked lesions of a scan, or with an automatic network all lesions. No ground truth is needed.

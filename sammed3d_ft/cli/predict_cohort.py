@@ -18,7 +18,7 @@ def predict_cohort(
     split: Annotated[str | None, typer.Option(help="Only the cases of this split.")] = None,
     figures: Annotated[bool, typer.Option("--figures", help="Draw the PET's projections with the mask.")] = False,
     base: Base = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: that of the process]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: that of the process).")] = None,
     flips: Flips = False,
     spacing_mm: Spacing = None,
     obey: Obey = True,

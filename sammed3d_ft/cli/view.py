@@ -20,7 +20,7 @@ def view(
         Path, typer.Option(help="Export, published SAM-Med3D checkpoint, folder of a LoRA adapter, or `mini`.")
     ] = Path("mini"),
     out: Annotated[
-        Path | None, typer.Option(help="Folder for clicks and results. [default: NAME_view beside the image]")
+        Path | None, typer.Option(help="Folder for clicks and results (default: NAME_view beside the image).")
     ] = None,
     clicks: Annotated[
         Path | None, typer.Option(help="Clicks to start with, in any format; with --manifest, a folder of ID.json.")
@@ -38,7 +38,7 @@ def view(
     ] = None,
     base: Annotated[Path | None, typer.Option(help="For a LoRA adapter: the weights it was trained on.")] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. [default: cuda if available, else cpu]")
+        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: cuda if available, else cpu).")
     ] = None,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page in the browser, or only print its link.")
