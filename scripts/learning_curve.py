@@ -71,11 +71,11 @@ def subset(cases: Sequence[Case], count: int, seed: int) -> list[Case]:
 
 def make_cohort(out: Path, options: dict[str, object]) -> Path:
     """The manifest of the cohort, created if missing; InputError if it was made with other options."""
-    told = out / "cohort.json"
-    if not told.exists():
+    options_file = out / "cohort.json"
+    if not options_file.exists():
         write_cohort(out / "data", **options)  # type: ignore[arg-type]
-        write_whole(told, json.dumps(options, indent=1) + "\n")
-    before = json.loads(told.read_text(encoding="utf-8"))
+        write_whole(options_file, json.dumps(options, indent=1) + "\n")
+    before = json.loads(options_file.read_text(encoding="utf-8"))
     if before != options:
         raise InputError(f"{out} holds a cohort made with {before}, asked for is {options}: choose another folder")
     return out / "data" / "manifest.json"

@@ -41,7 +41,7 @@ def test_a_block_that_fails_leaves_the_old_file_alone(tmp_path: Path, error: typ
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file/b.txt: cannot be written") as error:
         write_whole(tmp_path / "file" / "b.txt", "text")

@@ -112,8 +112,8 @@ class AutomaticTask:
     def lines(self) -> list[str]:
         """Summary of the trainable parameters."""
         network = self.config.network
-        told = f"{network.name}, size {network.size}: {parameter_count(self.model, trainable=True):,} parameters train"
-        return [told if network.weights is None else f"{told}; encoder's weights: {network.weights}"]
+        line = f"{network.name}, size {network.size}: {parameter_count(self.model, trainable=True):,} parameters train"
+        return [line if network.weights is None else f"{line}; encoder's weights: {network.weights}"]
 
     def prepare(self, accelerator: Accelerator) -> None:
         """Resample the training scans; all processes share the work."""

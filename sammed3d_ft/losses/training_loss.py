@@ -38,7 +38,7 @@ class TrainingLoss(nn.Module):
         self.chosen = build_loss(name, **options)
         self.first = build_loss("dice_ce") if warm_start else None
         self.warm_start = warm_start
-        self._told = False
+        self._logged = False
 
     def forward(self, logits: Tensor, target: Tensor, progress: float) -> Tensor:
         """Scalar loss of logits (B, C, *spatial) for a target (B, 1, *spatial) of class numbers.
@@ -49,8 +49,8 @@ class TrainingLoss(nn.Module):
         try:
             loss: Tensor = use(logits, target)
         except InputError as error:
-            if not self._told:
+            if not self._logged:
                 _log.warning("%s", error)
-            self._told = True
+            self._logged = True
             return logits.sum() * math.nan
         return loss

@@ -81,7 +81,7 @@ def test_the_table_holds_what_the_runs_gave(folder: Path, trained: Done) -> None
     assert page.count("<img") == 4  # curves, boxes of two blocks, sizes
 
 
-def test_what_is_done_is_not_done_again_and_a_missing_run_is_told(folder: Path, trained: Done) -> None:
+def test_what_is_done_is_not_done_again_and_a_missing_run_is_reported(folder: Path, trained: Done) -> None:
     config = write_config(folder)
     table, _ = trained.run(config, limit=5)
     assert len(trained.trainings) == 5
@@ -98,7 +98,7 @@ def test_what_is_done_is_not_done_again_and_a_missing_run_is_told(folder: Path, 
     assert (folder / "out" / "table.csv").read_bytes() == before
 
 
-def test_killed_at_any_point_it_goes_on_and_ends_in_the_same_tables(
+def test_killed_at_any_point_it_resumes_and_writes_the_same_tables(
     folder: Path, trained: Done, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
@@ -140,9 +140,7 @@ def test_killed_at_any_point_it_goes_on_and_ends_in_the_same_tables(
     assert (folder / "out" / "table.csv").read_bytes() == wanted
 
 
-def test_masks_are_made_anew_when_the_model_the_clicks_or_a_label_changed_and_the_old_ones_stay(
-    folder: Path, trained: Done
-) -> None:
+def test_new_masks_are_made_when_model_clicks_or_a_label_changed_and_old_ones_stay(folder: Path, trained: Done) -> None:
     trained.run(write_config(folder, seeds=[0]))
     assert len(trained.images) == 12
     first = made_in(folder / "out")
@@ -190,7 +188,7 @@ def test_a_rows_config_need_not_name_run_folder_and_manifest(folder: Path, train
     assert line_of(folder / "out", "b", "1 click per lesion")["patients"] == "6"
 
 
-def test_a_broken_prediction_is_a_marked_row_and_made_anew_by_the_next_call(folder: Path, trained: Done) -> None:
+def test_a_broken_prediction_is_marked_and_repeated_by_the_next_call(folder: Path, trained: Done) -> None:
     config = write_config(folder, seeds=[0])
     trained.run(config)
     mask = current(folder / "out", "b", "y") / "5_clicks" / "train_3.nii.gz"

@@ -132,7 +132,7 @@ def test_a_changed_docstring_keeps_masks_and_scores(tmp_path: Path) -> None:
     assert made_in(tmp_path / "out") == made
 
 
-def test_a_stored_score_that_cannot_be_read_is_named_and_made_anew_once_deleted(tmp_path: Path) -> None:
+def test_an_unreadable_stored_score_is_named_and_made_again_once_deleted(tmp_path: Path) -> None:
     config = write_benchmark(tmp_path, TRUTHS, {"suv4": {"rule": {"suv_at_least": 4}}})
     runner.run(config)
     stored = current(tmp_path / "out", "suv4", "0", "evaluation") / "1_clicks" / "cases" / "p1.json"

@@ -188,7 +188,7 @@ def test_a_file_used_twice_is_an_error_even_through_a_link(cohort, tmp_path):
     assert text.endswith("is used 2 times: PT of a, PT of b")
 
 
-def test_a_label_on_the_cts_grid_is_told(cohort):
+def test_a_label_on_the_cts_grid_is_reported(cohort):
     fine = np.diag([2.0, 2, 3, 1])
     save(cohort[0].images["CT"], np.repeat(np.repeat(hounsfield(), 2, 0), 2, 1), fine)
     assert check(cohort).problems == ()  # a CT may have its own grid

@@ -77,7 +77,7 @@ def test_a_second_start_does_nothing_again(cohort: Path, evaluated: Evaluated) -
     assert evaluated() == []
 
 
-def test_a_stopped_evaluation_goes_on(cohort: Path, evaluated: Evaluated) -> None:
+def test_a_stopped_evaluation_resumes(cohort: Path, evaluated: Evaluated) -> None:
     def stopped(cases: Iterable[CasePaths]) -> Iterator[CasePaths]:
         yield next(iter(cases))
         raise KeyboardInterrupt

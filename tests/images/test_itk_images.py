@@ -101,7 +101,7 @@ def test_a_nifti_mask_lies_on_the_grid_of_a_nrrd_scan(tmp_path):
     ("space", "signs"),
     [("right-anterior-superior", (1, 1, 1)), ("left-posterior-superior", (-1, -1, 1)), ("LAS", (-1, 1, 1))],
 )
-def test_the_spaces_of_nrrd_are_told_apart(tmp_path, space, signs):
+def test_the_spaces_of_nrrd_are_distinguished(tmp_path, space, signs):
     values = np.arange(24).reshape(2, 3, 4)
     fields = (
         f"dimension: 3\nsizes: 2 3 4\nspace: {space}\n"

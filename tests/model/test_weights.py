@@ -115,7 +115,7 @@ def test_every_form_loads(write: Callable[[Path, State], None], tmp_path: Path, 
     assert report.zero_initialised == ()
 
 
-def test_what_lies_beside_published_tensors_is_told(tmp_path: Path, state: State) -> None:
+def test_what_lies_beside_published_tensors_is_reported(tmp_path: Path, state: State) -> None:
     write_published(tmp_path / "a.pth", state)
     found = read_state_dict(tmp_path / "a.pth")
     assert set(found.extra_keys) == set(published_layout(state)) - {"model_state_dict"}

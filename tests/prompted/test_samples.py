@@ -193,7 +193,7 @@ def test_a_sample_depends_on_its_key_alone(store):
         assert not torch.equal(changed[0]["image"], there[0]["image"])
 
 
-def test_a_repeated_lesion_is_drawn_anew(store):
+def test_a_repeated_lesion_gets_another_draw(store):
     samples = LesionSamples(store, SETTINGS, 0, repeats=3)
     assert len(samples) == 9
     first, again = samples[1], samples[4]

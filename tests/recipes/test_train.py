@@ -130,7 +130,7 @@ def test_checkpoints_are_written_when_due_between_validations(
     assert saved == [3, 6, 8]
 
 
-def test_a_lost_best_model_is_told_before_training(
+def test_a_lost_best_model_is_reported_before_training(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
@@ -202,7 +202,7 @@ def test_inputs_that_changed_behind_their_names_are_refused_on_resuming(
     assert (run / "run.json").read_text() == facts
 
 
-def test_a_setting_that_may_change_is_told_and_taken(
+def test_a_setting_that_may_change_is_reported_and_taken(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

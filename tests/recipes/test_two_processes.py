@@ -143,7 +143,7 @@ def test_two_processes_killed_and_started_again_end_in_the_same_bytes(tmp_path: 
     assert summaries[0]["best"] == summaries[1]["best"]
 
 
-def test_an_error_of_one_process_alone_is_told_and_ends_the_run(tmp_path: Path, manifest: Path) -> None:
+def test_an_error_of_one_process_alone_is_reported_and_ends_the_run(tmp_path: Path, manifest: Path) -> None:
     """The second process reads a validation image that was damaged after the check; the first would wait for it."""
     script = tmp_path / "damaging.py"
     script.write_text(

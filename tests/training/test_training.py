@@ -90,7 +90,7 @@ def test_a_write_cut_off_leaves_the_earlier_checkpoint(
 
 
 @pytest.mark.parametrize("room_bytes", [10, 10_000, 4_000_300])
-def test_a_full_disk_is_told_and_damages_nothing(tmp_path: Path, room_bytes: int) -> None:
+def test_a_full_disk_is_reported_and_damages_nothing(tmp_path: Path, room_bytes: int) -> None:
     """The system refuses to write more than so many bytes to a file: amid the first tensor file, or the second."""
     big = {"a.weight": torch.rand(1000, 1000)}
     save(tmp_path, 1, big)
@@ -174,7 +174,7 @@ def small() -> tuple[nn.Sequential, torch.optim.AdamW]:
     return model, build_optimizer(model.named_parameters(), {"": 0.1, "2.": 0.01}, 0.05)
 
 
-def test_the_optimiser_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_the_optimiser_state_is_restored(tmp_path: Path) -> None:
     model, optimizer = small()
     for seed in range(3):
         step(model, optimizer, seed)

@@ -156,7 +156,7 @@ def test_earlier_clicks_of_any_form_go_on(tmp_path, pet) -> None:
     assert (tmp_path / "p" / "mask.nii.gz").read_bytes() == (out / "mask.nii.gz").read_bytes()
 
 
-def test_clicks_outside_a_crop_are_told_of(tmp_path) -> None:
+def test_clicks_outside_a_crop_are_reported(tmp_path) -> None:
     big = np.random.default_rng(1).uniform(0.5, 1.5, (100, 40, 40)).astype(np.float32)
     big[9:12, 9:12, 9:12] = big[88:91, 30:33, 30:33] = 9
     pet = write_pet(tmp_path / "pet.nii.gz", big, np.diag((4.0, 4, 4, 1)))
