@@ -7,24 +7,49 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Weights: download the published ones, inspect or convert a file.", no_args_is_help=True)
+app = typer.Typer(help="Weights: download published ones, inspect or convert a file.", no_args_is_help=True)
 
 
 @app.command()
 def fetch(
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("weights/sam_med3d_turbo.pth"),
-    repo: Annotated[str, typer.Option(help="Repository on the Hugging Face hub.")] = "blueyo0/SAM-Med3D",
-    file: Annotated[str, typer.Option(help="File in the repository.")] = "sam_med3d_turbo.pth",
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="sam_med3d_turbo (the default), seganypet_v1, seganypet_v2 or seganypet_lesion.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write. [default: weights/FILE]")] = None,
+    repo: Annotated[str | None, typer.Option(help="Repository on the Hugging Face hub, instead of a name.")] = None,
+    file: Annotated[str | None, typer.Option(help="File in the repository.")] = None,
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
     sha256: Annotated[str | None, typer.Option(help="Expected SHA-256; a mismatch is an error.")] = None,
 ) -> None:
-    """Download weights from the Hugging Face hub (about 400 MB) and print their SHA-256.
+    """Download weights from the Hugging Face hub and print their SHA-256. Source and licence are printed first.
+
+    The name is then accepted where a weights file is expected: predict --checkpoint, model.weights in a config, a
+    benchmark's checkpoint. Clipping, crop spacing and clicks are then as in the training of the weights.
 
     Run the command again to resume an interrupted download. An existing file is only verified. HF_ENDPOINT and
     HF_TOKEN are respected.
     """
+    from sammed3d_ft.errors import InputError
     from sammed3d_ft.model.download import fetch as download
+    from sammed3d_ft.model.published import PUBLISHED
 
+    if name is not None and (repo is not None or file is not None):
+        raise InputError(f"give either the name {name} or --repo and --file")
+    if name is not None and name not in PUBLISHED:
+        raise InputError(f"unknown weights {name!r}: expected {', '.join(PUBLISHED)}; or give --repo and --file")
+    weights = PUBLISHED[name or "sam_med3d_turbo"]
+    named = repo is None and file is None
+    repo, file = repo or weights.repo, file or weights.file
+    out = out or Path("weights") / Path(file).name
+    typer.echo(f"source: https://huggingface.co/{repo}, {file}, revision {revision}")
+    typer.echo(f"licence: {weights.licence if named else 'see there'}")
+    if named:
+        typer.echo(f"trained on: {weights.trained_on}")
+    if named and out.name != file:
+        typer.echo(f"{out.name}: rename it to {file}, so that it is recognised and its presets are applied")
     present = out.is_file()
     digest = download(out, repo, file, revision, sha256)
     typer.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB){' already exists' if present else ''}")
@@ -83,7 +108,8 @@ def convert(
 ) -> None:
     """Write only the tensors of SAM-Med3D weights as safetensors."""
     from sammed3d_ft.errors import InputError
-    from sammed3d_ft.model.weights import read_whole_model, save_safetensors
+    from sammed3d_ft.model.weights import origin, read_whole_model, save_safetensors, weights_file
+    from sammed3d_ft.prompted.pretrained import preset_metadata
     from sammed3d_ft.provenance import file_hash
 
     if out.suffix != ".safetensors":
@@ -91,9 +117,9 @@ def convert(
     if out.exists():
         raise InputError(f"{out} already exists: remove it or choose another file")
     variant, found = read_whole_model(source)
-    metadata = {"variant": variant, **found.metadata}
-    if source.is_file():
-        metadata |= {"converted_from": source.name, "converted_from_sha256": file_hash(source)}
+    metadata = {"variant": variant, **origin(source), **preset_metadata(source, variant), **found.metadata}
+    read = weights_file(source)
+    metadata |= {"converted_from": read.name, "converted_from_sha256": file_hash(read)}
     state = {name: tensor.half() if half else tensor for name, tensor in found.state.items()}
     save_safetensors(out, state, metadata)
     typer.echo(f"{out}: {len(found.state)} tensors of {variant}, SHA-256 {file_hash(out)}")

@@ -26,13 +26,13 @@ class DataConfig(CasesConfig):
     """Which cases, modalities and targets."""
 
     targets: Literal["each", "all"] = "each"
-    clip: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    clip: dict[str, tuple[float, float] | Literal["none"]] = Field(default_factory=dict)
     repeats: int = Field(1, ge=1)  # how often an epoch shows each lesion; each time drawn anew
     shapes: int = Field(0, ge=0)  # generic promptable shapes per epoch, beside the lesions: for pre-training
 
 
 class ModelConfig(Section):
-    """Architecture, base weights (a file, "mini", or "random") and crop spacing; none of them is assumed."""
+    """Architecture, base weights (a file, a name such as "mini", or "random") and crop spacing; none is assumed."""
 
     variant: str
     weights: str
@@ -138,10 +138,6 @@ class PromptedConfig(Section):
     validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
     checkpoint: CheckpointConfig = CheckpointConfig()
     track: TrackConfig = TrackConfig()
-
-    @property
-    def spacing_mm(self) -> float:
-        return self.model.spacing_mm or VARIANTS[self.model.variant].spacing_mm
 
     @property
     def memory_savers(self) -> list[str]:

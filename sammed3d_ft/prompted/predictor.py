@@ -29,7 +29,7 @@ from sammed3d_ft.prompted.lesion_crops import (
 )
 from sammed3d_ft.prompted.prediction import LesionPrediction, highest_probability, instance_map, union_mask
 from sammed3d_ft.prompted.preprocessing import Preprocessing, channels
-from sammed3d_ft.prompted.pretrained import open_pretrained
+from sammed3d_ft.prompted.pretrained import click_mode, open_pretrained
 from sammed3d_ft.prompted.sites import Site, SiteDecoder
 
 # Clicks in mm come back to voxels through an affine that a file stores in float32. Rounded to this many
@@ -111,6 +111,8 @@ class Predictor:
         self.zoom = zoom
         self.flips = flips
         self.obey = obey
+        self.preset: str | None = None
+        """Name of the published weights whose settings are used; set by `from_pretrained`."""
         self._volume: Volume | None = None
         self._channels = torch.empty(0)
         self._lesions: dict[int, _LesionState] = {}
@@ -126,17 +128,21 @@ class Predictor:
         flips: bool = False,
         spacing_mm: float | None = None,
         obey: bool = True,
+        accumulate: bool | None = None,
     ) -> Predictor:
         """The predictor of a checkpoint.
 
         Args:
-            path: an export (its metadata say how to preprocess), a published checkpoint (PT at the spacing of
-                its variant), or the folder of a LoRA adapter.
+            path: an export (its metadata say how to preprocess), a published checkpoint (by name or file; see
+                `open_pretrained`), or the folder of a LoRA adapter.
             device: None takes a CUDA device if there is one, else the CPU.
             base: the weights an adapter was trained on.
             flips, obey: as for the class.
             spacing_mm: of the crops; None takes what the checkpoint was trained with. Finer crops show small lesions
                 larger, at the price of seeing less around them.
+            accumulate: as for the class; None takes what the checkpoint was trained with.
+
+        A ``spacing_mm`` or ``accumulate`` other than in training is used, with a warning in the log.
 
         Raises:
             InputError: see `open_pretrained`; a device that is not there; a spacing below 0.01 mm.
@@ -146,9 +152,19 @@ class Predictor:
             raise InputError(f"crop spacing {spacing_mm:g} mm: expected a length of at least {_FINEST_MM:g} mm")
         found = open_pretrained(path, base)
         preprocessing = found.preprocessing
-        if spacing_mm is not None:
+        if spacing_mm is not None and spacing_mm != preprocessing.spacing_mm:
+            _log.warning(
+                "%s: crops at %g mm instead of the %g mm of its training", path, spacing_mm, preprocessing.spacing_mm
+            )
             preprocessing = replace(preprocessing, spacing_mm=spacing_mm)
-        return cls(found.model, preprocessing, chosen, found.accumulate, flips=flips, obey=obey)
+        if accumulate is not None and accumulate != found.accumulate:
+            _log.warning(
+                "%s: %s instead of %s, as in its training", path, click_mode(accumulate), click_mode(found.accumulate)
+            )
+        accumulate = found.accumulate if accumulate is None else accumulate
+        predictor = cls(found.model, preprocessing, chosen, accumulate, flips=flips, obey=obey)
+        predictor.preset = found.preset
+        return predictor
 
     def set_image(self, images: Mapping[str, Volume]) -> None:
         """Takes the scan to segment, by modality (PT in SUV, CT in HU); forgets all lesions.

@@ -18,7 +18,7 @@ from sammed3d_ft.provenance import file_hashes
 from sammed3d_ft.recipes.predict import LoadedModel, Outputs, load_model, segment
 
 # A case is predicted again when one of these has changed since its record was written.
-_SETTINGS = ("model_hash", "flips", "zoom", "obey", "preprocessing")
+_SETTINGS = ("model_hash", "flips", "zoom", "obey", "accumulate_clicks", "preprocessing")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class CohortOutcome:
     """By case id: the one line of what was wrong."""
     first_process: bool
     """Whether this process is the one to tell of it."""
+    accumulate: bool
+    """Whether the decoder was given all clicks so far, or only the newest."""
 
 
 def run(
@@ -45,18 +47,20 @@ def run(
     flips: bool = False,
     spacing_mm: float | None = None,
     obey: bool = True,
+    accumulate: bool | None = None,
 ) -> CohortOutcome:
     """Writes ``masks/``, ``instances/``, ``lesions/`` (CSV) and, if asked, ``figures/`` for each case.
 
     A case is done when its record (``masks/<id>.predict.json``, written last) is there and names the same model, image
-    and clicks by their hashes, the same ``flips``, ``zoom``, ``obey`` and preprocessing; such a case is not done again.
-    A case that fails does not stop the others. Started by ``accelerate launch``, the processes share the cases.
+    and clicks by their hashes, the same ``flips``, ``zoom``, ``obey``, ``accumulate`` and preprocessing; such a case is
+    not done again. A case that fails does not stop the others. Started by ``accelerate launch``, the processes share
+    the cases.
 
     Args:
         manifest: its images are used, its labels are not.
         clicks: folder of click files, ``<id>.json`` (or .mrk.json, .fcsv), of any form that `prompts` reads.
-        checkpoint, base, device, flips, spacing_mm, obey: see `Predictor.from_pretrained`; ``device`` None takes that
-            of the process.
+        checkpoint, base, device, flips, spacing_mm, obey, accumulate: see `Predictor.from_pretrained`; ``device`` None
+            takes that of the process.
         out: folder.
         split: only these cases.
 
@@ -70,7 +74,7 @@ def run(
         raise InputError(f"{manifest}: no case{'' if split is None else f' of split {split!r}'}")
     if not clicks.is_dir():
         raise InputError(f"{clicks}: no such folder; it should hold a click file per case, such as {cases[0].id}.json")
-    model = load_model(checkpoint, device or str(state.device), base, flips, spacing_mm, obey)
+    model = load_model(checkpoint, device or str(state.device), base, flips, spacing_mm, obey, accumulate)
     failed: dict[str, str] = {}
     counts = [0, 0]
     mine = cases[state.process_index :: state.num_processes]
@@ -86,6 +90,7 @@ def run(
         done_before=sum(part[0][1] for part in gathered),
         failed=dict(sorted(item for part in gathered for item in part[1].items())),
         first_process=state.is_main_process,
+        accumulate=model.predictor.accumulate,
     )
 
 

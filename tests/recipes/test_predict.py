@@ -106,7 +106,8 @@ def test_outputs_lie_on_the_grid_of_the_file_and_the_table_agrees(tmp_path, pet,
 
     assert table.read_text().splitlines()[0] == (
         "lesion_id,name,voxels,volume_ml,size_class,centroid_x_mm,centroid_y_mm,centroid_z_mm,"
-        "suv_max,suv_mean,suv_peak,suv_peak_flagged,tla,predicted_iou,foreground_clicks,background_clicks"
+        "suv_max,suv_mean,suv_peak,suv_peak_flagged,tla,predicted_iou,foreground_clicks,background_clicks,"
+        "accumulate_clicks"
     )
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -364,6 +365,15 @@ def test_published_form_is_recognised(tmp_path):
     predictor = Predictor.from_pretrained(tmp_path / "published.pth", "cpu")
     assert predictor.preprocessing == Preprocessing(("PT",), 3.0)
     assert predictor.accumulate
+
+
+def test_the_click_mode_can_be_chosen_and_is_recorded(tmp_path, pet, clicks, export):
+    for accumulate, name in ((None, "true"), (True, "true"), (False, "false")):
+        outputs = Outputs(tmp_path / "mask.nii.gz", table=tmp_path / "lesions.csv")
+        record = run(pet, tmp_path / "clicks.json", export, outputs, device="cpu", accumulate=accumulate)
+        assert record["accumulate_clicks"] is (name == "true")
+        with outputs.table.open() as table:
+            assert {row["accumulate_clicks"] for row in csv.DictReader(table)} == {name}
 
 
 def test_names_that_matplotlib_would_read_as_formulas_are_drawn(tmp_path, pet, clicks, export):
