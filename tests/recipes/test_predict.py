@@ -24,6 +24,7 @@ from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.preprocessing import Preprocessing
 from sammed3d_ft.prompted.start_lesions import StartLesions
 from sammed3d_ft.provenance import file_hash, state_hash
+from sammed3d_ft.recipes.evaluate import run as evaluate
 from sammed3d_ft.recipes.predict import Outputs, run
 
 
@@ -374,6 +375,14 @@ def test_the_click_mode_can_be_chosen_and_is_recorded(tmp_path, pet, clicks, exp
         assert record["accumulate_clicks"] is (name == "true")
         with outputs.table.open() as table:
             assert {row["accumulate_clicks"] for row in csv.DictReader(table)} == {name}
+
+    scores = tmp_path / "scores"
+    summary = evaluate(outputs.mask, outputs.mask, scores, figures=False)
+    told = f"{export}, newest click only: 1 of 1 masks"
+    assert summary["configuration"]["predicted_by"] == [told]
+    assert told in (scores / "report.html").read_text()
+    outputs.record.unlink()
+    assert evaluate(outputs.mask, outputs.mask, scores, figures=False)["configuration"]["predicted_by"] == []
 
 
 def test_names_that_matplotlib_would_read_as_formulas_are_drawn(tmp_path, pet, clicks, export):
