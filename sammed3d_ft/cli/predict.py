@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 Checkpoint = Annotated[
     Path,
     typer.Option(
-        help="Export, published checkpoint, folder of a LoRA adapter, or a name: mini, or one of `weights fetch`."
+        help="Export, published checkpoint, folder of a LoRA adapter, a name (mini, or one of `weights fetch`), or "
+        "hub:OWNER/NAME."
     ),
 ]
 Base = Annotated[Path | None, typer.Option(help="The weights that a LoRA adapter was trained on.")]

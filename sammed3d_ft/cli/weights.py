@@ -1,4 +1,4 @@
-"""`sammed3d-ft weights`: fetch the published weights, inspect a checkpoint, convert one to safetensors."""
+"""`sammed3d-ft weights`: fetch published weights, push an export, inspect a checkpoint, convert to safetensors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Weights: download published ones, inspect or convert a file.", no_args_is_help=True)
+app = typer.Typer(
+    help="Weights: download published ones, upload yours, inspect or convert a file.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -54,6 +56,28 @@ def fetch(
     digest = download(out, repo, file, revision, sha256)
     typer.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB){' already exists' if present else ''}")
     typer.echo(f"SHA-256 {digest}{' as expected' if sha256 else ''}")
+
+
+@app.command()
+def push(
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="EXPORT", help="A run's export/model.safetensors, or the folder export/adapter."),
+    ],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hugging Face hub.")],
+    private: Annotated[
+        bool | None,
+        typer.Option("--private/--public", help="Visibility of a new repository; left out: the owner's default."),
+    ] = None,
+) -> None:
+    """Upload an export or a LoRA adapter to the Hugging Face hub, with a model card if there is none.
+
+    Its metadata are uploaded as well (`weights inspect` shows them). Then use it as --checkpoint hub:OWNER/NAME. Needs
+    a write token: HF_TOKEN or `hf auth login`. HF_ENDPOINT is respected.
+    """
+    from sammed3d_ft.model.push import push_to_hub
+
+    typer.echo(f"{push_to_hub(path, repo, private)}\nuse it as hub:{repo}")
 
 
 @app.command()

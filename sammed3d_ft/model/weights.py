@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.files import write_whole
+from sammed3d_ft.model.hub import local_copy
 from sammed3d_ft.model.published import PUBLISHED, PublishedWeights, published_as
 from sammed3d_ft.model.sam_med3d import SAMMed3D
 from sammed3d_ft.model.variants import VARIANTS
@@ -89,8 +90,9 @@ def read_state_dict(path: str | Path) -> Checkpoint:
     """Read the tensors of a checkpoint file without running any code in it.
 
     Args:
-        path: pickled training checkpoint or state dict (`torch.save`), safetensors file, export folder, or a
-            name in `SHIPPED` or `PUBLISHED` (a file of that name in the current folder takes precedence).
+        path: pickled training checkpoint or state dict (`torch.save`), safetensors file, export folder, a name in
+            `SHIPPED` or `PUBLISHED` (a file of that name in the current folder takes precedence), or
+            ``hub:owner/name`` (see `local_copy`).
 
     Raises:
         InputError: a missing, empty, truncated or foreign file; a pickle that refers to anything but tensors and
@@ -189,7 +191,8 @@ def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Ma
 
 
 def weights_file(path: Path) -> Path:
-    """Resolve a path, which may be an export folder or a name, to a weights file."""
+    """The weights file of a path, which may be an export folder or a name; see `read_state_dict`."""
+    path = local_copy(path)
     if not path.exists() and str(path) in SHIPPED:
         return SHIPPED[str(path)]
     named = PUBLISHED.get(str(path))

@@ -134,7 +134,8 @@ class Predictor:
 
         Args:
             path: an export (its metadata say how to preprocess), a published checkpoint (by name or file; see
-                `open_pretrained`), or the folder of a LoRA adapter.
+                `open_pretrained`), the folder of a LoRA adapter, or ``hub:owner/name`` for an export or adapter on
+                the Hugging Face hub.
             device: None takes a CUDA device if there is one, else the CPU.
             base: the weights an adapter was trained on.
             flips, obey: as for the class.

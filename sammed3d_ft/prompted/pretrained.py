@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from sammed3d_ft.errors import InputError
+from sammed3d_ft.model.hub import local_copy
 from sammed3d_ft.model.published import PublishedWeights
 from sammed3d_ft.model.sam_med3d import SAMMed3D
 from sammed3d_ft.model.variants import VARIANTS
@@ -41,13 +42,13 @@ def open_pretrained(path: str | Path, base: str | Path | None = None) -> Pretrai
     get the defaults: PT, or PT and CT, with the default clipping at the variant's spacing, and accumulated clicks.
 
     Args:
-        path: a weights file, an export's folder, or the folder of a LoRA adapter.
+        path: a weights file, an export's folder, the folder of a LoRA adapter, a name, or ``hub:owner/name``.
         base: the weights that an adapter was trained on; only for adapters.
 
     Raises:
         InputError: no such file, not a whole model, an adapter without its base, or metadata that are broken.
     """
-    path = Path(path)
+    path = local_copy(path)
     preset: PublishedWeights | None = None
     if (path / "adapter_config.json").is_file():
         if base is None:
