@@ -1,12 +1,10 @@
-"""Published weights known by name: their source, licence, and the settings they were trained with."""
+"""Published weights known by name: their source, licence, and the settings they were trained with. Without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from sammed3d_ft.images.intensity import CLIP_RANGES
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ PUBLISHED = {
             repo="blueyo0/SAM-Med3D",
             trained_on="SAM-Med3D turbo: CT, MR and other images (arXiv 2310.15161)",
             licence="Apache-2.0",
-            clip=CLIP_RANGES,
+            clip={"PT": (0.0, 50.0), "CT": (-1000.0, 1000.0)},  # the package's own; its authors clip CT alone
         ),
         _seganypet("seganypet_v1", "SegAnyPET v1: organs on 5,000 PET scans (arXiv 2502.14351)"),
         _seganypet("seganypet_v2", "SegAnyPET v2: organs and lesions on 11,041 PET scans (arXiv 2603.11627)"),

@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from sammed3d_ft.dataset.manifest import read_manifest
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.grids import from_array
 from sammed3d_ft.images.images import read_image
+from sammed3d_ft.images.intensity import CLIP_RANGES
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.published import PUBLISHED, published_as
 from sammed3d_ft.model.weights import load_weights, published_weights, read_metadata, read_state_dict
@@ -31,7 +34,7 @@ from sammed3d_ft.recipes.train import load_config
 from tests.support.published_files import published_layout
 from tests.support.stand_ins import plain_scan
 from tests.support.tiny_cases import write_case, write_cohort
-from tests.support.training_runs import config_file
+from tests.support.training_runs import ROOT, config_file
 
 SEGANYPET = ("seganypet_v1", "seganypet_v2", "seganypet_lesion")
 
@@ -56,6 +59,12 @@ def test_presets() -> None:
         assert (PUBLISHED[name].repo, PUBLISHED[name].file) == ("YichiZhang98/SegAnyPET", f"{name}.pth")
         assert "none stated" in PUBLISHED[name].licence
     assert PUBLISHED["sam_med3d_turbo"].repo == "blueyo0/SAM-Med3D"
+    assert PUBLISHED["sam_med3d_turbo"].clip == CLIP_RANGES
+
+
+def test_fetching_needs_no_torch() -> None:
+    code = "import sys, sammed3d_ft.cli.weights, sammed3d_ft.model.download, sammed3d_ft.model.published"
+    subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
