@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sammed3d_ft.cli.predict import Base, Checkpoint
+
 
 def view(
     image: Annotated[
@@ -16,9 +18,7 @@ def view(
     ct: Annotated[
         Path | None, typer.Option(help="CT in HU, on any grid; shown, and used by models that see it.")
     ] = None,
-    checkpoint: Annotated[
-        Path, typer.Option(help="Export, published SAM-Med3D checkpoint, folder of a LoRA adapter, or `mini`.")
-    ] = Path("mini"),
+    checkpoint: Checkpoint = Path("mini"),
     out: Annotated[
         Path | None, typer.Option(help="Folder for clicks and results. [default: NAME_view beside the image]")
     ] = None,
@@ -35,7 +35,7 @@ def view(
     series: Annotated[
         list[str] | None, typer.Option(help="Series Instance UID in a DICOM folder that holds several. Repeatable.")
     ] = None,
-    base: Annotated[Path | None, typer.Option(help="The weights that a LoRA adapter was trained on.")] = None,
+    base: Base = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; left out: cuda if there, else cpu.")
     ] = None,

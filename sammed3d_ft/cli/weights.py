@@ -82,7 +82,7 @@ def push(
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="Checkpoint, state dict, safetensors file, export folder, or `mini`.")],
+    file: Annotated[Path, typer.Argument(help="Checkpoint, state dict, safetensors file, export folder, or a name.")],
 ) -> None:
     """Show the contents of a weights file: kind, variant, tensors, parameters by part. No code in it is run."""
     from collections import Counter
@@ -91,7 +91,7 @@ def inspect(
     from rich.table import Table
 
     from sammed3d_ft.model.weight_fit import PATCH_WEIGHT, recognise_variant
-    from sammed3d_ft.model.weights import read_state_dict
+    from sammed3d_ft.model.weights import published_weights, read_state_dict
     from sammed3d_ft.provenance import file_hash, state_hash
 
     found = read_state_dict(file)
@@ -106,6 +106,10 @@ def inspect(
     table.add_column(overflow="fold")
     table.add_row("kind", found.kind)
     table.add_row("variant", variant or "unknown")
+    published = published_weights(file)
+    if published is not None and published.variant == variant:
+        table.add_row("published as", f"{published.name}, {published.source}")
+        table.add_row("licence", published.licence)
     if variant is not None:
         table.add_row("input channels", str(found.state[PATCH_WEIGHT].shape[1]))
     table.add_row("tensors", f"{len(found.state)} ({', '.join(f'{n} {t}' for t, n in types.most_common())})")

@@ -137,6 +137,14 @@ def test_predict_names_preset_and_click_mode_in_every_output(
         assert [row["accumulate_clicks"] for row in csv.DictReader(table)] == ["false"]
 
 
+def test_inspect_names_source_and_licence(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(fetched)
+    result = CliRunner().invoke(app, ["weights", "inspect", "seganypet_v1"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "seganypet_v1, https://huggingface.co/YichiZhang98/SegAnyPET" in result.output
+    assert "none stated by the authors" in result.output
+
+
 def test_a_converted_file_keeps_the_preset(tmp_path: Path, fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(fetched)
     out = tmp_path / "a.safetensors"
