@@ -153,15 +153,14 @@ class Predictor:
             raise InputError(f"crop spacing {spacing_mm:g} mm: expected a length of at least {_FINEST_MM:g} mm")
         found = open_pretrained(path, base)
         preprocessing = found.preprocessing
-        if spacing_mm is not None and spacing_mm != preprocessing.spacing_mm:
-            _log.warning(
-                "%s: crops at %g mm instead of the %g mm of its training", path, spacing_mm, preprocessing.spacing_mm
-            )
+        if spacing_mm is not None:
+            if "preprocessing" in found.stated and spacing_mm != preprocessing.spacing_mm:
+                was = preprocessing.spacing_mm
+                _log.warning("%s was trained with crops at %g mm; used here at %g mm", path, was, spacing_mm)
             preprocessing = replace(preprocessing, spacing_mm=spacing_mm)
-        if accumulate is not None and accumulate != found.accumulate:
-            _log.warning(
-                "%s: %s instead of %s, as in its training", path, click_mode(accumulate), click_mode(found.accumulate)
-            )
+        if accumulate is not None and "accumulate_clicks" in found.stated and accumulate != found.accumulate:
+            modes = click_mode(found.accumulate), click_mode(accumulate)
+            _log.warning("%s was trained with %s; used here with %s", path, *modes)
         accumulate = found.accumulate if accumulate is None else accumulate
         predictor = cls(found.model, preprocessing, chosen, accumulate, flips=flips, obey=obey)
         predictor.preset = found.preset

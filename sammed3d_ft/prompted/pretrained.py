@@ -28,6 +28,8 @@ class Pretrained:
     """Whether it was trained with all clicks so far, or with the newest alone."""
     preset: str | None
     """Name of the published weights whose settings these are; None: those of its metadata, or the defaults."""
+    stated: frozenset[str]
+    """Which of ``preprocessing`` and ``accumulate_clicks`` its metadata or the preset state; the rest are defaults."""
 
 
 def click_mode(accumulate: bool) -> str:
@@ -72,6 +74,7 @@ def open_pretrained(path: str | Path, base: str | Path | None = None) -> Pretrai
         _preprocessing(model, metadata, path),
         _accumulate(metadata, path),
         None if preset is None else preset.name,
+        frozenset({"preprocessing", "accumulate_clicks"} & metadata.keys()),
     )
 
 

@@ -97,7 +97,7 @@ def test_both_click_modes_agree_on_one_click_and_differ_on_the_next(
         predictor.set_image({"PT": plain_scan()})
         clicks = (((20, 22, 18), 1), ((23, 20, 18), 1), ((10, 30, 20), 0))
         logits[accumulate] = [predictor.add_click(at, label).logits.copy() for at, label in clicks]
-    assert caplog.messages == ["seganypet_lesion: accumulated clicks instead of newest click only, as in its training"]
+    assert caplog.messages == ["seganypet_lesion was trained with newest click only; used here with accumulated clicks"]
     for newest, by_preset in zip(logits[False], logits[None], strict=True):
         np.testing.assert_array_equal(newest, by_preset)
     np.testing.assert_array_equal(logits[False][0], logits[True][0])

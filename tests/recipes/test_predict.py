@@ -358,7 +358,7 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path, pet, clicks
         assert not out.exists()
 
 
-def test_published_form_is_recognised(tmp_path):
+def test_published_form_is_recognised(tmp_path, caplog):
     import torch
 
     state = {f"module.{name}": value for name, value in seeded_model("mini", 0).state_dict().items()}
@@ -366,6 +366,10 @@ def test_published_form_is_recognised(tmp_path):
     predictor = Predictor.from_pretrained(tmp_path / "published.pth", "cpu")
     assert predictor.preprocessing == Preprocessing(("PT",), 3.0)
     assert predictor.accumulate
+    # Weights that state no settings are not contradicted by the user's.
+    other = Predictor.from_pretrained(tmp_path / "published.pth", "cpu", spacing_mm=2.0, accumulate=False)
+    assert (other.preprocessing.spacing_mm, other.accumulate) == (2.0, False)
+    assert caplog.messages == []
 
 
 def test_the_click_mode_can_be_chosen_and_is_recorded(tmp_path, pet, clicks, export):
