@@ -34,7 +34,7 @@ from sammed3d_ft.lesions.table import SIZE_CLASSES, size_class
 from sammed3d_ft.losses.training_loss import TrainingLoss
 from sammed3d_ft.model.build import build_model, parameter_count
 from sammed3d_ft.model.weight_fit import describe_misfit
-from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors
+from sammed3d_ft.model.weights import load_weights, origin, read_state_dict, save_safetensors
 from sammed3d_ft.provenance import case_files, digest, state_hash
 from sammed3d_ft.training.task import SplitCases, mean
 
@@ -234,6 +234,7 @@ class AutomaticTask:
             "loss": self.config.loss.name,
             "base_weights": self.config.network.weights or "random",
             "base_hash": self.base_hash,
+            **origin(self.config.network.weights or "random"),
             "version": sammed3d_ft.__version__,
             **{key: str(value) for key, value in facts.items()},
         }

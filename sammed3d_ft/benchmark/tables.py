@@ -31,6 +31,8 @@ class Line:
     block: str
     row: str
     clicks: str
+    accumulate_clicks: str
+    """See `Scores.mode`."""
     metric: str
     patients: int
     """Patients for whom the metric is defined."""
@@ -61,6 +63,7 @@ class SizeLine:
     block: str
     row: str
     clicks: str
+    accumulate_clicks: str
     size_class: str
     lesions: int
     of: int
@@ -136,6 +139,7 @@ def _lines(config: BenchmarkConfig, scores: Scores, block: Block, metric: str) -
             block.title,
             row,
             clicks_label(config, level),
+            scores.mode(row, level),
             metric,
             of.n,
             len(patients),
@@ -178,6 +182,7 @@ def _sizes(config: BenchmarkConfig, scores: Scores, block: Block) -> list[SizeLi
                     block.title,
                     row,
                     clicks_label(config, level),
+                    scores.mode(row, level),
                     name,
                     len(chosen),
                     total,

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 # Options that `predict` and `predict-cohort` share.
 Checkpoint = Annotated[
-    Path, typer.Option(help="Export, published SAM-Med3D checkpoint, folder of a LoRA adapter, or `mini`.")
+    Path,
+    typer.Option(
+        help="Export, published checkpoint, folder of a LoRA adapter, a name (mini, or one of `weights fetch`), or "
+        "hub:OWNER/NAME."
+    ),
 ]
 Base = Annotated[Path | None, typer.Option(help="For a LoRA adapter: the weights it was trained on.")]
 Flips = Annotated[
@@ -22,6 +26,13 @@ Flips = Annotated[
 Spacing = Annotated[float | None, typer.Option(help="Spacing of the crops (default: that of the training).")]
 Obey = Annotated[
     bool, typer.Option("--obey/--no-obey", help="Enforce the clicks, or return the network's own prediction.")
+]
+Accumulate = Annotated[
+    bool | None,
+    typer.Option(
+        "--accumulate-clicks/--newest-click-only",
+        help="Give the decoder all clicks so far, or only the newest; left out: as the model was trained.",
+    ),
 ]
 
 
@@ -64,6 +75,7 @@ def predict(
     flips: Flips = False,
     spacing_mm: Spacing = None,
     obey: Obey = True,
+    accumulate: Accumulate = None,
     base: Base = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: cuda if available, else cpu).")
@@ -87,7 +99,7 @@ def predict(
     record = run(
         image, clicks, checkpoint, outputs,
         ct=ct, start=start, base=base, device=device, flips=flips, spacing_mm=spacing_mm, obey=obey,
-        source=source, series=series,
+        accumulate=accumulate, source=source, series=series,
     )  # fmt: skip
     _print(record)
 
@@ -103,7 +115,11 @@ def _print(record: dict[str, Any]) -> None:
         total_ml = sum(row["volume_ml"] for row in rows)
         console.print(f"{len(rows)} lesions, {total_ml:.2f} ml in total, {where}", soft_wrap=True)
     else:
+        from sammed3d_ft.prompted.pretrained import click_mode
+
         _print_clicked(console, rows, f"{len(rows)} lesions {where}")
+        preset = "" if record["preset"] is None else f", preset {record['preset']}"
+        console.print(f"{click_mode(record['accumulate_clicks'])}{preset}", soft_wrap=True)
     for name, path in record["outputs"].items():
         console.print(f"{name}: {escape(path)}", soft_wrap=True)
 

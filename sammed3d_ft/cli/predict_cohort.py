@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sammed3d_ft.cli.predict import Base, Checkpoint, Flips, Obey, Spacing
+from sammed3d_ft.cli.predict import Accumulate, Base, Checkpoint, Flips, Obey, Spacing
 
 
 def predict_cohort(
@@ -22,6 +22,7 @@ def predict_cohort(
     flips: Flips = False,
     spacing_mm: Spacing = None,
     obey: Obey = True,
+    accumulate: Accumulate = None,
 ) -> None:
     """Segment the clicked lesions of many scans. Finished cases are skipped; failed cases do not stop the others.
 
@@ -29,12 +30,14 @@ def predict_cohort(
 
     Exit code 3 if cases failed; they are listed at the end with their errors. Not for clinical use.
     """
+    from sammed3d_ft.prompted.pretrained import click_mode
     from sammed3d_ft.recipes.predict_cohort import run
 
-    outcome = run(manifest, clicks, checkpoint, out, split, figures, base, device, flips, spacing_mm, obey)
+    outcome = run(manifest, clicks, checkpoint, out, split, figures, base, device, flips, spacing_mm, obey, accumulate)
     if outcome.first_process:
         before, failed = outcome.done_before, len(outcome.failed)
-        typer.echo(f"{outcome.done} predicted, {before} already done, {failed} failed: {out}")
+        mode = click_mode(outcome.accumulate)
+        typer.echo(f"{outcome.done} predicted, {before} already done, {failed} failed: {out} ({mode})")
         for case, reason in outcome.failed.items():
             typer.echo(f"failed: {case}: {reason}", err=True)
         if failed:  # only in the first process: if another one exited with an error, it would stop this output

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sammed3d_ft.cli.predict import Base, Checkpoint
+
 
 def view(
     image: Annotated[
@@ -16,9 +18,7 @@ def view(
     ct: Annotated[
         Path | None, typer.Option(help="CT in HU, on any grid: shown, and used by models with CT input.")
     ] = None,
-    checkpoint: Annotated[
-        Path, typer.Option(help="Export, published SAM-Med3D checkpoint, folder of a LoRA adapter, or `mini`.")
-    ] = Path("mini"),
+    checkpoint: Checkpoint = Path("mini"),
     out: Annotated[
         Path | None, typer.Option(help="Folder for clicks and results (default: NAME_view beside the image).")
     ] = None,
@@ -36,7 +36,7 @@ def view(
     series: Annotated[
         list[str] | None, typer.Option(help="Series Instance UID, if the DICOM folder contains several. Repeatable.")
     ] = None,
-    base: Annotated[Path | None, typer.Option(help="For a LoRA adapter: the weights it was trained on.")] = None,
+    base: Base = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: cuda if available, else cpu).")
     ] = None,

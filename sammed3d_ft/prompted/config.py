@@ -26,13 +26,16 @@ class DataConfig(CasesConfig):
     """Cases, modalities and targets."""
 
     targets: Literal["each", "all"] = "each"
-    clip: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    clip: dict[str, tuple[float, float] | Literal["none"]] = Field(default_factory=dict)
     repeats: int = Field(1, ge=1)  # samples per lesion and epoch, each drawn separately
     shapes: int = Field(0, ge=0)  # generic shapes per epoch in addition to the lesions, for pre-training
 
 
 class ModelConfig(Section):
-    """Architecture, base weights (a file, "mini" or "random") and crop spacing; variant and weights have no default."""
+    """Architecture, base weights (a file, a name such as "mini", or "random") and crop spacing.
+
+    Variant and weights have no default.
+    """
 
     variant: str
     weights: str
@@ -140,10 +143,6 @@ class PromptedConfig(Section):
     validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
     checkpoint: CheckpointConfig = CheckpointConfig()
     track: TrackConfig = TrackConfig()
-
-    @property
-    def spacing_mm(self) -> float:
-        return self.model.spacing_mm or VARIANTS[self.model.variant].spacing_mm
 
     @property
     def memory_savers(self) -> list[str]:

@@ -29,7 +29,7 @@ from sammed3d_ft.prompted.lesion_crops import (
 )
 from sammed3d_ft.prompted.prediction import LesionPrediction, highest_probability, instance_map, union_mask
 from sammed3d_ft.prompted.preprocessing import Preprocessing, channels
-from sammed3d_ft.prompted.pretrained import open_pretrained
+from sammed3d_ft.prompted.pretrained import click_mode, open_pretrained
 from sammed3d_ft.prompted.sites import Site, SiteDecoder
 
 # Clicks in mm are converted to voxels with an affine that is stored in float32. They are rounded to this many decimals,
@@ -107,6 +107,8 @@ class Predictor:
         self.zoom = zoom
         self.flips = flips
         self.obey = obey
+        self.preset: str | None = None
+        """Name of the published weights whose settings are used; set by `from_pretrained`."""
         self._volume: Volume | None = None
         self._channels = torch.empty(0)
         self._lesions: dict[int, _LesionState] = {}
@@ -122,17 +124,22 @@ class Predictor:
         flips: bool = False,
         spacing_mm: float | None = None,
         obey: bool = True,
+        accumulate: bool | None = None,
     ) -> Predictor:
         """Load a predictor from a checkpoint.
 
         Args:
-            path: an export (its metadata define the preprocessing), a published checkpoint (PT at the spacing of its
-                variant), or the folder of a LoRA adapter.
+            path: an export (its metadata define the preprocessing), a published checkpoint (by name or file;
+                see `open_pretrained`), the folder of a LoRA adapter, or ``hub:owner/name`` for an export or adapter on
+                the Hugging Face hub.
             device: None selects CUDA if available, else the CPU.
             base: the weights that an adapter was trained on.
             flips, obey: see the class.
             spacing_mm: crop spacing; None uses that of the training. Finer crops enlarge small lesions but show less of
                 their surroundings.
+            accumulate: see the class; None uses that of the training.
+
+        A ``spacing_mm`` or ``accumulate`` that differs from the training is used, with a warning in the log.
 
         Raises:
             InputError: see `open_pretrained`; an unavailable device; a spacing below 0.01 mm.
@@ -143,8 +150,17 @@ class Predictor:
         found = open_pretrained(path, base)
         preprocessing = found.preprocessing
         if spacing_mm is not None:
+            if "preprocessing" in found.stated and spacing_mm != preprocessing.spacing_mm:
+                was = preprocessing.spacing_mm
+                _log.warning("%s was trained with crops at %g mm; used here at %g mm", path, was, spacing_mm)
             preprocessing = replace(preprocessing, spacing_mm=spacing_mm)
-        return cls(found.model, preprocessing, chosen, found.accumulate, flips=flips, obey=obey)
+        if accumulate is not None and "accumulate_clicks" in found.stated and accumulate != found.accumulate:
+            modes = click_mode(found.accumulate), click_mode(accumulate)
+            _log.warning("%s was trained with %s; used here with %s", path, *modes)
+        accumulate = found.accumulate if accumulate is None else accumulate
+        predictor = cls(found.model, preprocessing, chosen, accumulate, flips=flips, obey=obey)
+        predictor.preset = found.preset
+        return predictor
 
     def set_image(self, images: Mapping[str, Volume]) -> None:
         """Set the scan to segment, by modality (PT in SUV, CT in HU), and remove all lesions.

@@ -24,6 +24,7 @@ from sammed3d_ft.files import without_nan, write_csv, write_whole
 from sammed3d_ft.images.images import Volume, image_stem, read_image, write_float, write_mask
 from sammed3d_ft.images.outputs import check_image_names, check_places, record_beside
 from sammed3d_ft.lesions.table import TABLE_COLUMNS, lesion_table
+from sammed3d_ft.model.weights import origin
 from sammed3d_ft.prompted.clicked_scan import ClickedLesion, ClickedScan
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.provenance import MASK_PACKAGES, file_hashes, package_versions, state_hash
@@ -35,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 CLICKED_COLUMNS = (
     *("lesion_id", "name", *TABLE_COLUMNS[1:]),
-    *("predicted_iou", "foreground_clicks", "background_clicks"),
+    *("predicted_iou", "foreground_clicks", "background_clicks", "accumulate_clicks"),
 )
 """Columns of the lesion table; a lesion with an empty mask has empty cells."""
 
@@ -100,6 +101,7 @@ def run(
     flips: bool = False,
     spacing_mm: float | None = None,
     obey: bool = True,
+    accumulate: bool | None = None,
     source: Path | None = None,
     series: str | None = None,
 ) -> dict[str, Any]:
@@ -110,8 +112,9 @@ def run(
     Args:
         image: the model's first modality: PET in SUV, or CT for a CT-only model.
         clicks: a click file in any format that `prompts` reads. None clicks each lesion of ``start`` once. An automatic
-            network accepts none of ``clicks``, ``start``, ``base``, ``flips``, ``spacing_mm``.
-        checkpoint, base, device, flips, spacing_mm, obey: see `Predictor.from_pretrained`.
+            network accepts none of ``clicks``, ``start``, ``base``, ``flips``, ``spacing_mm``,
+            ``accumulate``.
+        checkpoint, base, device, flips, spacing_mm, obey, accumulate: see `Predictor.from_pretrained`.
         outputs: the files to write.
         ct: CT for a model with PET and CT.
         start: a mask or instance map on the image's grid; see `group_clicks`.
@@ -134,6 +137,7 @@ def run(
         needless = {"--clicks": clicks, "--start": start, "--base": base, "--spacing-mm": spacing_mm}
         given = [name for name, value in needless.items() if value is not None]
         given += [name for name, value in (("--flips", flips), ("--no-obey", not obey)) if value]
+        given += [] if accumulate is None else ["--accumulate-clicks" if accumulate else "--newest-click-only"]
         if given:
             raise InputError(f"{checkpoint} is an automatic network, which takes no clicks: omit {', '.join(given)}")
         volume = read_image(image)
@@ -141,7 +145,7 @@ def run(
         return _segment_automatically(checkpoint, device, image, volume, ct, outputs, started, dicom)
     scan = ClickedScan.read(image, clicks, start)
     dicom = None if source is None else _series_of(image, scan.volume, source, series)
-    model = load_model(checkpoint, device, base, flips, spacing_mm, obey)
+    model = load_model(checkpoint, device, base, flips, spacing_mm, obey, accumulate)
     return segment(model, scan, ct, outputs, started, dicom)
 
 
@@ -158,14 +162,17 @@ def load_model(
     flips: bool = False,
     spacing_mm: float | None = None,
     obey: bool = True,
+    accumulate: bool | None = None,
 ) -> LoadedModel:
     """Load a prompted model; see `Predictor.from_pretrained`."""
-    predictor = Predictor.from_pretrained(checkpoint, device, base, flips, spacing_mm, obey)
+    predictor = Predictor.from_pretrained(checkpoint, device, base, flips, spacing_mm, obey, accumulate)
     model = predictor.model
     assert isinstance(model, nn.Module)  # true for every model from a checkpoint
     facts = {
         **_facts(model, model.device, checkpoint),
         "base": None if base is None else str(base),
+        **origin(base or checkpoint),
+        "preset": predictor.preset,
         "preprocessing": json.loads(predictor.preprocessing.to_json()),
         "accumulate_clicks": predictor.accumulate,
         "zoom": predictor.zoom,
@@ -352,6 +359,7 @@ def lesion_rows(
             "predicted_iou": prediction.predicted_iou,
             "foreground_clicks": labels.count(1),
             "background_clicks": labels.count(0),
+            "accumulate_clicks": str(predictor.accumulate).lower(),
         }
         rows.append(without_nan(row))
     return rows

@@ -18,7 +18,7 @@ from sammed3d_ft.provenance import file_hashes
 from sammed3d_ft.recipes.predict import LoadedModel, Outputs, load_model, segment
 
 # A case is predicted again when one of these has changed since its record was written.
-_SETTINGS = ("model_hash", "flips", "zoom", "obey", "preprocessing")
+_SETTINGS = ("model_hash", "flips", "zoom", "obey", "accumulate_clicks", "preprocessing")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class CohortOutcome:
     """One-line error message by case id."""
     first_process: bool
     """Whether this process reports the outcome."""
+    accumulate: bool
+    """Whether the decoder received all clicks so far, or only the newest."""
 
 
 def run(
@@ -45,18 +47,19 @@ def run(
     flips: bool = False,
     spacing_mm: float | None = None,
     obey: bool = True,
+    accumulate: bool | None = None,
 ) -> CohortOutcome:
     """Write ``masks/``, ``instances/``, ``lesions/`` (CSV) and, if requested, ``figures/`` for each case.
 
     A case is skipped if its record (``masks/<id>.predict.json``, written last) has the same hashes of model, image and
-    clicks and the same ``flips``, ``zoom``, ``obey`` and preprocessing. A failed case does not stop the others. Under
-    ``accelerate launch``, the processes share the cases.
+    clicks and the same ``flips``, ``zoom``, ``obey``, ``accumulate`` and preprocessing. A failed case does
+    not stop the others. Under ``accelerate launch``, the processes share the cases.
 
     Args:
         manifest: a manifest; its labels are not used.
         clicks: folder of click files in any format that `prompts` reads: ``<id>.json``, ``.mrk.json`` or ``.fcsv``.
-        checkpoint, base, device, flips, spacing_mm, obey: see `Predictor.from_pretrained`; ``device`` None uses that
-            of the process.
+        checkpoint, base, device, flips, spacing_mm, obey, accumulate: see `Predictor.from_pretrained`; ``device`` None
+            uses that of the process.
         out: output folder.
         split: use only the cases of this split.
 
@@ -72,7 +75,7 @@ def run(
         raise InputError(
             f"{clicks}: no such folder; expected one with a click file per case, such as {cases[0].id}.json"
         )
-    model = load_model(checkpoint, device or str(state.device), base, flips, spacing_mm, obey)
+    model = load_model(checkpoint, device or str(state.device), base, flips, spacing_mm, obey, accumulate)
     failed: dict[str, str] = {}
     counts = [0, 0]
     mine = cases[state.process_index :: state.num_processes]
@@ -88,6 +91,7 @@ def run(
         done_before=sum(part[0][1] for part in gathered),
         failed=dict(sorted(item for part in gathered for item in part[1].items())),
         first_process=state.is_main_process,
+        accumulate=model.predictor.accumulate,
     )
 
 

@@ -71,7 +71,7 @@ def test_the_table_holds_what_the_runs_gave(folder: Path, trained: Done) -> None
             assert float(second[column]) == pytest.approx(test.p)
         assert first["p"] == ""
         assert (second["pairs"], second["patients"], second["of"], second["failed"]) == ("6", "6", "6", "0")
-        assert f"| {block} | b | {clicks} per lesion | 6/6 | {b.mean():.3f} (" in table
+        assert f"| {block} | b | {clicks} per lesion, accumulated | 6/6 | {b.mean():.3f} (" in table
     cases = rows_of(folder / "out" / "cases.csv")
     assert len(cases) == 2 * 2 * 2 * 6  # rows, clicks, seeds, cases
     found = [float(case["dice"]) for case in cases if (case["row"], case["clicks"], case["seed"]) == ("b", "5", "1")]
@@ -86,7 +86,7 @@ def test_what_is_done_is_not_done_again_and_a_missing_run_is_reported(folder: Pa
     table, _ = trained.run(config, limit=5)
     assert len(trained.trainings) == 5
     # No patient is averaged over one seed where others have two.
-    assert "| 1 click per lesion | a | 1 per lesion | 0/6 (6 missing) |  |" in table
+    assert "| 1 click per lesion | a | 1 per lesion, accumulated | 0/6 (6 missing) |  |" in table
     trained.run(config)
     assert len(trained.trainings) == len(set(trained.trainings)) == 12
     assert len(trained.images) == len(set(trained.images)) == 24
@@ -196,7 +196,7 @@ def test_a_broken_prediction_is_marked_and_repeated_by_the_next_call(folder: Pat
     table, (failure,) = trained.run(config)
     assert failure.run == "b, fold y, seed 0"
     assert failure.reason.startswith("case train_3: ")
-    assert "| 5 clicks per lesion | b | 5 per lesion | 5/6 (1 missing) |" in table
+    assert "| 5 clicks per lesion | b | 5 per lesion, accumulated | 5/6 (1 missing) |" in table
     b = np.delete(expected_dice(folder, "b", (0,), 5), 3)
     line = line_of(folder / "out", "b", "5 clicks per lesion")
     assert float(line["mean"]) == pytest.approx(b.mean())
@@ -438,9 +438,9 @@ def test_real_runs_a_failed_one_and_a_checkpoint_as_it_is(folder: Path) -> None:
     ended = CliRunner().invoke(app, ["benchmark", str(write_config(folder, rows=rows, seeds=[0]))])
     assert ended.exit_code == 3
     assert "broken, fold x, seed 0: error: loss l1dfl has no option 'nonsense'" in ended.output
-    assert "| 1 click per lesion | a | 1 per lesion | 6/6 |" in ended.output
-    assert "| 1 click per lesion | broken | 1 per lesion | 0/6 (6 missing) |" in ended.output
-    assert "| 1 click per lesion | as_it_is | 1 per lesion | 6/6 |" in ended.output
+    assert "| 1 click per lesion | a | 1 per lesion, accumulated | 6/6 |" in ended.output
+    assert "| 1 click per lesion | broken | 1 per lesion, accumulated | 0/6 (6 missing) |" in ended.output
+    assert "| 1 click per lesion | as_it_is | 1 per lesion, accumulated | 6/6 |" in ended.output
     assert "| automatic | unet | none | 6/6 |" in ended.output
     assert "| automatic | cascade | none | 6/6 |" in ended.output
     assert (current(folder / "out", "cascade", "x", seed=3) / "automatic" / "train_0.nii.gz").is_file()

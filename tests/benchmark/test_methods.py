@@ -210,6 +210,37 @@ def test_a_worker_that_dies_is_a_marked_run(tmp_path: Path, monkeypatch: pytest.
     assert "| suv4 | 1 per lesion | 3/4 (1 missing) |" in table
 
 
+def test_both_click_modes_of_a_checkpoint_are_named_in_every_output(tmp_path: Path) -> None:
+    rows = {"all": {"checkpoint": "mini"}, "newest": {"checkpoint": "mini", "accumulate_clicks": False}}
+    rows["clicked"] = {"rule": {"suv_at_least": 4}}
+    hollow = cube((2, 2, 2), 12) - cube((5, 5, 5), 6)
+    truths = {"p1": cube((3, 2, 4), 10), "p2": hollow, "p3": cube((9, 9, 9), 5)}
+    text, failures = runner.run(write_benchmark(tmp_path, truths, rows, clicks=[1, 3]))
+    assert failures == []
+    out, modes = tmp_path / "out", {"all": "true", "newest": "false", "clicked": ""}
+    for name in ("table.csv", "sizes.csv", "cases.csv"):
+        assert {line["row"]: line["accumulate_clicks"] for line in rows_of(out / name)} == modes
+    for where in (text, (out / "table.md").read_text()):
+        assert "| all | 3 per lesion, accumulated |" in where
+        assert "| newest | 3 per lesion, newest only |" in where
+        assert "| clicked | 3 per lesion |" in where
+        assert "Clicks, accumulated: at each step" in where
+    assert "<td>3 per lesion, newest only</td>" in (out / "table.html").read_text()
+    made_of = {
+        name: json.loads((current(out, name, "0") / "made_of.json").read_text())["made_of"]
+        for name in ("all", "newest")
+    }
+    assert "accumulate_clicks" not in made_of["all"]  # as in benchmarks by earlier versions, whose masks are kept
+    assert made_of["newest"] == {**made_of["all"], "accumulate_clicks": False}
+
+    def masks(row: str, level: str) -> list[bytes]:
+        paths = (current(out, row, str(fold)) / level / f"{case}.nii.gz" for fold, case in enumerate(truths))
+        return [np.asarray(nib.load(path).dataobj).tobytes() for path in paths]
+
+    assert masks("all", "1_clicks") == masks("newest", "1_clicks")
+    assert masks("all", "3_clicks") != masks("newest", "3_clicks")
+
+
 def test_a_cascade_is_clicked_once_at_every_detection_and_by_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

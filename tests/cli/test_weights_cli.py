@@ -205,6 +205,32 @@ def test_what_the_hub_does_not_know(options: list[str], said: str, hub: Hub, tmp
     assert said in one_line(fetch(hub.url, tmp_path, *options))
 
 
+def test_source_and_licence_are_printed_before_the_download(tmp_path: Path) -> None:
+    line, environment = command("http://127.0.0.1:9", tmp_path)
+    line = [*line[: line.index("fetch") + 1], "seganypet_v2"]
+    done = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert "place it at" in one_line(done)
+    assert str(tmp_path / "weights" / "seganypet_v2.pth") in one_line(done)
+    source, licence, trained = done.stdout.splitlines()
+    assert source == "source: https://huggingface.co/YichiZhang98/SegAnyPET, seganypet_v2.pth, revision main"
+    assert licence.startswith("licence: none stated by the authors")
+    assert "11,041 PET scans" in trained
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["seganypet"], "unknown weights 'seganypet': expected sam_med3d_turbo, seganypet_v1"),
+        (["seganypet_v1", "--repo", "lab/weights"], "either the name seganypet_v1 or --repo and --file"),
+    ],
+)
+def test_a_wrong_name(options: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["fetch", *options])
+    assert isinstance(result.exception, InputError)
+    assert said in str(result.exception)
+
+
 def test_a_present_file_with_another_checksum(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(b"old")
     result = CliRunner().invoke(app, ["fetch", "--out", str(tmp_path / "w.pth"), "--sha256", "0" * 64])

@@ -26,6 +26,7 @@ from sammed3d_ft.model.variants import VARIANTS
 from sammed3d_ft.model.weight_fit import PATCH_WEIGHT, describe_misfit, recognise_variant
 from sammed3d_ft.model.weights import load_weights, read_state_dict, read_whole_model, save_safetensors
 from sammed3d_ft.provenance import file_hash, state_hash
+from tests.support.published_files import published_layout
 
 State = dict[str, Tensor]
 
@@ -48,23 +49,6 @@ def shapes_of(variant: str, in_channels: int = 1) -> dict[str, torch.Size]:
 
 def on_meta(shapes: dict[str, torch.Size]) -> State:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-
-
-def published_layout(state: State, **changes: Any) -> dict[str, Any]:
-    """What the published training code pickles, numpy numbers and argparse namespace included."""
-    return {
-        "epoch": 7,
-        "model_state_dict": {f"module.{name}": tensor for name, tensor in state.items()},
-        "optimizer_state_dict": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 8e-4}]},
-        "lr_scheduler_state_dict": {"last_epoch": 7, "base_lrs": [8e-4]},
-        "losses": [np.float64(0.5), 0.25],
-        "dices": [np.float32(0.5)],
-        "best_loss": np.float64(0.25),
-        "best_dice": 0.7,
-        "args": argparse.Namespace(task_name="sam", lr=8e-4, gpu_ids=[0, 1], resume=False),
-        "used_datas": ["ct_WORD", "pet_x"],
-        **changes,
-    }
 
 
 def write_published(path: Path, state: State) -> None:

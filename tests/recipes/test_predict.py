@@ -24,6 +24,7 @@ from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.preprocessing import Preprocessing
 from sammed3d_ft.prompted.start_lesions import StartLesions
 from sammed3d_ft.provenance import file_hash, state_hash
+from sammed3d_ft.recipes.evaluate import run as evaluate
 from sammed3d_ft.recipes.predict import Outputs, run
 
 
@@ -106,7 +107,8 @@ def test_outputs_lie_on_the_grid_of_the_file_and_the_table_agrees(tmp_path, pet,
 
     assert table.read_text().splitlines()[0] == (
         "lesion_id,name,voxels,volume_ml,size_class,centroid_x_mm,centroid_y_mm,centroid_z_mm,"
-        "suv_max,suv_mean,suv_peak,suv_peak_flagged,tla,predicted_iou,foreground_clicks,background_clicks"
+        "suv_max,suv_mean,suv_peak,suv_peak_flagged,tla,predicted_iou,foreground_clicks,background_clicks,"
+        "accumulate_clicks"
     )
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -356,7 +358,7 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path, pet, clicks
         assert not out.exists()
 
 
-def test_published_form_is_recognised(tmp_path):
+def test_published_form_is_recognised(tmp_path, caplog):
     import torch
 
     state = {f"module.{name}": value for name, value in seeded_model("mini", 0).state_dict().items()}
@@ -364,6 +366,27 @@ def test_published_form_is_recognised(tmp_path):
     predictor = Predictor.from_pretrained(tmp_path / "published.pth", "cpu")
     assert predictor.preprocessing == Preprocessing(("PT",), 3.0)
     assert predictor.accumulate
+    # Weights that state no settings are not contradicted by the user's.
+    other = Predictor.from_pretrained(tmp_path / "published.pth", "cpu", spacing_mm=2.0, accumulate=False)
+    assert (other.preprocessing.spacing_mm, other.accumulate) == (2.0, False)
+    assert caplog.messages == []
+
+
+def test_the_click_mode_can_be_chosen_and_is_recorded(tmp_path, pet, clicks, export):
+    for accumulate, name in ((None, "true"), (True, "true"), (False, "false")):
+        outputs = Outputs(tmp_path / "mask.nii.gz", table=tmp_path / "lesions.csv")
+        record = run(pet, tmp_path / "clicks.json", export, outputs, device="cpu", accumulate=accumulate)
+        assert record["accumulate_clicks"] is (name == "true")
+        with outputs.table.open() as table:
+            assert {row["accumulate_clicks"] for row in csv.DictReader(table)} == {name}
+
+    scores = tmp_path / "scores"
+    summary = evaluate(outputs.mask, outputs.mask, scores, figures=False)
+    told = f"{export}, newest click only: 1 of 1 masks"
+    assert summary["configuration"]["predicted_by"] == [told]
+    assert told in (scores / "report.html").read_text()
+    outputs.record.unlink()
+    assert evaluate(outputs.mask, outputs.mask, scores, figures=False)["configuration"]["predicted_by"] == []
 
 
 def test_names_that_matplotlib_would_read_as_formulas_are_drawn(tmp_path, pet, clicks, export):

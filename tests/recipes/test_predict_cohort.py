@@ -71,6 +71,7 @@ def test_thirty_cases_of_which_three_are_broken_killed_and_restarted(tmp_path: P
     ended = subprocess.run(command(tmp_path), cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert ended.returncode == 3
     assert f"{27 - len(before)} predicted, {len(before)} already done, 3 failed" in ended.stdout
+    assert ended.stdout.endswith("(accumulated clicks)\n")
     told = [line for line in ended.stderr.splitlines() if line.startswith("failed: ")]
     assert [line.split(": ")[1] for line in told] == ["case_03", "case_11", "case_20"]
     assert "no click file" in told[1]
@@ -107,6 +108,9 @@ def test_a_case_is_done_again_when_its_clicks_or_the_model_changed(tmp_path: Pat
     assert again() == (1, 1)
     assert again(spacing_mm=4.0) == (2, 0)
     assert again(spacing_mm=4.0) == (0, 2)
+    assert again(spacing_mm=4.0, accumulate=True) == (0, 2)
+    assert again(spacing_mm=4.0, accumulate=False) == (2, 0)
+    assert {row.split(",")[-1] for row in (out / "lesions" / "case_00.csv").read_text().split()[1:]} == {"false"}
     save_safetensors(weights, seeded_model("mini", seed=2).state_dict(), {})
     assert again() == (2, 0)
 
