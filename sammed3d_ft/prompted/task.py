@@ -37,7 +37,7 @@ from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safete
 from sammed3d_ft.prompted.augment import AugmentationRanges
 from sammed3d_ft.prompted.config import PromptedConfig
 from sammed3d_ft.prompted.embedding_cache import CachedSamples, EmbeddingCache
-from sammed3d_ft.prompted.lesion_store import LesionStore, open_store, prepare_case
+from sammed3d_ft.prompted.lesion_store import LesionStore, open_store, prepare_case, stored_name
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.preprocessing import Preprocessing
 from sammed3d_ft.prompted.promptable_shapes import ShapeSamples
@@ -47,7 +47,7 @@ from sammed3d_ft.provenance import case_files, digest, state_hash
 from sammed3d_ft.training.batches import loader_workers
 from sammed3d_ft.training.task import SplitCases, mean
 
-# Increase this when crops, augmentation or clicks are drawn differently. Older caches are then ignored, not deleted.
+# Increase this when crops, augmentation or clicks are drawn differently. Older embeddings are then left alone.
 _CACHE_FORMAT = 2
 
 
@@ -129,6 +129,22 @@ class PromptedTask:
         """Prepare the lesion store and, with a frozen encoder, the embeddings; all processes share the work."""
         root = self.config.cache.dir or self.config.run.dir / "cache"
         rank, world = accelerator.process_index, accelerator.num_processes
+        data, show = self.config.data, not accelerator.is_local_main_process
+        for case in tqdm(self.cases.train[rank::world], desc="lesions", disable=show, leave=False):
+            prepare_case(
+                root / "lesions", case, self.preprocessing, connectivity=data.connectivity, targets=data.targets
+            )
+        accelerator.wait_for_everyone()
+        names = [stored_name(case, self.preprocessing, data.connectivity, data.targets) for case in self.cases.train]
+        self.store = open_store(root / "lesions", names)
+        if self.cached:
+            self._build_cache(accelerator, root)
+
+    def _build_cache(self, accelerator: Accelerator, root: Path) -> None:
+        assert self.store is not None
+        settings = self.config.cache
+        encoder = self.model.image_encoder.to(accelerator.device).eval()
+        weights = state_hash(encoder.state_dict())
         content = digest(
             _CACHE_FORMAT,
             self.preprocessing.to_json(),
@@ -136,26 +152,6 @@ class PromptedTask:
             self.config.data.connectivity,
             [case_files(case) for case in self.cases.train],
         )
-        folder = root / f"lesions_{content}"
-        show = not accelerator.is_local_main_process
-        for case in tqdm(self.cases.train[rank::world], desc="lesions", disable=show, leave=False):
-            prepare_case(
-                folder,
-                case,
-                self.preprocessing,
-                connectivity=self.config.data.connectivity,
-                targets=self.config.data.targets,
-            )
-        accelerator.wait_for_everyone()
-        self.store = open_store(folder, self.cases.train)
-        if self.cached:
-            self._build_cache(accelerator, root, content)
-
-    def _build_cache(self, accelerator: Accelerator, root: Path, content: str) -> None:
-        assert self.store is not None
-        settings = self.config.cache
-        encoder = self.model.image_encoder.to(accelerator.device).eval()
-        weights = state_hash(encoder.state_dict())
         draw = [asdict(self.samples), settings.batch_size]
         self.cache = EmbeddingCache(
             root / f"embeddings_{digest(content, weights, draw)}", self.store, self.samples, settings.views
