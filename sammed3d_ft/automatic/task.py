@@ -168,8 +168,8 @@ class AutomaticTask:
             raise InputError(f"the trained tensors do not fit {self.config.network.name}: {misfit}")
         self.model.load_state_dict(dict(state))
 
-    def score(self, accelerator: Accelerator, split: str) -> list[AutomaticScore]:
-        """Every case of a split by sliding window, on its own grid."""
+    def score(self, accelerator: Accelerator, split: str, *, selecting: bool = False) -> list[AutomaticScore]:
+        """Every case of a split by sliding window, on its own grid; the best model is selected by nothing less."""
         # Each process has seen other crops. The first one's statistics are those that are saved, and that
         # DistributedDataParallel gives to all at the next step.
         for buffer in self.model.buffers():

@@ -35,7 +35,7 @@ from sammed3d_ft.model.adapters import (
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors
 from sammed3d_ft.prompted.augment import AugmentationRanges
-from sammed3d_ft.prompted.config import PromptedConfig
+from sammed3d_ft.prompted.config import SELECTED_BY, PromptedConfig
 from sammed3d_ft.prompted.embedding_cache import CachedSamples, EmbeddingCache
 from sammed3d_ft.prompted.lesion_store import LesionStore, open_store, prepare_case, stored_name
 from sammed3d_ft.prompted.predictor import Predictor
@@ -241,8 +241,12 @@ class PromptedTask:
             later = np.sort(later[order[: clicks.gradient_rounds - 1]])
         return [1, *later.tolist()]
 
-    def score(self, accelerator: Accelerator, split: str) -> list[CaseScore]:
-        """Score the cases of a split with simulated clicks, on their own grids, divided among processes."""
+    def score(self, accelerator: Accelerator, split: str, *, selecting: bool = False) -> list[CaseScore]:
+        """Score the cases of a split with simulated clicks, on their own grids, divided among processes.
+
+        With ``selecting``, the user stops at the last number of clicks that the best model is selected by.
+        """
+        clicks_at = [k for k in self.config.validate_.clicks if not selecting or k <= max(SELECTED_BY)]
         predictor = Predictor(
             self.model,
             self.preprocessing,
@@ -255,7 +259,7 @@ class PromptedTask:
             return simulate_files(
                 predictor,
                 case,
-                self.config.validate_.clicks,
+                clicks_at,
                 connectivity=self.config.data.connectivity,
                 targets=self.config.data.targets,
             )
@@ -267,7 +271,7 @@ class PromptedTask:
         values: dict[str, float] = {}
         scored = [score.dice for score in scores if score.dice is not None]
         lesions = [lesion for score in scores for lesion in score.lesions]
-        for k in self.config.validate_.clicks:
+        for k in lesions[0].dice if lesions else self.config.validate_.clicks:
             values[f"{split}/dice@{k}"] = mean([dice[k] for dice in scored])
             values[f"{split}/lesion_dice@{k}"] = mean([lesion.dice[k] for lesion in lesions])
             for name in SIZE_CLASSES:
@@ -301,11 +305,12 @@ class PromptedTask:
 
     def selection(self, summary: Mapping[str, float]) -> float:
         """Mean Dice over 1 and 5 clicks."""
-        return (summary["val/dice@1"] + summary["val/dice@5"]) / 2
+        return mean([summary[f"val/dice@{k}"] for k in SELECTED_BY])
 
     def validation_line(self, summary: Mapping[str, float]) -> str:
         """Dice after each number of clicks, in one line."""
-        figures = "  ".join(f"{k}: {summary[f'val/dice@{k}']:.3f}" for k in self.config.validate_.clicks)
+        dice = {k: summary.get(f"val/dice@{k}") for k in self.config.validate_.clicks}
+        figures = "  ".join(f"{k}: {value:.3f}" for k, value in dice.items() if value is not None)
         return f"validation Dice by clicks  {figures}"
 
     def write_scores(self, run: Path, split: str, scores: Sequence[CaseScore]) -> None:

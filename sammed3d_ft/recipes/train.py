@@ -279,7 +279,7 @@ def _record(run: _Run, values: dict[str, float]) -> None:
 
 def _validate(run: _Run) -> None:
     """Scores the model, keeps it if it is the best so far, and saves a checkpoint."""
-    summary = run.task.summary(run.task.score(run.accelerator, "val"), "val")
+    summary = run.task.summary(run.task.score(run.accelerator, "val", selecting=True), "val")
     score = run.task.selection(summary)
     if math.isnan(score):
         raise InputError("no lesion in any validation case, so no best model can be chosen: see the manifest")

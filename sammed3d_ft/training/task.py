@@ -75,8 +75,11 @@ class Task(Protocol):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore, in place, the tensors returned by `state`; InputError if they do not fit."""
 
-    def score(self, accelerator: Accelerator, split: str) -> list[Any]:
-        """Score the cases of a split on their own grids, divided among processes; results are in case order."""
+    def score(self, accelerator: Accelerator, split: str, *, selecting: bool = False) -> list[Any]:
+        """Score the cases of a split on their own grids, divided among processes; results are in case order.
+
+        With ``selecting``, only as far as `selection` needs it; without, completely.
+        """
 
     def summary(self, scores: Sequence[Any], split: str) -> dict[str, float]:
         """Mean scores, named ``<split>/...``."""

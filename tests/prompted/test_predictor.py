@@ -18,7 +18,7 @@ from sammed3d_ft.images.grids import from_array
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.preprocessing import Preprocessing, channels, prepare_crop
-from tests.support.stand_ins import Threshold, plain_scan, predictor, scan_of_blobs
+from tests.support.stand_ins import Remembering, Threshold, plain_scan, predictor, scan_of_blobs
 from tests.support.storage_orders import ORIENTATIONS, affine_of, stored_as
 
 
@@ -257,6 +257,39 @@ def test_clicks_outside_the_crop(caplog):
     assert after is before
     assert len(stub.decoded) == 1
     assert len(after.clicks) == 1
+
+
+def test_only_the_logits_of_the_lesion_itself_are_kept():
+    """Those of the region are made anew, also when lesion and scan have changed meanwhile."""
+    found, volume = predictor(Remembering(level=0.8)), plain_scan((100, 44, 36))
+    found.set_image({"PT": volume})
+    clicks = [((50, 22, 18), 1), ((53, 22, 18), 0), ((93, 22, 18), 1)]
+    seen = [found.add_click(position, label) for position, label in clicks]
+    logits = [prediction.logits for prediction in seen]
+    found.set_image({"PT": plain_scan()})
+    assert [len(prediction.clicks) for prediction in seen] == [1, 2, 3]
+    assert not np.array_equal(logits[0], logits[1])
+    for prediction, before in zip(seen, logits, strict=True):
+        np.testing.assert_array_equal(prediction.logits, before)
+        np.testing.assert_array_equal(prediction.mask, before > 0)
+        kept = before[prediction.box.within(prediction.region)]
+        np.testing.assert_array_equal(prediction.box_logits, kept)
+        for others in ((1, 2), (0, 2), (0, 1)):  # no larger than needed
+            assert (kept > 0).any(axis=others)[[0, -1]].all()
+        assert prediction.box_logits.base is None
+    assert seen[0].box_logits.nbytes < logits[0].nbytes / 4
+
+
+def test_an_empty_lesion_keeps_nothing():
+    found, shape = predictor(Threshold(level=9.0), obey=False), (40, 44, 36)
+    found.set_image({"PT": plain_scan(shape)})
+    prediction = found.add_click((20, 22, 18))
+    assert prediction.box_logits.size == 0
+    assert not prediction.mask.any()
+    assert prediction.mask.shape == prediction.region.shape == prediction.logits.shape
+    assert not found.mask().any()
+    assert not found.instances().any()
+    assert found.probability().max() < 0.5
 
 
 def test_a_foreground_click_outside_the_crop_opens_one_of_its_own():
