@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +137,10 @@ class AutomaticTask:
         """Crops of an epoch."""
         return len(self.cases.train) * self.config.crops.per_case
 
-    def dataset(self, epoch: int) -> Dataset[Any]:
-        """The crops of an epoch."""
+    def datasets(self) -> Callable[[int], Dataset[Any]]:
+        """Makes the crops of an epoch."""
         assert self.store is not None
-        return ScanCrops(self.store, self.crops, epoch)
+        return partial(ScanCrops, self.store, self.crops)
 
     def case_ids(self, batch: dict[str, Any]) -> list[str]:
         """Cases of a batch, for messages."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -181,17 +181,17 @@ class PromptedTask:
         assert self.store is not None
         return len(self.store) * self.config.data.repeats + self.config.data.shapes
 
-    def dataset(self, epoch: int) -> Dataset[Any]:
-        """The training samples of an epoch."""
+    def datasets(self) -> Callable[[int], Dataset[Any]]:
+        """Makes the training samples of an epoch."""
         assert self.store is not None
         if self.cache is not None:
-            return CachedSamples(self.cache, epoch, self.config.data.repeats)
-        lesions = LesionSamples(self.store, self.samples, epoch, self.config.data.repeats)
+            return partial(CachedSamples, self.cache, repeats=self.config.data.repeats)
+        lesions = partial(LesionSamples, self.store, self.samples, repeats=self.config.data.repeats)
         if not self.config.data.shapes:
             return lesions
-        return ConcatDataset(
-            [lesions, ShapeSamples(self.config.data.shapes, self.samples, epoch, first_index=len(lesions))]
-        )
+        first_shape = self.sample_count - self.config.data.shapes
+        shapes = partial(ShapeSamples, self.config.data.shapes, self.samples, first_index=first_shape)
+        return partial(_joined, lesions, shapes)
 
     def case_ids(self, batch: dict[str, Any]) -> list[str]:
         """Lesion IDs in a batch, for error messages."""
@@ -342,6 +342,10 @@ class PromptedTask:
             if f"{split}/dice@{clicks[0]}" in summary:
                 table.add_row(split, *(f"{summary[f'{split}/dice@{k}']:.3f}" for k in clicks))
         return table
+
+
+def _joined(lesions: Callable[[int], Dataset[Any]], shapes: Callable[[int], Dataset[Any]], epoch: int) -> Dataset[Any]:
+    return ConcatDataset([lesions(epoch), shapes(epoch)])
 
 
 def _at_clicks(dice: Mapping[int, float | None]) -> dict[str, float | None]:

@@ -54,8 +54,11 @@ class Task(Protocol):
     def sample_count(self) -> int:
         """Training samples per epoch; known after `prepare`."""
 
-    def dataset(self, epoch: int) -> Dataset[Any]:
-        """Training samples of an epoch; each depends only on seed, epoch and its index."""
+    def datasets(self) -> Callable[[int], Dataset[Any]]:
+        """Makes the training samples of an epoch, each dependent only on seed, epoch and its index.
+
+        Loader processes receive this function, so it must not refer to the model.
+        """
 
     def case_ids(self, batch: dict[str, Any]) -> list[str]:
         """Case IDs in a batch, for error messages."""

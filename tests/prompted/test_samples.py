@@ -24,7 +24,7 @@ from sammed3d_ft.prompted.embedding_cache import CachedSamples, EmbeddingCache
 from sammed3d_ft.prompted.lesion_store import LesionStore, open_store, prepare_case
 from sammed3d_ft.prompted.preprocessing import Preprocessing, channels
 from sammed3d_ft.prompted.samples import LesionSamples, SampleSettings
-from sammed3d_ft.training.batches import collate, epoch_batches
+from sammed3d_ft.training.batches import EpochLoader, collate, epoch_batches
 from sammed3d_ft.training.scan_files import ScanPart
 from tests.support.tiny_cases import write_case
 
@@ -75,6 +75,38 @@ def test_the_order_comes_from_seed_and_epoch():
     assert epoch_batches(30, 30, 1, 1) == epoch_batches(30, 30, 1, 1)
     assert epoch_batches(30, 30, 1, 1) != epoch_batches(30, 30, 1, 2)
     assert epoch_batches(30, 30, 1, 1) != epoch_batches(30, 30, 2, 1)
+
+
+class Plain(torch.utils.data.Dataset):
+    """A sample tells its epoch, its index, and the process that loaded it."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def __getitem__(self, index):
+        return {"index": index, "of": torch.tensor([self.epoch, index, os.getpid()])}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_processes_stay_from_epoch_to_epoch(workers):
+    loader, processes = EpochLoader(Plain, workers), set()
+    for epoch in (4, 0, 5):
+        for start in (0, 3):  # an epoch may begin in its middle, when a run is resumed
+            indices = epoch_batches(11, 2, 1, epoch)[start:]
+            loaded = loader.batches(epoch, indices)
+            batches = [next(loaded) for _ in indices]
+            assert [batch["index"] for batch in batches] == indices
+            told = torch.cat([batch["of"] for batch in batches])
+            assert told[:, :2].tolist() == [[epoch, index] for batch in indices for index in batch]
+            processes |= set(told[:, 2].tolist())
+    assert len(processes) == max(workers, 1)
+    assert (os.getpid() in processes) == (workers == 0)
+
+
+def test_an_epoch_that_is_not_finished_leaves_nothing_for_the_next():
+    loader = EpochLoader(Plain, 1)
+    next(loader.batches(0, [[0], [1], [2], [3]]))
+    assert [batch["of"][0, 0] for batch in loader.batches(1, [[7], [8]])] == [1, 1]
 
 
 # The store

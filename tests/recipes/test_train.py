@@ -102,9 +102,9 @@ def test_generic_shapes_join_the_lesions(tmp_path: Path, manifest: Path) -> None
 def test_a_stopped_run_ends_in_the_same_export(
     method: str, last_step: int, tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps 1 and 3 are amid epochs, step 2 is at the end of one."""
+    """Steps 1 and 3 are amid epochs, step 2 is at the end of one. Samples come from a loader process or from none."""
     whole = recipe.train(settings(tmp_path / "whole", manifest, method, "optim.epochs=2"))
-    broken = settings(tmp_path / "broken", manifest, method, "optim.epochs=2")
+    broken = settings(tmp_path / "broken", manifest, method, "optim.epochs=2", "data.workers=1")
     with monkeypatch.context() as patched:
         stop_after(patched, last_step)
         with pytest.raises(Killed):
