@@ -11,32 +11,35 @@ import torch
 from prompts.depth import bounding_box
 from sammed3d_ft.images.crops import Region
 
+# Logits in a larger box than this, 16 MB, are not kept but made anew. Few lesions are so large, unless a mask leaks.
+_MOST_KEPT = 2**22
+
 
 @dataclass(frozen=True, eq=False)
 class LesionPrediction:
     """One lesion as its last click left it, or as `Predictor.add_mask` was given it.
 
-    The region may be most of a scan, so its logits are not kept, except in the box of the lesion itself.
+    The region may be most of a scan. Kept are the bits of the mask and, unless they are many, the logits in the box of
+    the lesion; all logits are made anew from the decoder's output when they are asked for.
 
     Attributes:
         lesion: its number, from 1.
         region: the smallest box of the canonical volume that its crops lie in; the lesion is known only there. Of a
             mask without clicks, its bounding box.
         box: the smallest part of the region that holds the lesion; without voxels if it is empty.
-        box_logits: ``box.shape`` float32, part of `logits`.
         predicted_iou: the network's own estimate of its overlap with the true lesion, the mean over its voxels of what
             the crops that decide them predict; NaN of a mask without clicks.
         clicks: position in canonical voxels and label (1 foreground, 0 background) of every click used.
-        whole_logits: makes `logits`.
     """
 
     lesion: int
     region: Region
     box: Region
-    box_logits: np.ndarray
     predicted_iou: float
     clicks: tuple[tuple[tuple[float, float, float], int], ...]
-    whole_logits: Callable[[], np.ndarray]
+    _whole_logits: Callable[[], np.ndarray]
+    _mask_bits: np.ndarray
+    _box_logits: np.ndarray | None
 
     @classmethod
     def of(
@@ -48,11 +51,13 @@ class LesionPrediction:
         clicks: tuple[tuple[tuple[float, float, float], int], ...],
         whole_logits: Callable[[], np.ndarray],
     ) -> LesionPrediction:
-        """From logits of the region, of which only those in the lesion's box are kept."""
+        """From ``region.shape`` float32 logits, which are not kept, and a function that makes them anew."""
         found = bounding_box(logits > 0) or (slice(0, 0),) * 3
         start, stop = ([getattr(side, end) for side in found] for end in ("start", "stop"))
         box = Region.of(np.add(region.start, start), np.add(region.start, stop))
-        return cls(lesion, region, box, logits[found].copy(), predicted_iou, clicks, whole_logits)
+        kept = logits[found].copy() if logits[found].size <= _MOST_KEPT else None
+        bits = np.packbits(logits[found] > 0)
+        return cls(lesion, region, box, predicted_iou, clicks, whole_logits, bits, kept)
 
     @property
     def logits(self) -> np.ndarray:
@@ -60,21 +65,32 @@ class LesionPrediction:
 
         The lesion is where they are > 0. They obey the clicks, unless the predictor is told otherwise.
         """
-        return self.whole_logits()
+        return self._whole_logits()
 
     @property
     def mask(self) -> np.ndarray:
         """``region.shape`` bool, a new array at every access."""
         mask = np.zeros(self.region.shape, bool)
-        mask[self.box.within(self.region)] = self.box_logits > 0
+        mask[self.box.within(self.region)] = self.box_mask
         return mask
+
+    @property
+    def box_mask(self) -> np.ndarray:
+        """``box.shape`` bool, a new array at every access."""
+        voxels = int(np.prod(self.box.shape))
+        return np.unpackbits(self._mask_bits, count=voxels).view(bool).reshape(self.box.shape)
+
+    @property
+    def box_logits(self) -> np.ndarray:
+        """``box.shape`` float32, part of `logits`."""
+        return self.logits[self.box.within(self.region)] if self._box_logits is None else self._box_logits
 
 
 def union_mask(lesions: Iterable[LesionPrediction], shape: tuple[int, ...]) -> np.ndarray:
     """``shape`` uint8: 1 in any lesion."""
     mask = np.zeros(shape, np.uint8)
     for found in lesions:
-        mask[found.box.slices] |= (found.box_logits > 0).view(np.uint8)
+        mask[found.box.slices] |= found.box_mask.view(np.uint8)
     return mask
 
 
@@ -83,14 +99,23 @@ def instance_map(lesions: Iterable[LesionPrediction], part: Region) -> np.ndarra
     when equal), or 0.
     """
     instances = np.zeros(part.shape, np.int32)
-    highest = np.zeros(part.shape, np.float32)
-    for found in sorted(lesions, key=lambda found: found.lesion):
-        if (both := found.box.overlap(part)) is None:
-            continue
-        here, logits = both.within(part), found.box_logits[both.within(found.box)]
-        won = logits > highest[here]
-        instances[here][won] = found.lesion
-        highest[here][won] = logits[won]
+    claims = np.zeros(part.shape, np.uint8)  # lesions that hold a voxel: one, or several (2)
+    shown = [(found, both) for found in lesions if (both := found.box.overlap(part)) is not None]
+    shown.sort(key=lambda pair: pair[0].lesion)
+    for found, both in shown:
+        here, mask = both.within(part), found.box_mask[both.within(found.box)]
+        instances[here][mask] = found.lesion
+        claims[here] = np.minimum(claims[here] + mask, 2)
+    if (claims > 1).any():
+        highest = np.zeros(part.shape, np.float32)
+        for found, both in shown:
+            here, within = both.within(part), both.within(found.box)
+            contested = found.box_mask[within] & (claims[here] > 1)
+            if contested.any():  # only then are logits needed
+                logits = found.box_logits[within]
+                won = contested & (logits > highest[here])
+                instances[here][won] = found.lesion
+                highest[here][won] = logits[won]
     return instances
 
 

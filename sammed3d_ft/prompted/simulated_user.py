@@ -38,6 +38,7 @@ class Clickable(Protocol):
     def modalities(self) -> tuple[str, ...]: ...  # images it must be given; the first one's grid is the case's
     def set_image(self, images: Mapping[str, Volume]) -> None: ...  # forgets all lesions
     def add_click(self, position_vox: Any, label: int = 1, lesion: int = 1) -> SegmentedLesion: ...
+    def remove(self, lesion: int) -> None: ...  # forgets a lesion that was clicked
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ def simulate_case(
                 dice[k], iou[k] = current_dice, prediction.predicted_iou
                 union, bit = unions_at[k][0][region.slices], unions_at[k][1]
                 np.bitwise_or(union, bit, out=union, where=current)
+        model.remove(number)  # what it keeps for further clicks adds up over the lesions of a scan
         scores.append(LesionScore(number, size * voxel_ml, dice, iou))
     in_truth, case_dice = np.flatnonzero(lesions), {}
     for k, (union, bit) in unions_at.items():

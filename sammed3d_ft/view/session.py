@@ -574,7 +574,7 @@ class Session:
                 predictor.add_clicks(lesion.positions_vox, lesion.labels, number)
         self._given[number] = _Given(of_mask, want)
         found = predictor.lesion(number)
-        self._boxes[number] = (found.box.start, found.box.stop) if found.box_logits.size else None
+        self._boxes[number] = (found.box.start, found.box.stop) if found.box_mask.size else None
 
     def _code(self, number: int) -> int:
         """A small number that stands for a lesion in what the page is sent."""

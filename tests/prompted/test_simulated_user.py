@@ -31,15 +31,19 @@ class Model:
     def __init__(self, mask_of: Callable[[list[tuple[tuple[float, ...], int]]], np.ndarray], region: Region) -> None:
         self.mask_of, self.region = mask_of, region
         self.lesions: dict[int, list[tuple[tuple[float, ...], int]]] = {}
+        self.removed: list[int] = []
 
     def set_image(self, images: Mapping[str, Volume]) -> None:
-        self.lesions = {}
+        self.lesions, self.removed = {}, []
 
     def add_click(self, position_vox: Any, label: int = 1, lesion: int = 1) -> Any:
         clicks = self.lesions.setdefault(lesion, [])
         clicks.append((tuple(np.asarray(position_vox, float).tolist()), label))
         mask = self.mask_of(clicks)[self.region.slices].astype(bool)
         return SimpleNamespace(region=self.region, mask=mask, predicted_iou=0.1 * len(clicks))
+
+    def remove(self, lesion: int) -> None:
+        self.removed.append(lesion)
 
 
 WHOLE = Region((0, 0, 0), (20, 12, 12))
@@ -81,6 +85,7 @@ def test_the_user_sees_each_mask_and_clicks_its_deepest_error() -> None:
     assert score.lesions[1].volume_ml == pytest.approx(125 * 0.008)
     assert [(click.lesion, click.label) for click in score.clicks] == [(1, 1), (1, 1), (1, 0), (2, 1)]
     assert score.clicks[2].position_mm == (16.0, 10.0, 10.0)
+    assert model.removed == [1, 2]
 
 
 def in_whole_volumes(model: Model, label: Volume, rounds: int) -> tuple[list[dict[int, float]], dict[int, float]]:
