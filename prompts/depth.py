@@ -13,11 +13,14 @@ _TIE = 1e-9
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
     """Bounding box of the nonzero voxels of a (X, Y, Z) array, as slices; None if there are none."""
-    occupied = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    if occupied[0].size == 0:
-        return None
-    x, y, z = (slice(int(o[0]), int(o[-1]) + 1) for o in occupied)
-    return x, y, z
+    box = [slice(None)] * 3
+    for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
+        # Each axis searches only the box found along the previous axes.
+        occupied = np.flatnonzero(mask[box[0], box[1], box[2]].any(axis=others))
+        if occupied.size == 0:
+            return None
+        box[axis] = slice(int(occupied[0]), int(occupied[-1]) + 1)
+    return box[0], box[1], box[2]
 
 
 def depth_mm(mask: np.ndarray, spacing_mm: Sequence[float] | np.ndarray | None = None) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +137,10 @@ class AutomaticTask:
         """Crops per epoch."""
         return len(self.cases.train) * self.config.crops.per_case
 
-    def dataset(self, epoch: int) -> Dataset[Any]:
-        """The crops of an epoch."""
+    def datasets(self) -> Callable[[int], Dataset[Any]]:
+        """Makes the crops of an epoch."""
         assert self.store is not None
-        return ScanCrops(self.store, self.crops, epoch)
+        return partial(ScanCrops, self.store, self.crops)
 
     def case_ids(self, batch: dict[str, Any]) -> list[str]:
         """Case IDs in a batch, for error messages."""
@@ -168,7 +169,7 @@ class AutomaticTask:
             raise InputError(f"the trained tensors do not fit {self.config.network.name}: {misfit}")
         self.model.load_state_dict(dict(state))
 
-    def score(self, accelerator: Accelerator, split: str) -> list[AutomaticScore]:
+    def score(self, accelerator: Accelerator, split: str, *, selecting: bool = False) -> list[AutomaticScore]:
         """Score the cases of a split by sliding-window inference, on their own grids, divided among processes."""
         # Each process has its own batch-norm statistics. Those of the first are saved, and DistributedDataParallel
         # broadcasts them at the next step.

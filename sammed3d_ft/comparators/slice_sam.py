@@ -98,6 +98,10 @@ class SliceSAM:
         clicks.append(((x, y, z), label))
         return self._segment(clicks)
 
+    def remove(self, lesion: int) -> None:
+        """Forget a lesion with all its clicks."""
+        del self._clicks[lesion]
+
     def _segment(self, clicks: list[tuple[tuple[int, int, int], int]]) -> SliceLesion:
         assert self._pet is not None
         x, y, z = self._pet.array.shape

@@ -148,6 +148,10 @@ class ThresholdByClicks:
         x, y, z = pet.shape
         return ThresholdedLesion(Region((0, 0, 0), (x, y, z)), mask)
 
+    def remove(self, lesion: int) -> None:
+        """Forget a lesion with all its clicks."""
+        del self._clicks[lesion], self._found[lesion]
+
 
 def _nearer_to(
     mask: np.ndarray, wanted_vox: list[np.ndarray], unwanted_vox: list[np.ndarray], spacing_mm: np.ndarray

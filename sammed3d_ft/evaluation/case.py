@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from sammed3d_ft.evaluation.matching import Fates, Matching, Overlaps, fates, ma
 from sammed3d_ft.evaluation.metrics import HEADLINE_IOU, IOU_THRESHOLDS, NSD_TOLERANCES_MM
 from sammed3d_ft.evaluation.results import NOT_DEFINED, CaseResult, Detection, LesionResult, MaskQuantities
 from sammed3d_ft.evaluation.surface import SurfaceDistances, hd95_mm, nsd, surface_distances
+from sammed3d_ft.evaluation.surface_elements import Surfaces
 from sammed3d_ft.lesions.quantities import dmax_cm
 from sammed3d_ft.lesions.table import Lesion, lesions_of_voxels
 
@@ -65,16 +67,23 @@ def evaluate_case(
     headline = matchings[HEADLINE_IOU]
     named = fates(pairs, headline)
     confidences = None if probability is None else _confidences(prediction, probability)
-    lesions = _lesion_results(truth, prediction, headline, named, confidences, spacing)
+    # The whole masks are one more pair beside the matched lesions.
+    matched = np.flatnonzero(headline.pred_of_truth >= 0)
+    surfaces = surface_distances(
+        Surfaces.joined([truth.surfaces.pick(matched), truth.surfaces.union()]),
+        Surfaces.joined([prediction.surfaces.pick(headline.pred_of_truth[matched]), prediction.surfaces.union()]),
+        spacing,
+    )
+    of_matches = dict(zip(matched.tolist(), surfaces[:-1], strict=True))
+    lesions = _lesion_results(truth, prediction, headline, named, confidences, of_matches)
     matches = [row for row in lesions if row.fate == "matched"]
 
     n_truth, n_pred, n_shared = len(truth.coords_vox), len(prediction.coords_vox), int(pairs.shared_voxels.sum())
-    surfaces = surface_distances(truth.coords_vox, prediction.coords_vox, spacing)
     return CaseResult(
         dice=2 * n_shared / (n_truth + n_pred) if n_truth else NOT_DEFINED,
         iou=n_shared / (n_truth + n_pred - n_shared) if n_truth else NOT_DEFINED,
-        nsd=_nsd(surfaces),
-        hd95_mm=hd95_mm(surfaces),
+        nsd=_nsd(surfaces[-1]),
+        hd95_mm=hd95_mm(surfaces[-1]),
         fpv_ml=_untouched_ml(prediction.lesions, pairs.pred),
         fnv_ml=_untouched_ml(truth.lesions, pairs.truth) if n_truth else NOT_DEFINED,
         detection={t: Detection(m.tp, m.fp, m.fn, float(m.iou.sum())) for t, m in matchings.items()},
@@ -126,10 +135,11 @@ class _Side:
             labels = components.labels
         return cls(coords_vox, components, lesions_of_voxels(coords_vox, labels, affine, pet))
 
-    def by_lesion(self) -> list[np.ndarray]:
-        """The (n, 3) voxels of each lesion."""
+    @cached_property
+    def surfaces(self) -> Surfaces:
+        """The surface of each lesion by itself."""
         order = np.argsort(self.components.labels, kind="stable")
-        return np.split(self.coords_vox[order], np.cumsum(self.components.sizes)[:-1])
+        return Surfaces.of(self.coords_vox[order], self.components.sizes)
 
     def quantities(self, affine: np.ndarray, has_pet: bool) -> MaskQuantities:
         volume_ml = math.fsum(lesion.volume_ml for lesion in self.lesions)
@@ -137,12 +147,20 @@ class _Side:
         return MaskQuantities(
             lesions=self.components.count,
             volume_ml=volume_ml,
-            dmax_cm=dmax_cm(self.coords_vox @ affine[:3, :3].T),
+            dmax_cm=dmax_cm(_line_ends(self.coords_vox) @ affine[:3, :3].T),
             suv_max=max((lesion.suv_max for lesion in self.lesions), default=NOT_DEFINED),
             suv_mean=tla / volume_ml if self.lesions else NOT_DEFINED,
             suv_peak=max((lesion.suv_peak for lesion in self.lesions), default=NOT_DEFINED),
             tla=tla,
         )
+
+
+def _line_ends(coords_vox: np.ndarray) -> np.ndarray:
+    """The first and last voxel of each line along z of (n, 3) in index order: the farthest two are among them."""
+    if len(coords_vox) == 0:
+        return coords_vox
+    next_line = np.diff(coords_vox[:, 0]).astype(bool) | np.diff(coords_vox[:, 1]).astype(bool)
+    return coords_vox[np.append(True, next_line) | np.append(next_line, True)]
 
 
 def _geometry(spacing_mm: Sequence[float] | np.ndarray, affine: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -204,8 +222,8 @@ def _scored(pairs: Overlaps, headline: Matching, confidences: np.ndarray) -> Sco
     )
 
 
-def _nsd(surfaces: SurfaceDistances) -> dict[float, float]:
-    return {tolerance: nsd(surfaces, tolerance) for tolerance in NSD_TOLERANCES_MM}
+def _nsd(distances: SurfaceDistances) -> dict[float, float]:
+    return {tolerance: nsd(distances, tolerance) for tolerance in NSD_TOLERANCES_MM}
 
 
 def _untouched_ml(lesions: list[Lesion], touched: np.ndarray) -> float:
@@ -224,16 +242,14 @@ def _lesion_results(
     matching: Matching,
     named: Fates,
     confidences: np.ndarray | None,
-    spacing: np.ndarray,
+    surfaces: dict[int, SurfaceDistances],
 ) -> tuple[LesionResult, ...]:
-    """Every ground-truth lesion, then every unmatched prediction."""
+    """Every ground-truth lesion, then every unmatched prediction; ``surfaces`` by index of the matched lesions."""
     no_nsd = dict.fromkeys(NSD_TOLERANCES_MM, NOT_DEFINED)
-    truth_voxels, pred_voxels = truth.by_lesion(), prediction.by_lesion()
     rows = []
     for index, lesion in enumerate(truth.lesions):
         partner, iou = int(named.truth_partner[index]), float(matching.iou[index])
-        matched = named.truth[index] == "matched"
-        surfaces = surface_distances(truth_voxels[index], pred_voxels[partner], spacing) if matched else None
+        matched, distances = named.truth[index] == "matched", surfaces.get(index)
         rows.append(
             LesionResult(
                 source="truth",
@@ -243,8 +259,8 @@ def _lesion_results(
                 iou=iou,
                 dice=2 * iou / (1 + iou),
                 volume_error_ml=prediction.lesions[partner].volume_ml - lesion.volume_ml if matched else NOT_DEFINED,
-                nsd=no_nsd if surfaces is None else _nsd(surfaces),
-                hd95_mm=NOT_DEFINED if surfaces is None else hd95_mm(surfaces),
+                nsd=no_nsd if distances is None else _nsd(distances),
+                hd95_mm=NOT_DEFINED if distances is None else hd95_mm(distances),
                 confidence=float(confidences[partner]) if matched and confidences is not None else NOT_DEFINED,
             )
         )

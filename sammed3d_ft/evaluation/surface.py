@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from sammed3d_ft.evaluation.surface_elements import element_areas_mm2, surface_elements
+from sammed3d_ft.evaluation.surface_elements import Surfaces, element_areas_mm2, stacks
+
+_REACH = 4  # cells, about a lesion's surface; farther ones are few, and searched in another way
+_CELLS_AT_ONCE = 2**25  # bounds the memory for many lesions; the box of a single pair may be larger
 
 
 @dataclass(frozen=True)
@@ -20,24 +24,22 @@ class SurfaceDistances:
     pred_area_mm2: np.ndarray
 
 
-def surface_distances(truth_vox: np.ndarray, pred_vox: np.ndarray, spacing_mm: np.ndarray) -> SurfaceDistances:
-    """Distances between the surfaces of two masks on one grid.
+def surface_distances(truth: Surfaces, pred: Surfaces, spacing_mm: np.ndarray) -> list[SurfaceDistances]:
+    """Distances between the surfaces of pairs of masks: each ground-truth mask and the predicted one of its index.
 
-    Elements and areas are those of `surface_elements`; distances are between element centres. If one mask is empty, the
+    Areas are those of `element_areas_mm2`; distances are between element centres. If one mask of a pair is empty, the
     distances of the other are infinite.
 
     Args:
-        truth_vox: (n, 3) voxel indices of the ground-truth mask, each once.
-        pred_vox: (m, 3) voxel indices of the predicted mask, each once.
+        truth, pred: the surfaces of as many masks each, on one grid.
         spacing_mm: (3,) voxel size in mm.
     """
     spacing = np.asarray(spacing_mm, dtype=np.float64)
-    areas = element_areas_mm2(spacing)
-    truth_cells, truth_codes = surface_elements(truth_vox)
-    pred_cells, pred_codes = surface_elements(pred_vox)
-    truth_mm, truth_area = _sorted(_nearest_mm(truth_cells, pred_cells, spacing), areas[truth_codes])
-    pred_mm, pred_area = _sorted(_nearest_mm(pred_cells, truth_cells, spacing), areas[pred_codes])
-    return SurfaceDistances(truth_mm, truth_area, pred_mm, pred_area)
+    sides = [
+        _sorted(_nearest_mm(mine, other, spacing), mine, element_areas_mm2(spacing))
+        for mine, other in ((truth, pred), (pred, truth))
+    ]
+    return [SurfaceDistances(*of_truth, *of_pred) for of_truth, of_pred in zip(*sides, strict=True)]
 
 
 def nsd(distances: SurfaceDistances, tolerance_mm: float) -> float:
@@ -72,30 +74,89 @@ def _percentile(distances_mm: np.ndarray, areas_mm2: np.ndarray) -> float:
     return float(distances_mm[min(int(np.searchsorted(share, 0.95)), len(share) - 1)])
 
 
-def _nearest_mm(cells: np.ndarray, others: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """(n,) distance in mm of each cell to the nearest of the others."""
-    if len(others) == 0:
-        return np.full(len(cells), np.inf)
-    distances = np.zeros(len(cells))
-    apart = np.flatnonzero(~_contains(others, cells))  # shared elements are at distance 0
-    if len(apart):
-        # Midpoint splits are faster to build than balanced ones, and lattice points are evenly enough spaced for them.
-        tree = cKDTree(others * spacing, balanced_tree=False, compact_nodes=False)
-        _, nearest = tree.query(cells[apart] * spacing)
-        # Subtract before scaling: differences of scaled coordinates could round 2 mm to just above the tolerance.
-        distances[apart] = np.sqrt((((cells[apart] - others[nearest]) * spacing) ** 2).sum(axis=1))
+def _nearest_mm(mine: Surfaces, other: Surfaces, spacing: np.ndarray) -> np.ndarray:
+    """(m,) distance in mm of each cell to the nearest cell of the other mask of its pair."""
+    distances = np.full(len(mine.cells), np.inf)
+    both = np.flatnonzero((mine.counts > 0) & (other.counts > 0))
+    if len(both) < len(mine.counts):  # empty masks have no box
+        if len(both):
+            paired = np.repeat((mine.counts > 0) & (other.counts > 0), mine.counts)
+            distances[paired] = _nearest_mm(mine.pick(both), other.pick(both), spacing)
+        return distances
+    shells = _shells(tuple(spacing.tolist()))
+    margin = np.abs(np.concatenate([offsets for _, offsets in shells])).max(axis=0)
+    ends, other_ends = np.cumsum(mine.counts), np.cumsum(other.counts)
+    boxes = [(mine.cells, ends - mine.counts), (other.cells, other_ends - other.counts)]
+    first = np.minimum(*(np.minimum.reduceat(cells, starts) for cells, starts in boxes)) - margin
+    last = np.maximum(*(np.maximum.reduceat(cells, starts) for cells, starts in boxes)) + margin
+    for pairs, tops, shape in stacks(last - first + 1, _CELLS_AT_ONCE):
+        of = slice(ends[pairs.start] - mine.counts[pairs.start], ends[pairs.stop - 1])
+        to = slice(other_ends[pairs.start] - other.counts[pairs.start], other_ends[pairs.stop - 1])
+        at, there = (
+            np.ravel_multi_index(tuple((cells + np.repeat(tops - first[pairs], counts[pairs], axis=0)).T), shape)
+            for cells, counts in ((mine.cells[of], mine.counts), (other.cells[to], other.counts))
+        )
+        occupied = np.zeros(np.prod(shape), bool)
+        occupied[there] = True
+        steps = np.array([shape[1] * shape[2], shape[2], 1])
+        distances[of] = _nearby_mm(at, occupied, [(length, offsets @ steps) for length, offsets in shells])
+    # Few are left for the slower search, which knows no bounds.
+    left = np.flatnonzero(np.isinf(distances))
+    pair = np.searchsorted(ends, left, side="right")
+    for members in np.split(left, np.flatnonzero(np.diff(pair)) + 1):
+        if len(members):
+            number = np.searchsorted(ends, members[0], side="right")
+            others = other.cells[other_ends[number] - other.counts[number] : other_ends[number]]
+            # Midpoint splits are faster to build than balanced ones, and lattice points are evenly enough spaced.
+            tree = cKDTree(others * spacing, balanced_tree=False, compact_nodes=False)
+            _, nearest = tree.query(mine.cells[members] * spacing)
+            distances[members] = _length_mm(mine.cells[members] - others[nearest], spacing)
     return distances
 
 
-def _contains(sorted_cells: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """(n,) bool: which cells are among ``sorted_cells``, which are in index order."""
-    extent = np.maximum(sorted_cells.max(axis=0, initial=0), cells.max(axis=0, initial=0)) + 1
-    numbers = np.ravel_multi_index(tuple(sorted_cells.T), tuple(extent))
-    wanted = np.ravel_multi_index(tuple(cells.T), tuple(extent))
-    at = np.minimum(np.searchsorted(numbers, wanted), len(numbers) - 1)
-    return numbers[at] == wanted
+def _nearby_mm(at: np.ndarray, occupied: np.ndarray, shells: list[tuple[float, np.ndarray]]) -> np.ndarray:
+    """(n,) distance in mm of each flat index to the nearest occupied one, infinite beyond the last shell.
+
+    Args:
+        at: (n,) indices into ``occupied``, which no shell leaves.
+        shells: distance in mm and (p,) steps between flat indices, increasing.
+    """
+    distances = np.full(len(at), np.inf)
+    left = np.arange(len(at))
+    for distance, steps in shells:
+        hit = occupied[at + steps[0]]
+        for step in steps[1:]:
+            hit |= occupied[at + step]
+        distances[left[hit]] = distance
+        missed = np.flatnonzero(~hit)
+        left, at = left[missed], at[missed]
+    return distances
 
 
-def _sorted(distances_mm: np.ndarray, areas_mm2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.lexsort((areas_mm2, distances_mm))
-    return distances_mm[order], areas_mm2[order]
+@cache
+def _shells(spacing_mm: tuple[float, ...]) -> list[tuple[float, np.ndarray]]:
+    """Distance in mm and (p, 3) cell offsets of equal length, increasing, up to four times the smallest spacing."""
+    spacing = np.array(spacing_mm)
+    reach = np.floor(_REACH * spacing.min() / spacing + 1e-9).astype(int)
+    offsets = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in reach], indexing="ij"), axis=-1).reshape(-1, 3)
+    lengths = _length_mm(offsets, spacing)
+    near = lengths <= _REACH * spacing.min()
+    offsets, lengths = offsets[near], lengths[near]
+    return [(float(length), offsets[lengths == length]) for length in np.unique(lengths)]
+
+
+def _length_mm(offsets: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    # Subtract before scaling: differences of scaled coordinates could round 2 mm to just above the tolerance.
+    return np.sqrt(((offsets * spacing) ** 2).sum(axis=1))
+
+
+def _sorted(distances_mm: np.ndarray, surfaces: Surfaces, areas_mm2: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Distances and areas of each mask's elements, increasing: so sums do not depend on the order of the axes."""
+    lengths, length = np.unique(distances_mm, return_inverse=True)
+    areas, area = np.unique(areas_mm2, return_inverse=True)
+    mask = np.repeat(np.arange(len(surfaces.counts)), surfaces.counts)
+    # One integer sorts several times faster than three keys.
+    keys = np.sort((mask * len(lengths) + length) * len(areas) + area[surfaces.codes])
+    rest, area = np.divmod(keys, len(areas))
+    ends = np.cumsum(surfaces.counts)[:-1]
+    return list(zip(np.split(lengths[rest % len(lengths)], ends), np.split(areas[area], ends), strict=True))

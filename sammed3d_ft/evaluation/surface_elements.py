@@ -8,7 +8,8 @@ with areas measured on that library.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from functools import cache
 from itertools import product
 
@@ -20,30 +21,106 @@ _CORNERS: list[Point] = [(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 
 """Corners of a cell; corner i is bit ``1 << i`` of a cell's code."""
 
 
-def surface_elements(coords_vox: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cells of 2x2x2 voxels through which the surface of a mask passes.
+_CELLS_AT_ONCE = 2**24  # bounds the memory for many lesions; the box of a single one may be larger
+
+
+@dataclass(frozen=True)
+class Surfaces:
+    """The surface elements of several masks on one grid, each mask by itself, one mask after the other.
+
+    Attributes:
+        cells: (m, 3) int64 cell indices, in index order within a mask. Cell (i, j, k) is centred at voxel coordinate
+            (i - 0.5, j - 0.5, k - 0.5).
+        codes: (m,) uint8, the bits of the cell's foreground corners.
+        counts: (k,) number of cells of each mask.
+    """
+
+    cells: np.ndarray
+    codes: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, coords_vox: np.ndarray, sizes: Sequence[int] | np.ndarray | None = None) -> Surfaces:
+        """The cells of 2x2x2 voxels through which the surfaces of masks pass.
+
+        Args:
+            coords_vox: (n, 3) voxel indices of the masks, none negative, each once in a mask, one mask after the other.
+                Everything else is background, also outside the volume, so the surface at the volume's edge is closed.
+            sizes: (k,) number of voxels of each mask, all above 0; None for one mask, which may be empty.
+        """
+        sizes = np.asarray([len(coords_vox)] if sizes is None else sizes, np.int64)
+        if len(coords_vox) == 0:
+            return cls(np.zeros((0, 3), np.int64), np.zeros(0, np.uint8), np.zeros(len(sizes), np.int64))
+        ends = np.cumsum(sizes)
+        first = np.minimum.reduceat(coords_vox, ends - sizes)
+        shapes = np.maximum.reduceat(coords_vox, ends - sizes) - first + 2  # cell 0 starts one voxel before the first
+        parts = []
+        for masks, tops, shape in stacks(shapes, _CELLS_AT_ONCE):
+            shift = tops - first[masks]
+            voxels = coords_vox[ends[masks.start] - sizes[masks.start] : ends[masks.stop - 1]]
+            cells, codes = _elements(voxels + np.repeat(shift, sizes[masks], axis=0), shape)
+            counts = np.diff(np.searchsorted(cells[:, 0], tops[1:, 0]), prepend=0, append=len(cells))
+            parts.append((cells - np.repeat(shift, counts, axis=0), codes, counts))
+        return cls(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+    def pick(self, masks: np.ndarray) -> Surfaces:
+        """Those of the masks with these indices (p,), in this order."""
+        ends, counts = np.cumsum(self.counts), self.counts[masks]
+        # Each of the chosen cells is as far behind its mask's first one in the old order as in the new.
+        cells = np.arange(counts.sum()) + np.repeat(ends[masks] - np.cumsum(counts), counts)
+        return Surfaces(self.cells[cells], self.codes[cells], counts)
+
+    def union(self) -> Surfaces:
+        """Of all the masks together as one, if no voxel belongs to two of them."""
+        if len(self.codes) == 0:
+            return Surfaces(self.cells, self.codes, np.zeros(1, np.int64))
+        extent = self.cells.max(axis=0) + 1
+        numbers = np.ravel_multi_index(tuple(self.cells.T), tuple(extent))
+        order = np.argsort(numbers, kind="stable")
+        _, first = np.unique(numbers[order], return_index=True)
+        codes = np.bitwise_or.reduceat(self.codes[order], first)
+        surface = codes != 255  # all foreground: no surface between masks that touch
+        cells = self.cells[order[first[surface]]]
+        return Surfaces(cells, codes[surface], np.array([len(cells)]))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Surfaces]) -> Surfaces:
+        """The masks of each part, one part after the other."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+def stacks(shapes: np.ndarray, most: int) -> Iterator[tuple[slice, np.ndarray, tuple[int, int, int]]]:
+    """Put boxes on top of each other along x, so that one array holds many.
 
     Args:
-        coords_vox: (n, 3) indices of the mask's voxels, each once, none negative. Everything else is background, also
-            outside the volume, so the surface of a lesion at the volume's edge is closed.
+        shapes: (k, 3) of the boxes.
+        most: number of voxels of an array, unless a single box is larger.
 
-    Returns:
-        (m, 3) int64 cell indices in index order, where cell (i, j, k) is centred at voxel coordinate (i - 0.5, j - 0.5,
-        k - 0.5); and (m,) uint8 codes, the bits of the cell's foreground corners.
+    Yields:
+        Which boxes, the place (n, 3) of the first voxel of each in their array, and the array's shape.
     """
-    if len(coords_vox) == 0:
-        return np.zeros((0, 3), np.int64), np.zeros(0, np.uint8)
-    origin = coords_vox.min(axis=0)
-    cells = tuple((coords_vox.max(axis=0) - origin + 2).tolist())
-    at = np.ravel_multi_index(tuple((coords_vox - origin).T), cells)
-    codes = np.zeros(np.prod(cells), np.uint8)
+    start, top, y, z = 0, 0, 0, 0
+    tops: list[tuple[int, int, int]] = []
+    for index, (height, depth, width) in enumerate(shapes.tolist()):
+        if tops and (top + height) * max(y, depth) * max(z, width) > most:
+            yield slice(start, index), np.array(tops), (top, y, z)
+            start, top, y, z, tops = index, 0, 0, 0, []
+        tops.append((top, 0, 0))
+        top, y, z = top + height, max(y, depth), max(z, width)
+    yield slice(start, len(shapes)), np.array(tops), (top, y, z)
+
+
+def _elements(coords_vox: np.ndarray, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(m, 3) cells in index order and (m,) codes of voxels (n, 3) in an array of cells of this shape."""
+    at = np.ravel_multi_index(tuple(coords_vox.T), shape)
+    codes = np.zeros(np.prod(shape), np.uint8)
     for bit, corner in enumerate(_CORNERS):
         # A voxel is corner (x, y, z) of the cell that starts (x, y, z) before it; cell 0 starts at voxel -1.
-        before = np.ravel_multi_index((1 - corner[0], 1 - corner[1], 1 - corner[2]), cells)
+        before = np.ravel_multi_index((1 - corner[0], 1 - corner[1], 1 - corner[2]), shape)
         codes[at + before] |= np.uint8(1 << bit)
     touched = np.flatnonzero(codes)
     touched = touched[codes[touched] != 255]  # all foreground: no surface
-    return np.stack(np.unravel_index(touched, cells)).T + origin, codes[touched]
+    return np.stack(np.unravel_index(touched, shape)).T, codes[touched]
 
 
 def element_areas_mm2(spacing_mm: np.ndarray) -> np.ndarray:

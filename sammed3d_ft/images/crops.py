@@ -119,11 +119,15 @@ def read_crop(volume: Tensor, grid: CropGrid, rotation: np.ndarray | None = None
     if rotation is not None:
         return _read_rotated(volume, grid, rotation)
     index = torch.arange(grid.size, dtype=torch.float64) - grid.size // 2
+    matrices, windows = [], []
     for axis in range(3):
-        extent = volume.shape[1 + axis]
         position = grid.centre_vox[axis] + index * grid.step_vox[axis]
-        matrix, window = _linear_weights(position, extent)
-        volume = _along(volume.narrow(1 + axis, window.start, window.stop - window.start), matrix, axis)
+        matrix, window = _linear_weights(position, volume.shape[1 + axis])
+        matrices.append(matrix)
+        windows.append(window)
+    volume = volume[:, windows[0], windows[1], windows[2]]  # at once: along one axis, it would be a slab of the scan
+    for axis, matrix in enumerate(matrices):
+        volume = _along(volume, matrix, axis)
     return volume
 
 
@@ -212,6 +216,11 @@ class Region:
     def holds(self, voxel: np.ndarray) -> bool:
         """Whether a voxel (3,) of the volume lies in the region."""
         return all(start <= v < stop for start, v, stop in zip(self.start, voxel, self.stop, strict=True))
+
+    def overlap(self, other: Region) -> Region | None:
+        """The voxels that both regions contain; None if there are none."""
+        start, stop = np.maximum(self.start, other.start), np.minimum(self.stop, other.stop)
+        return Region.of(start, stop) if (start < stop).all() else None
 
     def within(self, outer: Region) -> tuple[slice, slice, slice]:
         """Slices of this region in an array of the enclosing region `outer`."""

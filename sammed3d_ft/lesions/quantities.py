@@ -52,10 +52,15 @@ SPHERE_RADIUS_MM = 6.2
 _BLOCK_VOXELS = 2_000_000  # larger lesions are processed in parts, which limits memory to 24 MB
 
 
+@lru_cache(maxsize=8)
+def _margin_vox(linear: tuple[float, ...]) -> np.ndarray:
+    inverse = np.linalg.inv(np.array(linear).reshape(3, 3))
+    return np.floor(SPHERE_RADIUS_MM * np.linalg.norm(inverse, axis=1) + 1e-9).astype(np.int64)
+
+
 def sphere_margin_vox(affine: np.ndarray) -> np.ndarray:
     """(3,) how far the sphere reaches from its centre along each axis of the grid, in voxels."""
-    inverse = np.linalg.inv(np.asarray(affine, dtype=np.float64)[:3, :3])
-    return np.floor(SPHERE_RADIUS_MM * np.linalg.norm(inverse, axis=1) + 1e-9).astype(np.int64)
+    return _margin_vox(_linear(affine))
 
 
 def suv_peak(pet: np.ndarray, coords_vox: np.ndarray, affine: np.ndarray) -> float:
@@ -102,22 +107,24 @@ def _linear(affine: np.ndarray) -> tuple[float, ...]:
 
 
 @lru_cache(maxsize=8)
-def _sphere_columns(linear: tuple[float, ...]) -> tuple[list[tuple[int, int, int, int]], int]:
-    """The sphere's voxels as columns along z, (x, y, first z, last z) relative to the centre, and their number."""
+def _sphere_columns(linear: tuple[float, ...]) -> tuple[dict[int, list[tuple[int, int, int]]], int]:
+    """The sphere's voxels as columns along z, (x, y, z) of the first relative to the centre, and their number.
+
+    Columns are grouped by length.
+    """
     matrix = np.array(linear).reshape(3, 3)
     axes = [np.arange(-reach, reach + 1) for reach in sphere_margin_vox(matrix)]
     offsets = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     inside = offsets[np.linalg.norm(offsets @ matrix.T, axis=1) <= SPHERE_RADIUS_MM + 1e-9]
     # A sphere is convex, so the voxels of each column are contiguous.
-    lines, start, number = np.unique(inside[:, :2], axis=0, return_index=True, return_counts=True)
-    columns = [
-        (x, y, z, z + n - 1)
-        for (x, y), z, n in zip(lines.tolist(), inside[start, 2].tolist(), number.tolist(), strict=True)
-    ]
+    _, start, lengths = np.unique(inside[:, :2], axis=0, return_index=True, return_counts=True)
+    columns: dict[int, list[tuple[int, int, int]]] = {}
+    for (x, y, z), length in zip(inside[start].tolist(), lengths.tolist(), strict=True):
+        columns.setdefault(length, []).append((x, y, z))
     return columns, len(inside)
 
 
-def _sphere_sums(block: np.ndarray, centres: np.ndarray, columns: list[tuple[int, int, int, int]]) -> np.ndarray:
+def _sphere_sums(block: np.ndarray, centres: np.ndarray, columns: dict[int, list[tuple[int, int, int]]]) -> np.ndarray:
     """(n,) sum over the sphere around each centre; each column is a difference of two cumulative sums along z."""
     x, y, z = block.shape
     running = np.zeros((x, y, z + 1))
@@ -125,8 +132,8 @@ def _sphere_sums(block: np.ndarray, centres: np.ndarray, columns: list[tuple[int
     flat = running.ravel()
     at = np.ravel_multi_index(tuple(centres.T), running.shape)
     sums = np.zeros(len(at))
-    for dx, dy, first, last in columns:
-        step = (dx * y + dy) * (z + 1)
-        sums += flat[at + (step + last + 1)]
-        sums -= flat[at + (step + first)]
+    for length, starts in columns.items():
+        column_sums = flat[length:] - flat[:-length]
+        for dx, dy, dz in starts:
+            sums += column_sums[at + ((dx * y + dy) * (z + 1) + dz)]
     return sums

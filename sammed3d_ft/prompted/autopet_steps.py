@@ -91,6 +91,7 @@ class _Scan:
         for number, lesion in list(self._lesions.items()):
             if number in self._proposed and _inside(lesion, position_vox):
                 del self._lesions[number]
+                self._model.remove(number)
             else:
                 self._take_away(number, position_vox)
 

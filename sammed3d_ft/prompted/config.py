@@ -114,14 +114,18 @@ class OptimConfig(StepsConfig):
     lr_encoder: float = Field(5e-5, gt=0)
 
 
+SELECTED_BY = (1, 5)
+"""Numbers of clicks by whose Dice the best model is selected."""
+
+
 class ValidateConfig(ScoringConfig):
     """Validation with a simulated user on the scans' own grids, with the code of `predict`."""
 
-    clicks: tuple[int, ...] = (1, 3, 5, 10)
+    clicks: tuple[int, ...] = (1, 3, 5, 10)  # during training up to 5, by which the best is chosen; at its end all
 
     @model_validator(mode="after")
     def _has_selection(self) -> ValidateConfig:
-        if not {1, 5} <= set(self.clicks):
+        if not set(SELECTED_BY) <= set(self.clicks):
             raise ValueError(f"validate.clicks {list(self.clicks)}: must hold 1 and 5, by which the best is chosen")
         if min(self.clicks) < 1:
             raise ValueError(f"validate.clicks {list(self.clicks)}: a lesion gets at least one click")

@@ -7,18 +7,19 @@ atomically, so building the cache can resume after an interruption.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 
 from sammed3d_ft.files import write_whole
 from sammed3d_ft.prompted.lesion_store import LesionStore
 from sammed3d_ft.prompted.samples import LesionSamples, SampleSettings
-from sammed3d_ft.training.batches import collate
+from sammed3d_ft.training.batches import EpochLoader
 from sammed3d_ft.training.scan_files import readable
 
 
@@ -59,10 +60,12 @@ class EmbeddingCache:
                 the batch size.
         """
         missing = self.missing(process, processes)
+        loader = EpochLoader(partial(LesionSamples, self.store, self.settings), workers)
         for view in sorted({view for view, _ in missing}):
             indices = [index for v, index in missing if v == view]
-            samples = Subset(LesionSamples(self.store, self.settings, epoch=view), indices)
-            for batch in DataLoader(samples, batch_size, collate_fn=collate, num_workers=workers):
+            for batch in loader.batches(
+                view, [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+            ):
                 image: Tensor = batch["image"]
                 filled = torch.cat([image, image[:1].expand(batch_size - len(image), -1, -1, -1, -1)])
                 embeddings = encode(filled)[: len(image)].float().cpu()

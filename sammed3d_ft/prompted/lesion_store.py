@@ -1,7 +1,11 @@
 """On-disk store of scans and their lesions for prompted training.
 
-One safetensors file per case holds the clipped channels and the numbered lesions. Files are memory-mapped and sliced,
-so reading a crop does not load the whole scan. Nothing is resampled, and lesions of any size are kept.
+One safetensors file per case holds the clipped channels and, in one to four bytes per voxel, the numbered lesions: a
+scan is kept once, however many lesions it has. Files are memory-mapped and sliced, so reading a crop does not load the
+whole scan. Nothing is resampled, and lesions of any size are kept.
+
+A case's files are named by everything that determines their content, so that runs with other cases, folds or spacings
+share them, and files of another format or of changed images are left alone.
 """
 
 from __future__ import annotations
@@ -26,7 +30,12 @@ from sammed3d_ft.files import write_whole
 from sammed3d_ft.images.crops import Region
 from sammed3d_ft.images.images import read_image, read_label
 from sammed3d_ft.prompted.preprocessing import Preprocessing, channels
+from sammed3d_ft.provenance import case_files, digest
 from sammed3d_ft.training.scan_files import ScanPart, readable
+
+# Increase this when files are written differently. Older ones are then left alone, not deleted.
+_FORMAT = 3
+_NUMBER_TYPES = (torch.uint8, torch.int16, torch.int32)
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ class LesionStore:
     """The targets of a set of cases, stored in a folder by `prepare_case` and opened by `open_store`.
 
     Args:
-        folder: contains ``<case>.json`` (the entries) and ``<case>.safetensors`` for each case.
+        folder: contains a JSON file (the entries) and a safetensors file for each case.
         entries: entries of all cases, in manifest order.
     """
 
@@ -91,32 +100,42 @@ def _index(path: Path) -> list[LesionEntry]:
     return [LesionEntry(**entry) for entry in entries]
 
 
-def open_store(folder: Path, cases: Sequence[Case]) -> LesionStore:
-    """Open the store of cases that have all been prepared."""
-    entries = [entry for case in cases for entry in _index(folder / f"{case.id}.json")]
+def open_store(folder: Path, names: Sequence[str]) -> LesionStore:
+    """Open the store of cases that have all been prepared, by the names that `prepare_case` returned."""
+    entries = [entry for name in names for entry in _index(folder / f"{name}.json")]
     if not entries:
-        raise InputError(f"no lesions in the {len(cases)} training cases: all labels are empty")
+        raise InputError(f"no lesions in the {len(names)} training cases: all labels are empty")
     return LesionStore(folder, entries)
+
+
+def stored_name(case: Case, preprocessing: Preprocessing, connectivity: int, targets: str) -> str:
+    """The name of a case's files in a store, without extension."""
+    settings = {"modalities": preprocessing.modalities, "clip": preprocessing.clip}
+    return f"{case.id}__{digest(_FORMAT, settings, connectivity, targets, case_files(case))}"
 
 
 def prepare_case(
     folder: Path, case: Case, preprocessing: Preprocessing, *, connectivity: int = 18, targets: str = "each"
-) -> None:
+) -> str:
     """Write one case's scan and targets, unless they exist.
 
     The case's JSON is written last and atomically, so if it exists, the scan does too.
 
     Args:
-        folder: folder of the store; its name should depend on everything that determines its content.
+        folder: folder of the store.
         connectivity: connectivity of lesions: 6, 18 or 26.
         targets: "each": one target per lesion; "all": all lesions of a label as one target.
+
+    Returns:
+        The name of the case's files, for `open_store`.
 
     Raises:
         InputError: no label, or a file that cannot be read or written.
     """
-    index_file = folder / f"{case.id}.json"
+    stored = stored_name(case, preprocessing, connectivity, targets)
+    index_file = folder / f"{stored}.json"
     if index_file.exists():
-        return
+        return stored
     if case.label is None:
         raise InputError(f"case {case.id}: training needs a label, but the manifest has none")
     images = {name: read_image(case.images[name], case=case.id) for name in preprocessing.modalities}
@@ -127,7 +146,6 @@ def prepare_case(
     if targets == "all":
         lesions, count = (lesions > 0).astype(np.int32), min(count, 1)
     spacing = reference.spacing_mm
-    name = f"{case.id}.safetensors"
     entries = []
     for number, box in enumerate(ndimage.find_objects(lesions, max_label=count), start=1):
         voxels = int((lesions[box] == number).sum())
@@ -141,10 +159,12 @@ def prepare_case(
                 start=tuple(side.start for side in box),
                 stop=tuple(side.stop for side in box),
                 shape=label.array.shape,
-                file=name,
+                file=f"{stored}.safetensors",
             )
         )
     if entries:
-        tensors = {"channels": volume.contiguous(), "lesions": torch.from_numpy(lesions.astype(np.int32))}
-        write_whole(folder / name, save(tensors))
+        kind = next(kind for kind in _NUMBER_TYPES if count <= torch.iinfo(kind).max)
+        tensors = {"channels": volume.contiguous(), "lesions": torch.from_numpy(lesions).to(kind)}
+        write_whole(folder / f"{stored}.safetensors", save(tensors))
     write_whole(index_file, json.dumps([asdict(entry) for entry in entries], indent=1))
+    return stored

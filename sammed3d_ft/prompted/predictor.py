@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from prompts.depth import bounding_box, deepest_point
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.images.crops import CropGrid
+from sammed3d_ft.images.crops import CropGrid, Region
 from sammed3d_ft.images.grids import Volume
 from sammed3d_ft.model.build import usable_device
 from sammed3d_ft.prompted.ambiguity import START_INSIDE, START_OUTSIDE
@@ -359,7 +360,7 @@ class Predictor:
 
         Where lesions overlap, the voxel belongs to the one with the highest probability (if equal, the lowest number).
         """
-        return instance_map(self._predictions.values(), self.volume.array.shape)
+        return instance_map(self._predictions.values(), Region.of((0, 0, 0), self.volume.array.shape))
 
     def probability(self) -> np.ndarray:
         """(X, Y, Z) float32, canonical: the highest probability of any lesion, 0 outside all crops."""
@@ -372,7 +373,12 @@ class Predictor:
         return self._lesions[lesion]
 
     def _site_decoder(self) -> SiteDecoder:
-        return SiteDecoder(
+        return self._decoders()()
+
+    def _decoders(self) -> Callable[[], SiteDecoder]:
+        """Makes decoders of the present scan."""
+        return partial(
+            SiteDecoder,
             self.model,
             self._channels,
             self.volume,
@@ -413,10 +419,13 @@ class Predictor:
             start = state.start
             assert start is not None
             logits = np.where(start.mask, START_INSIDE, START_OUTSIDE).astype(np.float32)
-            prediction = LesionPrediction(lesion, start.region, logits, math.nan, ())
+            prediction = LesionPrediction.of(lesion, start.region, logits, math.nan, (), lambda: logits)
         else:
             region, logits, iou = decoder.lesion(state.sites, state.clicks)
-            prediction = LesionPrediction(lesion, region, logits, iou, tuple(map(_position_and_label, state.clicks)))
+            again = partial(_logits, self._decoders(), state)
+            prediction = LesionPrediction.of(
+                lesion, region, logits, iou, tuple(map(_position_and_label, state.clicks)), again
+            )
         self._lesions[lesion], self._predictions[lesion] = state, prediction
         return prediction
 
@@ -450,6 +459,12 @@ class Predictor:
 def _check_number(lesion: int) -> None:
     if not isinstance(lesion, int | np.integer) or not 1 <= lesion <= MOST_LESION_NUMBER:
         raise InputError(f"lesion {lesion!r}: expected a lesion number from 1 to {MOST_LESION_NUMBER}")
+
+
+@torch.inference_mode()
+def _logits(decoders: Callable[[], SiteDecoder], state: _LesionState) -> np.ndarray:
+    """Logits of a lesion on its region, recomputed by a new `SiteDecoder`, because a decoder keeps its logits."""
+    return decoders().lesion(state.sites, state.clicks)[1]
 
 
 def _position_and_label(click: PlacedClick) -> tuple[tuple[float, float, float], int]:

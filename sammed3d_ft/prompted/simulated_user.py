@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from prompts.clicks import Click
 from prompts.corrections import next_click
@@ -37,6 +38,7 @@ class Clickable(Protocol):
     def modalities(self) -> tuple[str, ...]: ...  # required images; the case has the grid of the first
     def set_image(self, images: Mapping[str, Volume]) -> None: ...  # removes all lesions
     def add_click(self, position_vox: Any, label: int = 1, lesion: int = 1) -> SegmentedLesion: ...
+    def remove(self, lesion: int) -> None: ...  # forgets a lesion that was clicked
 
 
 @dataclass(frozen=True)
@@ -91,26 +93,31 @@ def simulate_case(
         lesions, count = (lesions > 0).astype(np.int32), min(count, 1)
     voxel_ml = float(label.spacing_mm.prod()) / 1000
     rounds = max(clicks_at)
-    union = {k: np.zeros(label.array.shape, bool) for k in clicks_at}
+    # The union of the lesions after each number of clicks, eight of them in the bits of one array.
+    unions = np.zeros((-(-len(clicks_at) // 8), *label.array.shape), np.uint8)
+    unions_at = {k: (unions[place // 8], np.uint8(1 << place % 8)) for place, k in enumerate(clicks_at)}
     scores, clicks = [], []
-    for number in range(1, count + 1):
-        truth = lesions == number
-        size = int(truth.sum())
+    for number, box in enumerate(ndimage.find_objects(lesions, max_label=count), start=1):
+        own = Region.of([side.start for side in box], [side.stop for side in box])
+        truth = lesions[box] == number
+        size = int(np.count_nonzero(truth))
         click = first_click(torch.from_numpy(truth)[None], strategy="deepest", keys=[(0,)], spacing_mm=label.spacing_mm)
-        position, sign = click.coords_vox[0].double().numpy(), 1
+        position, sign = click.coords_vox[0].double().numpy() + np.array(own.start), 1
         dice: dict[int, float] = {}
         iou: dict[int, float] = {}
-        current, current_iou, done = None, 0.0, False
+        done = False
         for k in range(1, rounds + 1):
             if not done:
                 clicks.append(Click(_triple(label.to_mm(position)), sign, number))
                 prediction = model.add_click(position, label=sign, lesion=number)
-                region, current_iou = prediction.region, prediction.predicted_iou
-                current = prediction.mask
-                inside = truth[region.slices]
+                region, current = prediction.region, prediction.mask
+                seen = np.zeros(region.shape, bool)
+                if (both := own.overlap(region)) is not None:
+                    seen[both.within(region)] = truth[both.within(own)]
+                current_dice = 2 * int(np.count_nonzero(current & seen)) / (int(np.count_nonzero(current)) + size)
                 correction = next_click(
                     torch.from_numpy(np.ascontiguousarray(current))[None],
-                    torch.from_numpy(np.ascontiguousarray(inside))[None],
+                    torch.from_numpy(seen)[None],
                     strategy="error_deepest",
                     keys=[(0, k)],  # the strategy draws nothing
                     spacing_mm=label.spacing_mm,
@@ -118,23 +125,20 @@ def simulate_case(
                 sign = int(correction.labels[0])
                 position = correction.coords_vox[0].double().numpy() + np.array(region.start)
                 done = sign < 0
-            assert current is not None
-            if k in union:
-                overlap = int((current & truth[region.slices]).sum())
-                dice[k] = 2 * overlap / (int(current.sum()) + size)
-                iou[k] = current_iou
-                union[k][region.slices] |= current
+            if k in unions_at:
+                dice[k], iou[k] = current_dice, prediction.predicted_iou
+                union, bit = unions_at[k][0][region.slices], unions_at[k][1]
+                np.bitwise_or(union, bit, out=union, where=current)
+        model.remove(number)  # what it keeps for further clicks adds up over the lesions of a scan
         scores.append(LesionScore(number, size * voxel_ml, dice, iou))
-    if on_mask is not None:
-        for k, mask in union.items():
-            on_mask(k, mask)
-    whole = lesions > 0
-    case_dice = None
-    if count:
-        case_dice = {
-            k: 2 * int((mask & whole).sum()) / (int(mask.sum()) + int(whole.sum())) for k, mask in union.items()
-        }
-    return CaseScore(case, case_dice, tuple(scores), tuple(clicks))
+    in_truth, case_dice = np.flatnonzero(lesions), {}
+    for k, (union, bit) in unions_at.items():
+        predicted = union & bit
+        overlap = int(np.count_nonzero(predicted.ravel()[in_truth]))
+        case_dice[k] = 2 * overlap / max(int(np.count_nonzero(predicted)) + len(in_truth), 1)
+        if on_mask is not None:
+            on_mask(k, predicted > 0)
+    return CaseScore(case, case_dice if count else None, tuple(scores), tuple(clicks))
 
 
 def simulate_files(

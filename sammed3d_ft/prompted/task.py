@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -37,9 +37,9 @@ from sammed3d_ft.model.published import PublishedWeights
 from sammed3d_ft.model.variants import VARIANTS
 from sammed3d_ft.model.weights import load_weights, origin, published_weights, read_state_dict, save_safetensors
 from sammed3d_ft.prompted.augment import AugmentationRanges
-from sammed3d_ft.prompted.config import PromptedConfig
+from sammed3d_ft.prompted.config import SELECTED_BY, PromptedConfig
 from sammed3d_ft.prompted.embedding_cache import CachedSamples, EmbeddingCache
-from sammed3d_ft.prompted.lesion_store import LesionStore, open_store, prepare_case
+from sammed3d_ft.prompted.lesion_store import LesionStore, open_store, prepare_case, stored_name
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.preprocessing import Preprocessing
 from sammed3d_ft.prompted.pretrained import click_mode, preset_preprocessing
@@ -50,7 +50,7 @@ from sammed3d_ft.provenance import case_files, digest, state_hash
 from sammed3d_ft.training.batches import loader_workers
 from sammed3d_ft.training.task import SplitCases, mean
 
-# Increase this when crops, augmentation or clicks are drawn differently. Older caches are then ignored, not deleted.
+# Increase this when crops, augmentation or clicks are drawn differently. Older embeddings are then left alone.
 _CACHE_FORMAT = 2
 
 
@@ -149,6 +149,22 @@ class PromptedTask:
         """Prepare the lesion store and, with a frozen encoder, the embeddings; all processes share the work."""
         root = self.config.cache.dir or self.config.run.dir / "cache"
         rank, world = accelerator.process_index, accelerator.num_processes
+        data, show = self.config.data, not accelerator.is_local_main_process
+        for case in tqdm(self.cases.train[rank::world], desc="lesions", disable=show, leave=False):
+            prepare_case(
+                root / "lesions", case, self.preprocessing, connectivity=data.connectivity, targets=data.targets
+            )
+        accelerator.wait_for_everyone()
+        names = [stored_name(case, self.preprocessing, data.connectivity, data.targets) for case in self.cases.train]
+        self.store = open_store(root / "lesions", names)
+        if self.cached:
+            self._build_cache(accelerator, root)
+
+    def _build_cache(self, accelerator: Accelerator, root: Path) -> None:
+        assert self.store is not None
+        settings = self.config.cache
+        encoder = self.model.image_encoder.to(accelerator.device).eval()
+        weights = state_hash(encoder.state_dict())
         content = digest(
             _CACHE_FORMAT,
             self.preprocessing.to_json(),
@@ -156,26 +172,6 @@ class PromptedTask:
             self.config.data.connectivity,
             [case_files(case) for case in self.cases.train],
         )
-        folder = root / f"lesions_{content}"
-        show = not accelerator.is_local_main_process
-        for case in tqdm(self.cases.train[rank::world], desc="lesions", disable=show, leave=False):
-            prepare_case(
-                folder,
-                case,
-                self.preprocessing,
-                connectivity=self.config.data.connectivity,
-                targets=self.config.data.targets,
-            )
-        accelerator.wait_for_everyone()
-        self.store = open_store(folder, self.cases.train)
-        if self.cached:
-            self._build_cache(accelerator, root, content)
-
-    def _build_cache(self, accelerator: Accelerator, root: Path, content: str) -> None:
-        assert self.store is not None
-        settings = self.config.cache
-        encoder = self.model.image_encoder.to(accelerator.device).eval()
-        weights = state_hash(encoder.state_dict())
         draw = [asdict(self.samples), settings.batch_size]
         self.cache = EmbeddingCache(
             root / f"embeddings_{digest(content, weights, draw)}", self.store, self.samples, settings.views
@@ -205,17 +201,17 @@ class PromptedTask:
         assert self.store is not None
         return len(self.store) * self.config.data.repeats + self.config.data.shapes
 
-    def dataset(self, epoch: int) -> Dataset[Any]:
-        """The training samples of an epoch."""
+    def datasets(self) -> Callable[[int], Dataset[Any]]:
+        """Makes the training samples of an epoch."""
         assert self.store is not None
         if self.cache is not None:
-            return CachedSamples(self.cache, epoch, self.config.data.repeats)
-        lesions = LesionSamples(self.store, self.samples, epoch, self.config.data.repeats)
+            return partial(CachedSamples, self.cache, repeats=self.config.data.repeats)
+        lesions = partial(LesionSamples, self.store, self.samples, repeats=self.config.data.repeats)
         if not self.config.data.shapes:
             return lesions
-        return ConcatDataset(
-            [lesions, ShapeSamples(self.config.data.shapes, self.samples, epoch, first_index=len(lesions))]
-        )
+        first_shape = self.sample_count - self.config.data.shapes
+        shapes = partial(ShapeSamples, self.config.data.shapes, self.samples, first_index=first_shape)
+        return partial(_joined, lesions, shapes)
 
     def case_ids(self, batch: dict[str, Any]) -> list[str]:
         """Lesion IDs in a batch, for error messages."""
@@ -265,8 +261,12 @@ class PromptedTask:
             later = np.sort(later[order[: clicks.gradient_rounds - 1]])
         return [1, *later.tolist()]
 
-    def score(self, accelerator: Accelerator, split: str) -> list[CaseScore]:
-        """Score the cases of a split with simulated clicks, on their own grids, divided among processes."""
+    def score(self, accelerator: Accelerator, split: str, *, selecting: bool = False) -> list[CaseScore]:
+        """Score the cases of a split with simulated clicks, on their own grids, divided among processes.
+
+        With ``selecting``, the user stops at the last number of clicks that the best model is selected by.
+        """
+        clicks_at = [k for k in self.config.validate_.clicks if not selecting or k <= max(SELECTED_BY)]
         predictor = Predictor(
             self.model,
             self.preprocessing,
@@ -279,7 +279,7 @@ class PromptedTask:
             return simulate_files(
                 predictor,
                 case,
-                self.config.validate_.clicks,
+                clicks_at,
                 connectivity=self.config.data.connectivity,
                 targets=self.config.data.targets,
             )
@@ -291,7 +291,7 @@ class PromptedTask:
         values: dict[str, float] = {}
         scored = [score.dice for score in scores if score.dice is not None]
         lesions = [lesion for score in scores for lesion in score.lesions]
-        for k in self.config.validate_.clicks:
+        for k in lesions[0].dice if lesions else self.config.validate_.clicks:
             values[f"{split}/dice@{k}"] = mean([dice[k] for dice in scored])
             values[f"{split}/lesion_dice@{k}"] = mean([lesion.dice[k] for lesion in lesions])
             for name in SIZE_CLASSES:
@@ -326,11 +326,12 @@ class PromptedTask:
 
     def selection(self, summary: Mapping[str, float]) -> float:
         """Mean Dice over 1 and 5 clicks."""
-        return (summary["val/dice@1"] + summary["val/dice@5"]) / 2
+        return mean([summary[f"val/dice@{k}"] for k in SELECTED_BY])
 
     def validation_line(self, summary: Mapping[str, float]) -> str:
         """Dice after each number of clicks, in one line."""
-        figures = "  ".join(f"{k}: {summary[f'val/dice@{k}']:.3f}" for k in self.config.validate_.clicks)
+        dice = {k: summary.get(f"val/dice@{k}") for k in self.config.validate_.clicks}
+        figures = "  ".join(f"{k}: {value:.3f}" for k, value in dice.items() if value is not None)
         return f"validation Dice by clicks  {figures}"
 
     def write_scores(self, run: Path, split: str, scores: Sequence[CaseScore]) -> None:
@@ -362,6 +363,10 @@ class PromptedTask:
             if f"{split}/dice@{clicks[0]}" in summary:
                 table.add_row(split, *(f"{summary[f'{split}/dice@{k}']:.3f}" for k in clicks))
         return table
+
+
+def _joined(lesions: Callable[[int], Dataset[Any]], shapes: Callable[[int], Dataset[Any]], epoch: int) -> Dataset[Any]:
+    return ConcatDataset([lesions(epoch), shapes(epoch)])
 
 
 def _at_clicks(dice: Mapping[int, float | None]) -> dict[str, float | None]:

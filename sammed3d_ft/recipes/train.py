@@ -20,7 +20,6 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, parse_flag_from_env, set_seed
 from rich.console import Console
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from sammed3d_ft.automatic.config import AutomaticConfig
@@ -33,7 +32,7 @@ from sammed3d_ft.files import INCOMPLETE, write_whole
 from sammed3d_ft.prompted.config import PromptedConfig
 from sammed3d_ft.prompted.task import PromptedTask
 from sammed3d_ft.provenance import file_hash
-from sammed3d_ft.training.batches import collate, epoch_batches, loader_workers
+from sammed3d_ft.training.batches import EpochLoader, epoch_batches, loader_workers
 from sammed3d_ft.training.checkpoints import (
     list_checkpoints,
     prune_checkpoints,
@@ -187,6 +186,8 @@ def _train(
     rank, world, batch_size = accelerator.process_index, accelerator.num_processes, config.optim.batch_size
     batches_per_epoch = len(epoch_batches(task.sample_count, batch_size, 0, 0, 0, world))
     total_steps = -(-batches_per_epoch // config.optim.accumulate) * config.optim.epochs
+    workers = loader_workers(config.data.workers, accelerator.device)
+    loader = EpochLoader(task.datasets(), workers, pin_memory=accelerator.device.type == "cuda")
     show = accelerator.is_local_main_process
     with tqdm(total=total_steps, initial=run.step, desc="training", unit="step", disable=not show) as bar:
         if checkpoint is None and task.starts_trained:
@@ -194,15 +195,7 @@ def _train(
         while run.epoch < config.optim.epochs:
             model.train()
             batches = epoch_batches(task.sample_count, batch_size, config.run.seed, run.epoch, rank, world)[run.batch :]
-            loader = iter(
-                DataLoader(
-                    task.dataset(run.epoch),
-                    batch_sampler=batches,
-                    collate_fn=collate,
-                    num_workers=loader_workers(config.data.workers, accelerator.device),
-                    pin_memory=accelerator.device.type == "cuda",
-                )
-            )
+            loaded = loader.batches(run.epoch, batches)
             while batches:
                 group, batches = batches[: config.optim.accumulate], batches[config.optim.accumulate :]
                 torch.manual_seed(config.run.seed * 1_000_003 + run.step)  # LoRA's dropout draws from torch's generator
@@ -211,7 +204,7 @@ def _train(
                 cases: list[list[str]] = []
                 # The last group of an epoch may be smaller; its mean is over its own batches, and none is dropped.
                 for position in range(len(group)):
-                    batch = _to_device(next(loader), accelerator.device)
+                    batch = _to_device(next(loaded), accelerator.device)
                     last = position == len(group) - 1
                     with nullcontext() if last else accelerator.no_sync(model):
                         with accelerator.autocast():
@@ -281,7 +274,7 @@ def _record(run: _Run, values: dict[str, float]) -> None:
 
 def _validate(run: _Run) -> None:
     """Score the model, keep it if it is the best so far, and save a checkpoint."""
-    summary = run.task.summary(run.task.score(run.accelerator, "val"), "val")
+    summary = run.task.summary(run.task.score(run.accelerator, "val", selecting=True), "val")
     score = run.task.selection(summary)
     if math.isnan(score):
         raise InputError("no lesions in any validation case, so no best model can be selected: check the labels")

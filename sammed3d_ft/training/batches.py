@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from prompts.randomness import uniforms
 
@@ -19,6 +20,50 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     }
     batch["index"] = [sample["index"] for sample in samples]
     return batch
+
+
+class EpochSamples(Dataset[Any]):
+    """The samples of all epochs, by (epoch, index), so that loader processes can stay from epoch to epoch.
+
+    Args:
+        datasets: makes the samples of an epoch.
+    """
+
+    def __init__(self, datasets: Callable[[int], Dataset[Any]]) -> None:
+        self.datasets = datasets
+        self._epoch: int | None = None
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        epoch, index = key
+        if epoch != self._epoch:
+            self._epoch, self._dataset = epoch, self.datasets(epoch)
+        return self._dataset[index]
+
+
+class EpochLoader:
+    """Loads batches epoch by epoch, by the same loader processes.
+
+    Args:
+        datasets: makes the samples of an epoch; loader processes receive it.
+        workers: number of loader processes; with 0, batches are loaded when they are asked for.
+        pin_memory: load batches into memory that a GPU can read by itself.
+    """
+
+    def __init__(self, datasets: Callable[[int], Dataset[Any]], workers: int, pin_memory: bool = False) -> None:
+        self._batches: list[list[tuple[int, int]]] = []
+        self._loader = DataLoader(
+            EpochSamples(datasets),
+            batch_sampler=self._batches,  # iterated over anew, and so as it then is, with every epoch
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+        )
+
+    def batches(self, epoch: int, indices: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
+        """Batches of an epoch: of the samples with these indices."""
+        self._batches[:] = [[(epoch, index) for index in batch] for batch in indices]
+        return iter(self._loader)
 
 
 def loader_workers(asked: int | None, device: torch.device) -> int:

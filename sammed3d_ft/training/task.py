@@ -54,8 +54,11 @@ class Task(Protocol):
     def sample_count(self) -> int:
         """Training samples per epoch; known after `prepare`."""
 
-    def dataset(self, epoch: int) -> Dataset[Any]:
-        """Training samples of an epoch; each depends only on seed, epoch and its index."""
+    def datasets(self) -> Callable[[int], Dataset[Any]]:
+        """Makes the training samples of an epoch, each dependent only on seed, epoch and its index.
+
+        Loader processes receive this function, so it must not refer to the model.
+        """
 
     def case_ids(self, batch: dict[str, Any]) -> list[str]:
         """Case IDs in a batch, for error messages."""
@@ -75,8 +78,11 @@ class Task(Protocol):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore, in place, the tensors returned by `state`; InputError if they do not fit."""
 
-    def score(self, accelerator: Accelerator, split: str) -> list[Any]:
-        """Score the cases of a split on their own grids, divided among processes; results are in case order."""
+    def score(self, accelerator: Accelerator, split: str, *, selecting: bool = False) -> list[Any]:
+        """Score the cases of a split on their own grids, divided among processes; results are in case order.
+
+        With ``selecting``, only as far as `selection` needs it; without, completely.
+        """
 
     def summary(self, scores: Sequence[Any], split: str) -> dict[str, float]:
         """Mean scores, named ``<split>/...``."""

@@ -16,7 +16,6 @@ import numpy as np
 
 from prompts.click_files import read_clicks, write_clicks
 from prompts.clicks import Click, clicks_to_vox
-from prompts.depth import bounding_box
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.files import write_whole
 from sammed3d_ft.images.images import write_mask
@@ -575,8 +574,7 @@ class Session:
                 predictor.add_clicks(lesion.positions_vox, lesion.labels, number)
         self._given[number] = _Given(of_mask, want)
         found = predictor.lesion(number)
-        box = bounding_box(found.mask)
-        self._boxes[number] = box and _moved(box, found.region.start)
+        self._boxes[number] = (found.box.start, found.box.stop) if found.box_mask.size else None
 
     def _code(self, number: int) -> int:
         """The code of a lesion in the labels sent to the page."""
@@ -589,22 +587,11 @@ class Session:
 
         if not self._given:
             return np.zeros([b - a for a, b in zip(*box, strict=True)], np.int32)
-        predictor, (first, end) = self._model.get().predictor, box
-        parts = []
-        for number in self._given:
-            found = predictor.lesion(number)
-            a = tuple(max(p, q) for p, q in zip(found.region.start, first, strict=True))
-            b = tuple(min(p, q) for p, q in zip(found.region.stop, end, strict=True))
-            if all(p < q for p, q in zip(a, b, strict=True)):
-                cut = tuple(slice(p - o, q - o) for p, q, o in zip(a, b, found.region.start, strict=True))
-                ax, ay, az = (p - o for p, o in zip(a, first, strict=True))
-                bx, by, bz = (q - o for q, o in zip(b, first, strict=True))
-                region = Region((ax, ay, az), (bx, by, bz))
-                parts.append(replace(found, region=region, logits=found.logits[cut]))
-        numbered = instance_map(parts, tuple(q - p for p, q in zip(first, end, strict=True)))
+        predictor = self._model.get().predictor
+        numbered = instance_map(map(predictor.lesion, self._given), Region.of(*box))
         coded = np.zeros_like(numbered)
-        for part in parts:
-            coded[numbered == part.lesion] = self._code(part.lesion)
+        for number in np.unique(numbered[numbered > 0]).tolist():
+            coded[numbered == number] = self._code(number)
         return coded
 
 
@@ -634,11 +621,6 @@ def _grows(of_mask: tuple[StartLesions, int] | None, clicks: tuple[tuple[tuple[f
         return True
     start, which = of_mask
     return bool(clicks) and clicks[0][1] == 1 and start.at(np.array(clicks[0][0])) == which
-
-
-def _moved(box: tuple[slice, ...], by: tuple[int, int, int]) -> Box:
-    x, y, z = ((side.start + o, side.stop + o) for side, o in zip(box, by, strict=True))
-    return (x[0], y[0], z[0]), (x[1], y[1], z[1])
 
 
 def _union(boxes: list[Box | None]) -> Box | None:

@@ -12,10 +12,10 @@ import pytest
 from scipy import ndimage
 
 from prompts.lesions import lesions_from_mask
-from sammed3d_ft.evaluation import evaluate_case
+from sammed3d_ft.evaluation import evaluate_case, surface, surface_elements
 from sammed3d_ft.evaluation.matching import Components, match, overlaps
-from sammed3d_ft.evaluation.surface import hd95_mm, nsd, surface_distances
-from sammed3d_ft.evaluation.surface_elements import element_areas_mm2
+from sammed3d_ft.evaluation.surface import SurfaceDistances, hd95_mm, nsd, surface_distances
+from sammed3d_ft.evaluation.surface_elements import Surfaces, element_areas_mm2
 from sammed3d_ft.images.images import read_label
 from tests.support.ellipsoids import painted
 
@@ -47,28 +47,65 @@ def test_nsd_and_hd95_equal_surface_distance(case: dict[str, Any]) -> None:
     assert result.hd95_mm == pytest.approx(case["hd95_mm"], abs=1e-12)
 
 
-def test_distances_equal_a_distance_transform() -> None:
-    """Nearest elements by KD-tree against scipy's exact distance map of the other surface."""
+def _distances(truth: np.ndarray, pred: np.ndarray, spacing_mm: np.ndarray) -> SurfaceDistances:
+    (found,) = surface_distances(*(Surfaces.of(np.argwhere(mask)) for mask in (truth, pred)), spacing_mm)
+    return found
+
+
+def _cell_codes(mask: np.ndarray) -> np.ndarray:
+    """Code of every cell of a mask by looking at each of its corners; cell (i, j, k) starts at voxel -1."""
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(mask, 1), (2, 2, 2))
+    return (windows.reshape(*windows.shape[:3], 8) << np.arange(8)).sum(axis=3).astype(np.uint8)
+
+
+def _by_distance_transform(cells: np.ndarray, others: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+    """Sorted distance of each of the ``cells`` to the nearest of ``others``, both (x, y, z) bool."""
+    return np.sort(ndimage.distance_transform_edt(~others, sampling=spacing_mm)[cells])
+
+
+@pytest.mark.parametrize("cells_at_once", [2**25, 300])
+@pytest.mark.parametrize("gap", [0, 40])
+def test_distances_equal_a_distance_transform(gap: int, cells_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several pairs at once, near and farther apart than what is searched on the grid."""
+    for module in (surface, surface_elements):
+        monkeypatch.setattr(module, "_CELLS_AT_ONCE", cells_at_once)
     rng = np.random.default_rng(5)
     spacing = np.array([1.3, 2.0, 4.0])
+    pairs = []
     for _ in range(5):
-        truth, pred = (ndimage.gaussian_filter(rng.normal(size=(18, 17, 16)), 1.5) > 0.05 for _ in range(2))
-        borders = []
-        for one in (truth, pred):
-            cells = np.lib.stride_tricks.sliding_window_view(np.pad(one, 1), (2, 2, 2)).sum(axis=(3, 4, 5))
-            borders.append((cells > 0) & (cells < 8))
-        to_pred = ndimage.distance_transform_edt(~borders[1], sampling=spacing)[borders[0]]
-        to_truth = ndimage.distance_transform_edt(~borders[0], sampling=spacing)[borders[1]]
-        found = surface_distances(np.argwhere(truth), np.argwhere(pred), spacing)
-        np.testing.assert_allclose(found.truth_mm, np.sort(to_pred), atol=1e-12)
-        np.testing.assert_allclose(found.pred_mm, np.sort(to_truth), atol=1e-12)
+        truth, pred = np.zeros((2, 22 + gap, 17, 16), bool)
+        truth[:18], pred[4 + gap :] = (ndimage.gaussian_filter(rng.normal(size=(18, 17, 16)), 1.5) > 0.05 for _ in "tp")
+        pairs.append((truth, pred))
+    surfaces = [
+        Surfaces.of(np.concatenate([np.argwhere(mask) for mask in masks]), [mask.sum() for mask in masks])
+        for masks in zip(*pairs, strict=True)
+    ]
+    for (truth, pred), found in zip(pairs, surface_distances(*surfaces, spacing), strict=True):
+        borders = [(codes > 0) & (codes < 255) for codes in (_cell_codes(truth), _cell_codes(pred))]
+        np.testing.assert_allclose(found.truth_mm, _by_distance_transform(*borders, spacing), atol=1e-12)
+        np.testing.assert_allclose(found.pred_mm, _by_distance_transform(*borders[::-1], spacing), atol=1e-12)
+
+
+def test_surfaces_of_many_masks_and_of_their_union() -> None:
+    """Touching masks: each one's cells, those of a selection, and those of the union, in which they have no border."""
+    numbers = ndimage.zoom(np.random.default_rng(3).integers(0, 4, (4, 5, 6)), 3, order=0)
+    masks = [numbers == number for number in (1, 2, 3)]
+    found = Surfaces.of(np.concatenate([np.argwhere(mask) for mask in masks]), [mask.sum() for mask in masks])
+    picked = found.pick(np.array([2, 0]))
+    for surfaces, expected in ((found, masks), (picked, [masks[2], masks[0]]), (found.union(), [numbers > 0])):
+        ends = np.cumsum(surfaces.counts)
+        for mask, end, count in zip(expected, ends, surfaces.counts, strict=True):
+            codes = _cell_codes(mask)
+            cells = np.argwhere((codes > 0) & (codes < 255))
+            np.testing.assert_array_equal(surfaces.cells[end - count : end], cells)
+            np.testing.assert_array_equal(surfaces.codes[end - count : end], codes[tuple(cells.T)])
 
 
 def test_tolerance_is_met_exactly_at_awkward_spacings() -> None:
     # 20 steps of 0.1 mm are 2 mm, not a rounding error more.
     truth, pred = np.zeros((40, 3, 3), bool), np.zeros((40, 3, 3), bool)
     truth[13, 1, 1], pred[33, 1, 1] = True, True
-    distances = surface_distances(np.argwhere(truth), np.argwhere(pred), np.array([0.1, 0.1, 0.1]))
+    distances = _distances(truth, pred, np.array([0.1, 0.1, 0.1]))
     assert hd95_mm(distances) == 2.0
     assert nsd(distances, 2.0) == 1.0
 

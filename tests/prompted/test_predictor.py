@@ -13,12 +13,13 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.images.crops import crop_grid
+from sammed3d_ft.images.crops import Region, crop_grid
 from sammed3d_ft.images.grids import from_array
 from sammed3d_ft.model.build import seeded_model
+from sammed3d_ft.prompted import prediction as prediction_module
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.preprocessing import Preprocessing, channels, prepare_crop
-from tests.support.stand_ins import Threshold, plain_scan, predictor, scan_of_blobs
+from tests.support.stand_ins import Remembering, Threshold, plain_scan, predictor, scan_of_blobs
 from tests.support.storage_orders import ORIENTATIONS, affine_of, stored_as
 
 
@@ -257,6 +258,68 @@ def test_clicks_outside_the_crop(caplog):
     assert after is before
     assert len(stub.decoded) == 1
     assert len(after.clicks) == 1
+
+
+@pytest.mark.parametrize("most_kept", [2**22, 0])
+def test_only_the_logits_of_the_lesion_itself_are_kept(most_kept, monkeypatch):
+    """Others are made anew, also when lesion and scan have changed meanwhile."""
+    monkeypatch.setattr(prediction_module, "_MOST_KEPT", most_kept)
+    found, volume = predictor(Remembering(level=0.8)), plain_scan((100, 44, 36))
+    found.set_image({"PT": volume})
+    clicks = [((50, 22, 18), 1), ((53, 22, 18), 0), ((93, 22, 18), 1)]
+    seen = [found.add_click(position, label) for position, label in clicks]
+    logits = [prediction.logits for prediction in seen]
+    found.set_image({"PT": plain_scan()})
+    assert [len(prediction.clicks) for prediction in seen] == [1, 2, 3]
+    assert not np.array_equal(logits[0], logits[1])
+    for prediction, before in zip(seen, logits, strict=True):
+        np.testing.assert_array_equal(prediction.logits, before)
+        np.testing.assert_array_equal(prediction.mask, before > 0)
+        held = before[prediction.box.within(prediction.region)]
+        np.testing.assert_array_equal(prediction.box_logits, held)
+        np.testing.assert_array_equal(prediction.box_mask, held > 0)
+        for others in ((1, 2), (0, 2), (0, 1)):  # no larger than needed
+            assert (held > 0).any(axis=others)[[0, -1]].all()
+        kept = sum(value.nbytes for value in vars(prediction).values() if isinstance(value, np.ndarray))
+        assert kept <= held.size / 8 + 1 + (held.nbytes if most_kept else 0)
+
+
+def instances_by_hand(lesions, shape):
+    instances, highest = np.zeros(shape, int), np.zeros(shape)
+    for number in sorted(lesions):
+        logits = np.full(shape, -100.0)
+        logits[lesions[number].region.slices] = lesions[number].logits
+        instances[logits > highest] = number
+        highest = np.maximum(highest, logits)
+    return instances
+
+
+@pytest.mark.parametrize("most_kept", [2**22, 0])
+def test_overlapping_lesions_share_the_map_by_their_logits(most_kept, monkeypatch):
+    monkeypatch.setattr(prediction_module, "_MOST_KEPT", most_kept)
+    found, volume = predictor(Remembering(level=0.3), zoom=False), plain_scan((100, 44, 36))
+    found.set_image({"PT": volume})
+    starts = {3: (44, 22, 18), 1: (52, 24, 16), 2: (50, 20, 20), 7: (9, 9, 9)}
+    lesions = {number: found.add_click(place, lesion=number) for number, place in starts.items()}
+    expected = instances_by_hand(lesions, (100, 44, 36))
+    claims = sum((found.lesion(number).box_mask.sum() for number in starts), 0)
+    assert claims > (expected > 0).sum()  # they do overlap
+    assert len(np.unique(expected)) > 3
+    np.testing.assert_array_equal(found.instances(), expected)
+    part = Region((45, 10, 0), (60, 44, 19))
+    np.testing.assert_array_equal(prediction_module.instance_map(lesions.values(), part), expected[part.slices])
+
+
+def test_an_empty_lesion_keeps_nothing():
+    found, shape = predictor(Threshold(level=9.0), obey=False), (40, 44, 36)
+    found.set_image({"PT": plain_scan(shape)})
+    prediction = found.add_click((20, 22, 18))
+    assert prediction.box_logits.size == prediction.box_mask.size == 0
+    assert not prediction.mask.any()
+    assert prediction.mask.shape == prediction.region.shape == prediction.logits.shape
+    assert not found.mask().any()
+    assert not found.instances().any()
+    assert found.probability().max() < 0.5
 
 
 def test_a_foreground_click_outside_the_crop_opens_one_of_its_own():

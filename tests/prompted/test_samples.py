@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prompts.lesions import lesions_from_mask
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.crops import Region, crop_grid, read_crop, spacings_shown, touched_region
-from sammed3d_ft.images.images import read_image
+from sammed3d_ft.images.images import read_image, read_label
+from sammed3d_ft.prompted import lesion_store
 from sammed3d_ft.prompted.augment import AugmentationRanges, draw_augmentation
 from sammed3d_ft.prompted.embedding_cache import CachedSamples, EmbeddingCache
 from sammed3d_ft.prompted.lesion_store import LesionStore, open_store, prepare_case
-from sammed3d_ft.prompted.preprocessing import Preprocessing
+from sammed3d_ft.prompted.preprocessing import Preprocessing, channels
 from sammed3d_ft.prompted.samples import LesionSamples, SampleSettings
-from sammed3d_ft.training.batches import collate, epoch_batches
+from sammed3d_ft.training.batches import EpochLoader, collate, epoch_batches
+from sammed3d_ft.training.scan_files import ScanPart
 from tests.support.tiny_cases import write_case
 
 RANGES = AugmentationRanges()
@@ -38,8 +43,7 @@ def case(tmp_path_factory):
 @pytest.fixture(scope="module")
 def store(case, tmp_path_factory) -> LesionStore:
     folder = tmp_path_factory.mktemp("store")
-    prepare_case(folder, case, PREPROCESSING)
-    return open_store(folder, [case])
+    return open_store(folder, [prepare_case(folder, case, PREPROCESSING)])
 
 
 # Batches
@@ -73,6 +77,38 @@ def test_the_order_comes_from_seed_and_epoch():
     assert epoch_batches(30, 30, 1, 1) != epoch_batches(30, 30, 2, 1)
 
 
+class Plain(torch.utils.data.Dataset):
+    """A sample tells its epoch, its index, and the process that loaded it."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def __getitem__(self, index):
+        return {"index": index, "of": torch.tensor([self.epoch, index, os.getpid()])}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_processes_stay_from_epoch_to_epoch(workers):
+    loader, processes = EpochLoader(Plain, workers), set()
+    for epoch in (4, 0, 5):
+        for start in (0, 3):  # an epoch may begin in its middle, when a run is resumed
+            indices = epoch_batches(11, 2, 1, epoch)[start:]
+            loaded = loader.batches(epoch, indices)
+            batches = [next(loaded) for _ in indices]
+            assert [batch["index"] for batch in batches] == indices
+            told = torch.cat([batch["of"] for batch in batches])
+            assert told[:, :2].tolist() == [[epoch, index] for batch in indices for index in batch]
+            processes |= set(told[:, 2].tolist())
+    assert len(processes) == max(workers, 1)
+    assert (os.getpid() in processes) == (workers == 0)
+
+
+def test_an_epoch_that_is_not_finished_leaves_nothing_for_the_next():
+    loader = EpochLoader(Plain, 1)
+    next(loader.batches(0, [[0], [1], [2], [3]]))
+    assert [batch["of"][0, 0] for batch in loader.batches(1, [[7], [8]])] == [1, 1]
+
+
 # The store
 
 
@@ -97,24 +133,80 @@ def test_each_lesion_is_a_target(store, case):
 
 def test_a_scan_is_stored_once_whatever_its_lesions(store, case):
     (file,) = store.folder.glob("*.safetensors")
-    assert file.stat().st_size < 24**3 * 8 + 1000  # one channel and the lesions' numbers, four bytes each
+    assert file.stat().st_size < 24**3 * 5 + 1000  # one channel of four bytes, and a lesion's number of one
+
+
+class PlainStore(LesionStore):
+    """Cuts the same boxes out of the images as they are read."""
+
+    def __init__(self, store, case):
+        super().__init__(store.folder, store.entries)
+        self.channels = channels({"PT": read_image(case.images["PT"])}, PREPROCESSING)
+        self.lesions = lesions_from_mask(read_label(case.label).array)[0]
+
+    def read(self, index, region):
+        target = self.lesions[region.slices] == self.entries[index].number
+        return ScanPart(self.channels[(slice(None), *region.slices)], torch.from_numpy(target))
+
+
+def test_samples_are_those_cut_out_of_the_images_bit_for_bit(store, case):
+    wild = replace(SETTINGS, ranges=AugmentationRanges(rotate_deg=40.0, zoom=0.5), ambiguous=0.3, start_masks=0.3)
+    for epoch in range(6):
+        found, plain = (LesionSamples(each, wild, epoch) for each in (store, PlainStore(store, case)))
+        for index in range(len(plain)):
+            assert found[index].keys() == plain[index].keys()
+            for name, value in plain[index].items():
+                assert np.array_equal(found[index][name], value), (epoch, index, name)
+
+
+@pytest.mark.parametrize(("size", "number_bytes"), [(10, 1), (14, 2)])
+def test_a_scan_of_more_than_255_lesions_keeps_them_apart(tmp_path, size, number_bytes):
+    spots = np.zeros((2 * size, 2 * size, 6), np.uint8)
+    spots[::2, ::2, ::3] = 1
+    case = write_case(tmp_path, "many", [])
+    for path in (case.images["PT"], case.label):
+        nib.save(nib.Nifti1Image(spots, np.diag([3.0, 3.0, 3.0, 1.0])), path)
+    store = open_store(tmp_path / "s", [prepare_case(tmp_path / "s", case, PREPROCESSING)])
+    assert len(store) == 2 * size**2
+    assert all(int(store.read(index, Region((0, 0, 0), spots.shape)).target.sum()) == 1 for index in range(len(store)))
+    (file,) = store.folder.glob("*.safetensors")
+    assert file.stat().st_size - spots.size * (4 + number_bytes) in range(1000)
 
 
 def test_all_lesions_are_one_target(case, tmp_path):
-    prepare_case(tmp_path, case, PREPROCESSING, targets="all")
-    (entry,) = open_store(tmp_path, [case]).entries
-    target = open_store(tmp_path, [case]).read(0, entry.region).target
+    store = open_store(tmp_path, [prepare_case(tmp_path, case, PREPROCESSING, targets="all")])
+    (entry,) = store.entries
+    target = store.read(0, entry.region).target
     assert int(target.sum()) == int((read_image(case.label).array > 0).sum())
     assert entry.id == "a/1"
 
 
 def test_an_empty_label_gives_no_target(case, tmp_path):
     empty = write_case(tmp_path, "empty", [])
-    for one in (case, empty):
-        prepare_case(tmp_path / "store", one, PREPROCESSING)
-    assert len(open_store(tmp_path / "store", [case, empty])) == 3
+    names = [prepare_case(tmp_path / "store", one, PREPROCESSING) for one in (case, empty)]
+    assert len(open_store(tmp_path / "store", names)) == 3
     with pytest.raises(InputError, match="all labels are empty"):
-        open_store(tmp_path / "store", [empty])
+        open_store(tmp_path / "store", names[1:])
+
+
+def test_other_settings_images_and_formats_have_files_of_their_own(tmp_path, monkeypatch):
+    case = write_case(tmp_path, "a", BALLS)
+    folder = tmp_path / "store"
+    first = prepare_case(folder, case, PREPROCESSING)
+    kept = {path: path.read_bytes() for path in folder.iterdir()}
+    assert prepare_case(folder, case, Preprocessing(("PT",), 1.5)) == first  # crops of another spacing, the same scan
+    names = {
+        first,
+        prepare_case(folder, case, Preprocessing(("PT",), 3.0, {"PT": (0, 20)})),
+        prepare_case(folder, case, PREPROCESSING, connectivity=26),
+        prepare_case(folder, case, PREPROCESSING, targets="all"),
+    }
+    os.utime(case.label, ns=(0, 0))
+    names.add(prepare_case(folder, case, PREPROCESSING))
+    monkeypatch.setattr(lesion_store, "_FORMAT", lesion_store._FORMAT + 1)
+    names.add(prepare_case(folder, case, PREPROCESSING))
+    assert len(names) == 6
+    assert {path: path.read_bytes() for path in kept} == kept
 
 
 def test_a_case_without_label_is_refused(case, tmp_path):

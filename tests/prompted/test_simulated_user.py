@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from prompts.depth import deepest_point
+from prompts.lesions import lesions_from_mask
 from sammed3d_ft.dataset.manifest import Case
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.crops import Region
@@ -28,15 +31,19 @@ class Model:
     def __init__(self, mask_of: Callable[[list[tuple[tuple[float, ...], int]]], np.ndarray], region: Region) -> None:
         self.mask_of, self.region = mask_of, region
         self.lesions: dict[int, list[tuple[tuple[float, ...], int]]] = {}
+        self.removed: list[int] = []
 
     def set_image(self, images: Mapping[str, Volume]) -> None:
-        self.lesions = {}
+        self.lesions, self.removed = {}, []
 
     def add_click(self, position_vox: Any, label: int = 1, lesion: int = 1) -> Any:
         clicks = self.lesions.setdefault(lesion, [])
         clicks.append((tuple(np.asarray(position_vox, float).tolist()), label))
         mask = self.mask_of(clicks)[self.region.slices].astype(bool)
         return SimpleNamespace(region=self.region, mask=mask, predicted_iou=0.1 * len(clicks))
+
+    def remove(self, lesion: int) -> None:
+        self.removed.append(lesion)
 
 
 WHOLE = Region((0, 0, 0), (20, 12, 12))
@@ -78,6 +85,45 @@ def test_the_user_sees_each_mask_and_clicks_its_deepest_error() -> None:
     assert score.lesions[1].volume_ml == pytest.approx(125 * 0.008)
     assert [(click.lesion, click.label) for click in score.clicks] == [(1, 1), (1, 1), (1, 0), (2, 1)]
     assert score.clicks[2].position_mm == (16.0, 10.0, 10.0)
+    assert model.removed == [1, 2]
+
+
+def in_whole_volumes(model: Model, label: Volume, rounds: int) -> tuple[list[dict[int, float]], dict[int, float]]:
+    """Dice of each lesion and of the case, by the plain form: every mask and error as large as the scan."""
+    lesions, count = lesions_from_mask(label.array)
+    unions = {k: np.zeros(label.array.shape, bool) for k in range(1, rounds + 1)}
+    scores = []
+    for number in range(1, count + 1):
+        truth, dice, done = lesions == number, {}, False
+        position, sign = deepest_point(truth, label.spacing_mm)[0].astype(float), 1
+        for k, union in unions.items():
+            if not done:
+                found = model.add_click(position, sign, number)
+                mask, known = np.zeros_like(truth), np.zeros_like(truth)
+                mask[found.region.slices], known[found.region.slices] = found.mask, True
+                missed, false = (deepest_point(e & known, label.spacing_mm) for e in (truth & ~mask, mask & ~truth))
+                done = missed is None and false is None
+                sign = int(false is None or (missed is not None and missed[1] >= false[1]))
+                if not done:
+                    position = (missed if sign else false)[0].astype(float)
+            dice[k] = 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
+            union |= mask
+        scores.append(dice)
+    whole = lesions > 0
+    return scores, {k: 2 * (u & whole).sum() / (u.sum() + whole.sum()) for k, u in unions.items()}
+
+
+@pytest.mark.parametrize("region", [WHOLE, Region((3, 2, 0), (17, 12, 7)), Region((6, 0, 0), (9, 4, 4))])
+def test_boxes_give_what_whole_volumes_give(region: Region) -> None:
+    """Also where a region holds a part of a lesion, or nothing of it; and after more than eight numbers of clicks."""
+    label = volume(ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(20, 12, 12)), 1) > 0.35)
+    models = Model(ball_clicks, region), Model(ball_clicks, region)
+    score = simulate_case(models[0], {"PT": label}, label, list(range(1, 11)), case="c")
+    lesions, case = in_whole_volumes(models[1], label, 10)
+    assert len(lesions) > 3
+    assert models[0].lesions == models[1].lesions
+    assert [lesion.dice for lesion in score.lesions] == lesions
+    assert score.dice == case
 
 
 def test_lesions_as_one_are_clicked_as_one() -> None:

@@ -40,18 +40,23 @@ def test_a_run_writes_an_export_that_replays_to_its_validation_dice(
     method: str, tmp_path: Path, manifest: Path
 ) -> None:
     run = tmp_path / "run"
-    summary = recipe.train(settings(run, manifest, method, f"validate.test={method == 'full'}"))
+    summary = recipe.train(
+        settings(run, manifest, method, f"validate.test={method == 'full'}", "validate.clicks=[1, 3, 5, 7]")
+    )
 
-    replayed = replayed_dice(run, manifest, "val")
+    replayed = replayed_dice(run, manifest, "val", (1, 5, 7))
     assert replayed[1] == pytest.approx(summary["val/dice@1"], abs=1e-6)
     assert replayed[5] == pytest.approx(summary["val/dice@5"], abs=1e-6)
+    assert replayed[7] == pytest.approx(summary["val/dice@7"], abs=1e-6)
     assert replayed[1] > 0  # a comparison of zeros would be meaningless
     assert json.loads((run / "summary.json").read_text())["export_sha256"] == summary["export_sha256"]
     assert ("test/dice@1" in summary) == (method == "full")
     assert (run / "export" / "adapter").is_dir() == (method == "lora")
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in logged if "train/loss" in line] == [1, 2]
-    assert any("val/dice@1" in line for line in logged)
+    (validated,) = [line for line in logged if "val/dice@1" in line]
+    assert "val/dice@3" in validated
+    assert "val/dice@7" not in validated  # nothing is selected by it
     assert any((run / "cache").glob("embeddings_*/*.safetensors")) == (method == "decoder")
 
 
@@ -97,9 +102,9 @@ def test_generic_shapes_join_the_lesions(tmp_path: Path, manifest: Path) -> None
 def test_a_stopped_run_ends_in_the_same_export(
     method: str, last_step: int, tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps 1 and 3 are amid epochs, step 2 is at the end of one."""
+    """Steps 1 and 3 are amid epochs, step 2 is at the end of one. Samples come from a loader process or from none."""
     whole = recipe.train(settings(tmp_path / "whole", manifest, method, "optim.epochs=2"))
-    broken = settings(tmp_path / "broken", manifest, method, "optim.epochs=2")
+    broken = settings(tmp_path / "broken", manifest, method, "optim.epochs=2", "data.workers=1")
     with monkeypatch.context() as patched:
         stop_after(patched, last_step)
         with pytest.raises(Killed):

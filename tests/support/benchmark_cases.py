@@ -92,6 +92,9 @@ class StandIn:
         x, y, z = mask.shape
         return SimpleNamespace(region=Region((0, 0, 0), (x, y, z)), mask=mask, predicted_iou=0.5)
 
+    def remove(self, lesion: int) -> None:
+        """Nothing is kept for further clicks."""
+
 
 @dataclass
 class Done:
