@@ -111,7 +111,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     try:
         with safe_open(_file_of(Path(path)), framework="pt") as file:
             return dict(json.loads((file.metadata() or {}).get(_HEADER_KEY, "{}")))
-    except (InputError, SafetensorError, OSError):
+    except (InputError, SafetensorError, OSError, ValueError, TypeError):
         return {}
 
 
@@ -208,7 +208,13 @@ def _read_safetensors(path: Path) -> Checkpoint:
         ) from error
     if _HEADER_KEY not in header:
         return Checkpoint(_bare_names(state), "safetensors", header)
-    return Checkpoint(_bare_names(state), "export", json.loads(header[_HEADER_KEY]))
+    try:
+        metadata = json.loads(header[_HEADER_KEY])
+    except (ValueError, RecursionError):
+        metadata = None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise InputError(f"{path} is an export with damaged metadata; copy it again")
+    return Checkpoint(_bare_names(state), "export", metadata)
 
 
 def _read_pickle(path: Path, zipped: bool) -> Checkpoint:
@@ -223,7 +229,7 @@ def _read_pickle(path: Path, zipped: bool) -> Checkpoint:
             f"{path} was rejected without running any of its code: its pickle {what}, which weights do not need; "
             "if you trust its origin, save only its tensors with torch.save or as safetensors"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # the unpickler answers a damaged stream with almost any exception
         raise InputError(
             f"{path} is a damaged or truncated checkpoint ({_line(error)}); copy or download it again"
         ) from error
@@ -242,12 +248,22 @@ def _from_pickle(path: Path, content: Any) -> Checkpoint:
 
 
 def _tensors(path: Path, content: Mapping[Any, Any]) -> dict[str, Tensor]:
-    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    others = [
+        str(name)
+        for name, value in content.items()
+        if not (isinstance(value, Tensor) and value.layout == torch.strided)
+    ]
     if others or not content:
         what = f"{_some(others)} instead" if others else "nothing"
         raise InputError(
             f"{path} has no tensors by name, neither at the top level nor under {', '.join(_WRAPPERS)}: it holds "
             f"{what}; save model.state_dict()"
+        )
+    # A tensor can repeat one stored number any number of times, so a small file could ask for any amount of memory.
+    repeated = [str(name) for name, tensor in content.items() if tensor.nbytes > tensor.untyped_storage().nbytes()]
+    if repeated:
+        raise InputError(
+            f"{path} holds tensors larger than their stored values ({_some(repeated)}); save them contiguous"
         )
     return _bare_names({str(name): value for name, value in content.items()})
 
