@@ -267,9 +267,7 @@ def _check_sizes(fields: dict[str, str], dimension: str, sizes: str, where: str)
         raise InputError(f"{where}: the header states {axes or 'no'} dimensions; copy or export it again")
     whole = all(length.isascii() and length.isdigit() and 0 < int(length) < 1 << 31 for length in lengths)
     if len(lengths) != int(axes) or not whole:
-        raise InputError(
-            f"{where}: {sizes} is {' '.join(lengths)!r:.60}, expected {axes} numbers; export it again"
-        )
+        raise InputError(f"{where}: {sizes} is {' '.join(lengths)!r:.60}, expected {axes} numbers; export it again")
     return int(axes)
 
 
