@@ -135,7 +135,7 @@ class Itk:
 
 
 class Dicom:
-    """A folder with a PET series, an RTSTRUCT and a SEG, of which one file is mutated."""
+    """A PET series, classic or enhanced, with an RTSTRUCT and a SEG; one file is mutated."""
 
     def __init__(self, folder: Path) -> None:
         from sammed3d_ft.images.images import from_array
@@ -154,12 +154,18 @@ class Dicom:
         write_seg(self.folder / "seg.dcm", labels, volume, find_series(self.folder, volume, folder))
         _rtstruct(slices[1]).save_as(self.folder / "rtstruct.dcm", enforce_file_format=True)
         self.seeds = {path.name: path.read_bytes() for path in sorted(self.folder.iterdir())}
+        self.enhanced = io.BytesIO()
+        _enhanced(slices).save_as(self.enhanced, enforce_file_format=True)
 
     def make(self, dice: random.Random) -> list[Path]:
-        name = dice.choice(["1.dcm", "rtstruct.dcm", "seg.dcm"])
+        name = dice.choice(["1.dcm", "rtstruct.dcm", "seg.dcm", "enhanced.dcm"])
+        for path in self.folder.iterdir():
+            path.unlink()
         for other, content in self.seeds.items():
-            _written(self.folder / other, content)
-        data = _changed_element(self.seeds[name], dice) if dice.random() < 0.4 else mutated(self.seeds[name], dice)
+            if name != "enhanced.dcm" or not other[0].isdigit():
+                _written(self.folder / other, content)
+        seed = self.seeds.get(name, self.enhanced.getvalue())
+        data = _changed_element(seed, dice) if dice.random() < 0.4 else mutated(seed, dice)
         return [_written(self.folder / name, data)]
 
     def read(self, paths: list[Path]) -> None:
@@ -338,6 +344,36 @@ def _changed_element(seed: bytes, dice: random.Random) -> bytes:
     except Exception:  # pydicom cannot write every nonsense
         return mutated(seed, dice)
     return file.getvalue()
+
+
+def _enhanced(slices: list[Any]) -> Any:
+    """The slices as one legacy converted file."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import LegacyConvertedEnhancedPETImageStorage, generate_uid
+
+    dataset, shared, frames = Dataset(), Dataset(), []
+    dataset.update(slices[0])
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = slices[0].file_meta.TransferSyntaxUID
+    dataset.SOPClassUID, dataset.SOPInstanceUID = LegacyConvertedEnhancedPETImageStorage, generate_uid()
+    for one in slices:
+        frame = Dataset()
+        for group, keywords in (
+            ("PlanePositionSequence", ["ImagePositionPatient"]),
+            ("PixelValueTransformationSequence", ["RescaleSlope", "RescaleIntercept"]),
+        ):
+            item = Dataset()
+            item.update({one[keyword].tag: one[keyword] for keyword in keywords})
+            setattr(frame, group, [item])
+        frames.append(frame)
+    measures, orientation = Dataset(), Dataset()
+    measures.PixelSpacing, orientation.ImageOrientationPatient = slices[0].PixelSpacing, [1, 0, 0, 0, 1, 0]
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    for keyword in ("ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "PixelSpacing"):
+        delattr(dataset, keyword)
+    dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence = [shared], frames
+    dataset.NumberOfFrames, dataset.PixelData = len(slices), b"".join(one.PixelData for one in slices)
+    return dataset
 
 
 def _rtstruct(like: Any) -> Any:
