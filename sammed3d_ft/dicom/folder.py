@@ -12,7 +12,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from sammed3d_ft.dicom.headers import reading
+from sammed3d_ft.dicom.headers import reading, text_of
 from sammed3d_ft.errors import InputError
 
 IMAGE_NAMES = {"PT": "PET", "CT": "CT"}
@@ -32,8 +32,8 @@ class DicomFile:
 
     def text(self, keyword: str) -> str:
         """An attribute as text; "" if it is missing or empty."""
-        value = self.header.get(keyword)
-        return "" if value is None else str(value).strip()
+        with reading(self.path):
+            return text_of(self.header, keyword)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,7 +21,9 @@ def reading(where: object) -> Iterator[None]:
     wrong element further down shows as AttributeError, IndexError or TypeError.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pydicom")  # of malformed values, which become errors if used
+            yield
     except InputError:
         raise
     except MemoryError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -236,9 +237,11 @@ def _pixels(file: DicomFile) -> np.ndarray:
     """The stored values of a file, (frames, rows, columns)."""
     syntax: Any = None
     try:
-        dataset = pydicom.dcmread(file.path)
-        syntax = dataset.file_meta.get("TransferSyntaxUID")
-        stored = dataset.pixel_array
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pydicom")  # of odd pixels, which are counted below
+            dataset = pydicom.dcmread(file.path)
+            syntax = dataset.file_meta.get("TransferSyntaxUID")
+            stored = dataset.pixel_array
         return stored.reshape(-1, *stored.shape[-2:])
     except Exception as error:  # pydicom and its decoders answer damaged pixels with almost any
         first_line = (str(error).splitlines() or [type(error).__name__])[0]

@@ -243,10 +243,11 @@ def _open(path: str | os.PathLike[str], case: str) -> _StoredImage:
     """Open an image without loading its voxels; a geometry warning is logged."""
     file = Path(path)
     where = _place(file, case)
-    if file.is_dir():
-        raise InputError(f"{where}: is a folder, {_EXPECTED}")
-    if not file.is_file():
-        raise InputError(f"{where}: {'is not a regular file' if file.exists() else 'no such file'}")
+    with _reading(where):
+        if file.is_dir():
+            raise InputError(f"{where}: is a folder, {_EXPECTED}")
+        if not file.is_file():
+            raise InputError(f"{where}: {'is not a regular file' if file.exists() else 'no such file'}")
     suffix = next((end for end in IMAGE_SUFFIXES if file.name.lower().endswith(end)), None)
     if suffix is None:
         raise InputError(f"{where}: {_EXPECTED}; convert it first")
@@ -280,11 +281,20 @@ def _open_nifti(file: Path, where: str) -> _Nifti:
             f"{where}: the file is truncated: its header describes {_bytes_described(image)} bytes; copy or export it "
             "again"
         )
+    if _infinite_scale(image, where):
+        raise InputError(f"{where}: its header states an infinite scale factor; copy or export it again")
     with _reading(where):
         affine = check_affine(image.header.get_best_affine(), where)
         warning = geometry_warning(image.header)
     grid = (shape[0], shape[1], shape[2])
     return _Nifti(image, SourceGrid(grid, affine, image.header, canonical_orientation(affine), file, warning), where)
+
+
+def _infinite_scale(image: nib.Nifti1Image, where: str) -> bool:
+    """Whether the file scales by infinity, which nibabel would ignore like NaN, the mark of values without scale."""
+    with _reading(where), image.file_map["image"].get_prepare_fileobj("rb") as file:
+        header = type(image.header).from_fileobj(file, check=False)
+    return bool(np.isinf([header["scl_slope"], header["scl_inter"]]).any())
 
 
 def _bytes_described(image: nib.Nifti1Image) -> int:

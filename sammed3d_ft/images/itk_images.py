@@ -263,12 +263,18 @@ _META_NUMBERS = {
 def _check_sizes(fields: dict[str, str], dimension: str, sizes: str, where: str) -> int:
     """The number of axes; InputError unless there is a size for each."""
     axes, lengths = fields.get(dimension, ""), fields.get(sizes, "").split()
-    if not (axes.isascii() and axes.isdigit() and 1 <= int(axes) <= _MOST_AXES):
-        raise InputError(f"{where}: the header states {axes or 'no'} dimensions; copy or export it again")
-    whole = all(length.isascii() and length.isdigit() and 0 < int(length) < 1 << 31 for length in lengths)
+    if not 1 <= _whole_number(axes) <= _MOST_AXES:
+        raise InputError(f"{where}: the header states {axes[:20] or 'no'} dimensions; copy or export it again")
+    whole = all(0 < _whole_number(length) < 1 << 31 for length in lengths)
     if len(lengths) != int(axes) or not whole:
-        raise InputError(f"{where}: {sizes} is {' '.join(lengths)!r:.60}, expected {axes} numbers; export it again")
+        found = " ".join(lengths)
+        raise InputError(f"{where}: {sizes} is {found!r:.60}, expected {axes} numbers; copy or export it again")
     return int(axes)
+
+
+def _whole_number(text: str) -> int:
+    """The number, or -1 for anything else: Python refuses to convert thousands of digits."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else -1
 
 
 def _is_number(text: str) -> bool:

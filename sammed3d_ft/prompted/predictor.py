@@ -37,6 +37,7 @@ from sammed3d_ft.prompted.sites import Site, SiteDecoder
 _CLICK_DECIMALS = 3
 # Crops and steps are rounded to 1e-6 voxels (`crop_grid`); no scanner resolves a hundredth of this.
 _FINEST_MM = 0.01
+_COARSEST_MM = 100.0  # a crop of 128 voxels then spans 13 m
 MOST_LESION_NUMBER = int(np.iinfo(np.int32).max)  # what an instance map holds
 _log = logging.getLogger(__name__)
 
@@ -142,8 +143,8 @@ class Predictor:
             InputError: see `open_pretrained`; a device that is not there; a spacing below 0.01 mm.
         """
         chosen = usable_device(device)  # before the weights are read, which takes longer
-        if spacing_mm is not None and not (_FINEST_MM <= spacing_mm < math.inf):
-            raise InputError(f"crop spacing {spacing_mm:g} mm: expected a length of at least {_FINEST_MM:g} mm")
+        if spacing_mm is not None and not (_FINEST_MM <= spacing_mm <= _COARSEST_MM):
+            raise InputError(f"crop spacing {spacing_mm:g} mm: expected {_FINEST_MM:g} to {_COARSEST_MM:g} mm")
         found = open_pretrained(path, base)
         preprocessing = found.preprocessing
         if spacing_mm is not None:
