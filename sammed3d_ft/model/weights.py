@@ -119,7 +119,7 @@ def read_whole_model(path: str | Path) -> tuple[str, Checkpoint]:
     """Read a checkpoint that must hold a complete SAM-Med3D; returns its variant's name and the checkpoint.
 
     Raises:
-        InputError: as `read_state_dict`; a baseline network; an unknown variant, or an incomplete model.
+        InputError: as `read_state_dict`; a baseline network; an unknown variant, an incomplete model, or NaN.
     """
     found = read_state_dict(path)
     if found.metadata.get("format", "").startswith("sammed3d_ft baseline"):
@@ -132,6 +132,7 @@ def read_whole_model(path: str | Path) -> tuple[str, Checkpoint]:
     misfit = describe_misfit(found.state, {name: tensor.shape for name, tensor in model.state_dict().items()})
     if misfit is not None:
         raise InputError(f"{path} does not hold a complete SAM-Med3D ({variant.name}): {misfit}")
+    _require_finite(path, found.state)
     return variant.name, found
 
 
@@ -142,7 +143,7 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
     second channel is set to zero, so that the model initially equals the one-channel model; the report says so.
 
     Raises:
-        InputError: as `read_state_dict`; missing or unexpected names, or different shapes.
+        InputError: as `read_state_dict`; missing or unexpected names, different shapes, or NaN.
     """
     checkpoint = read_state_dict(path)
     state = dict(checkpoint.state)
@@ -156,6 +157,7 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
     misfit = describe_misfit(state, {name: tensor.shape for name, tensor in own.items()})
     if misfit is not None:
         raise InputError(f"{path} does not fit the model: {misfit}")
+    _require_finite(path, state)
     model.load_state_dict(state, strict=True)
     return LoadReport(Path(path), checkpoint.kind, checkpoint.metadata, len(state), zeroed)
 
@@ -172,6 +174,13 @@ def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Ma
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
     # Serialised in memory first: the library's own writer creates a private file, and leaves a partial one if killed.
     write_whole(path, save(tensors, metadata=header))
+
+
+def _require_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
+    # The sum is finite only if every value is; it needs no temporary array.
+    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor.sum(dtype=torch.float64))]
+    if broken:
+        raise InputError(f"{path} holds NaN or infinite weights ({_some(broken, 3)}); choose another checkpoint")
 
 
 def _file_of(path: Path) -> Path:

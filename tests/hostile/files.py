@@ -355,6 +355,7 @@ CHECKPOINTS: dict[str, Make] = {
     }.items()
 }
 CHECKPOINTS |= {
+    "nan weights.safetensors": _nan_weights,
     "missing.pth": lambda folder: folder / "missing.pth",
     "empty folder": directory("empty_folder"),
     "cyclic.pth": linked("cyclic.pth", "cyclic.pth"),
@@ -364,4 +365,3 @@ CHECKPOINTS |= {
     "adapter without metadata": _adapter(b"{}", save(_SMALL), save(_SMALL)),
     "adapter of text": _adapter(b"not json", save(_SMALL), save(_SMALL, {"sammed3d_ft": "{}"})),
 }
-PREDICTS_NOTHING_BUT_IS_READ: dict[str, Make] = {"nan weights": _nan_weights}
