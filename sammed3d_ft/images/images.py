@@ -11,6 +11,7 @@ import gzip
 import logging
 import math
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -184,6 +185,14 @@ def _place(path: Path, case: str) -> str:
     return f"case {case}: {path}" if case else str(path)
 
 
+_reading_threads: set[int] = set()
+
+
+def _from_elsewhere(record: logging.LogRecord) -> bool:
+    """Whether a message of nibabel's is not about a file that is being read here."""
+    return record.thread not in _reading_threads
+
+
 @contextlib.contextmanager
 def _reading(where: str) -> Iterator[None]:
     """Convert what nibabel, gzip and the file system raise for a bad file to InputError.
@@ -191,9 +200,10 @@ def _reading(where: str) -> Iterator[None]:
     nibabel interprets a damaged header as far as it can, prints what it finds odd, and then fails with almost any
     exception.
     """
+    nib.imageglobals.logger.addFilter(_from_elsewhere)  # once: the same filter is not added again
+    _reading_threads.add(threading.get_ident())
     try:
-        with nib.imageglobals.LoggingOutputSuppressor():
-            yield
+        yield
     except InputError:
         raise
     except EOFError as error:
@@ -205,6 +215,8 @@ def _reading(where: str) -> Iterator[None]:
         hint = "the file is truncated" if truncated else "cannot be read"
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{where}: {hint} ({first_line}); copy or export it again") from error
+    finally:
+        _reading_threads.discard(threading.get_ident())
 
 
 @dataclass(frozen=True)

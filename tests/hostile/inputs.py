@@ -140,7 +140,7 @@ def click_inputs() -> Iterator[Input]:
 
         yield Input(f"clicks: {name}", "click file", words, says=f"error: .*{name[:8]}")
     yield Input(
-        "a million clicks",
+        "30,000 clicks and an empty one",
         "click file",
         lambda folder: predict(
             folder, clicks=files.content("many.json", files._ours([files._POINT] * 30_000 + [{}]))(folder)
