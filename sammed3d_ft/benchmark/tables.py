@@ -90,7 +90,7 @@ def build_tables(config: BenchmarkConfig, scores: Scores) -> Tables:
     return Tables(tuple(blocks), tuple(lines), tuple(sizes))
 
 
-def clicks_told(config: BenchmarkConfig, level: Level) -> str:
+def clicks_label(config: BenchmarkConfig, level: Level) -> str:
     """The clicks given to a method, in words."""
     if level is None or (config.protocol == "autopet4" and level == 0):
         return "none"
@@ -135,7 +135,7 @@ def _lines(config: BenchmarkConfig, scores: Scores, block: Block, metric: str) -
         line = Line(
             block.title,
             row,
-            clicks_told(config, level),
+            clicks_label(config, level),
             metric,
             of.n,
             len(patients),
@@ -177,7 +177,7 @@ def _sizes(config: BenchmarkConfig, scores: Scores, block: Block) -> list[SizeLi
                 SizeLine(
                     block.title,
                     row,
-                    clicks_told(config, level),
+                    clicks_label(config, level),
                     name,
                     len(chosen),
                     total,

@@ -166,7 +166,7 @@ def _run(
     for level in levels:
         at = masks_folder(config, unit, level)
         wrong |= score_masks(at, cases, scores_folder(config, unit, level), lesions[1], reasons)
-    return [Failure(str(unit), _told(wrong))] if wrong else []
+    return [Failure(str(unit), _as_text(wrong))] if wrong else []
 
 
 def _source(
@@ -207,7 +207,7 @@ def is_ready(config: BenchmarkConfig, unit: Unit) -> bool:
     return all((folder / "summary.json").is_file() for folder in folders)
 
 
-def _told(wrong: dict[str, str]) -> str:
+def _as_text(wrong: dict[str, str]) -> str:
     first, reason = next(iter(wrong.items()))
     reason = reason if reason.startswith(f"case {first}") else f"case {first}: {reason}"
     return reason if len(wrong) == 1 else f"{len(wrong)} cases, such as {reason}"

@@ -81,7 +81,7 @@ def _read_region(file: DicomFile, name: str, series: Series, where: str) -> tupl
             f"{series.shape[0]}x{series.shape[1]}; it belongs to another series"
         )
     segmentation = hd.seg.segread(file.path)
-    owner = np.zeros(series.shape, np.uint16)  # the first segment that holds a voxel
+    owner = np.zeros(series.shape, np.uint16)  # the first segment that contains a voxel
     shared = np.zeros(series.shape, bool)
     for index in range(segmentation.number_of_frames):
         frame = [segmentation.PerFrameFunctionalGroupsSequence[index]]

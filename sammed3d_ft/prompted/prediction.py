@@ -1,4 +1,4 @@
-"""What a predictor knows of a lesion, and the maps that several lesions make of a scan."""
+"""The prediction of a lesion, and maps of all lesions of a scan."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sammed3d_ft.images.crops import Region
 
 @dataclass(frozen=True, eq=False)
 class LesionPrediction:
-    """One lesion as its last click left it, or as `Predictor.add_mask` was given it.
+    """One lesion after its last click, or as given to `Predictor.add_mask`.
 
     Attributes:
-        lesion: its number, from 1.
-        region: the smallest box of the canonical volume that its crops lie in; the lesion is known only there. Of a
-            mask without clicks, its bounding box.
-        logits: ``region.shape`` float32, on the volume's own voxels; the lesion is where they are > 0. They obey the
-            clicks, unless the predictor is told otherwise.
-        predicted_iou: the network's own estimate of its overlap with the true lesion, the mean over its voxels of what
-            the crops that decide them predict; NaN of a mask without clicks.
+        lesion: the lesion's number, from 1.
+        region: the smallest box of the canonical volume that contains its crops; outside it nothing is predicted. For
+            a mask without clicks, its bounding box.
+        logits: ``region.shape`` float32, on the volume's own voxels; lesion where > 0. They agree with the clicks,
+            unless the predictor has ``obey=False``.
+        predicted_iou: the network's estimate of the IoU with the true lesion: the predicted IoU of each crop, weighted
+            by the number of lesion voxels it decides. NaN for a mask without clicks.
         clicks: position in canonical voxels and label (1 foreground, 0 background) of every click used.
     """
 
@@ -47,7 +47,7 @@ def union_mask(lesions: Iterable[LesionPrediction], shape: tuple[int, ...]) -> n
 
 
 def instance_map(lesions: Iterable[LesionPrediction], shape: tuple[int, ...]) -> np.ndarray:
-    """``shape`` int32: the number of the lesion with the highest logits (the lowest number, when equal), or 0."""
+    """``shape`` int32: the number of the lesion with the highest logit (if equal, the lowest number), or 0."""
     instances = np.zeros(shape, np.int32)
     highest = np.zeros(shape, np.float32)
     for found in sorted(lesions, key=lambda found: found.lesion):

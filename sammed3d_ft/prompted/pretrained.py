@@ -1,4 +1,4 @@
-"""Opens what `predict` takes as a checkpoint: an export, a published checkpoint, or an adapter's folder."""
+"""Opens a checkpoint for prediction: an export, a published checkpoint, or the folder of an adapter."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sammed3d_ft.prompted.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model with what must be known to use it."""
+    """A model and the settings needed to use it."""
 
     model: SAMMed3D
     preprocessing: Preprocessing
     accumulate: bool
-    """Whether it was trained with all clicks so far, or with the newest alone."""
+    """Whether the decoder was trained with all clicks so far, or only with the newest."""
 
 
 def open_pretrained(path: str | Path, base: str | Path | None = None) -> Pretrained:
@@ -34,30 +34,30 @@ def open_pretrained(path: str | Path, base: str | Path | None = None) -> Pretrai
         base: the weights that an adapter was trained on; only for adapters.
 
     Raises:
-        InputError: no such file, not a whole model, an adapter without its base, or metadata that are broken.
+        InputError: no such file, not a complete model, an adapter without its base, or invalid metadata.
     """
     path = Path(path)
     if (path / "adapter_config.json").is_file():
         if base is None:
-            raise InputError(f"{path} is a LoRA adapter; name the weights it was trained on as well (--base)")
+            raise InputError(f"{path} is a LoRA adapter: also give the weights it was trained on (--base)")
         from sammed3d_ft.model.adapters import load_adapter
 
         model, metadata = load_adapter(path, base)
     else:
         if base is not None:
-            raise InputError(f"{path} is no adapter, so the base weights {base} have no use; leave out --base")
+            raise InputError(f"{path} is not a LoRA adapter and needs no base weights: omit --base {base}")
         variant, found = read_whole_model(path)
         metadata = found.metadata
         with torch.device("meta"):
             model = SAMMed3D(VARIANTS[variant], in_channels=found.state[PATCH_WEIGHT].shape[1])
-        # Copies, so that nothing of the model is backed by a file that may be replaced while it is in use.
+        # Copies, because the tensors may be memory-mapped and the file may be replaced while the model is in use.
         state = {name: tensor.to(torch.float32, copy=True) for name, tensor in found.state.items()}
         model.load_state_dict(state, assign=True)
     return Pretrained(model.eval(), _preprocessing(model, metadata, path), _accumulate(metadata, path))
 
 
 def _preprocessing(model: SAMMed3D, metadata: Mapping[str, str], path: Path) -> Preprocessing:
-    """That of the export; for weights that do not say, that of the published model: PT at its spacing."""
+    """The export's preprocessing; for weights without metadata, that of the published model: PT at its spacing."""
     if "preprocessing" not in metadata:
         modalities = ("PT",) if model.in_channels == 1 else ("PT", "CT")
         return Preprocessing(modalities, model.variant.spacing_mm)

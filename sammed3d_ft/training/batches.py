@@ -24,7 +24,7 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, object]:
 def loader_workers(asked: int | None, device: torch.device) -> int:
     """Number of loader processes: as requested, or chosen by device if None.
 
-    With a GPU, they keep it from waiting for data; on a CPU, they would only compete with the network for cores.
+    They keep a GPU from waiting for data; on a CPU, they would only compete with the network for cores.
     """
     if asked is not None or device.type == "cpu":
         return asked or 0

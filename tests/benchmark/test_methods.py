@@ -1,4 +1,4 @@
-"""The benchmark's rows in which nothing is trained: tables counted by hand, cascades, rules, both protocols."""
+"""The benchmark's methods without training: hand-counted tables, cascades, rules, both protocols."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_changed_docstring_keeps_masks_and_scores(tmp_path: Path) -> None:
     assert made_in(tmp_path / "out") == made
 
 
-def test_a_stored_score_that_cannot_be_read_is_named_and_made_anew_once_deleted(tmp_path: Path) -> None:
+def test_an_unreadable_stored_score_is_named_and_made_again_once_deleted(tmp_path: Path) -> None:
     config = write_benchmark(tmp_path, TRUTHS, {"suv4": {"rule": {"suv_at_least": 4}}})
     runner.run(config)
     stored = current(tmp_path / "out", "suv4", "0", "evaluation") / "1_clicks" / "cases" / "p1.json"
@@ -237,7 +237,7 @@ def test_a_cascade_is_clicked_once_at_every_detection_and_by_nobody_else(
             path.unlink()
         patched.setattr(ThresholdByClicks, "add_click", watched)
         runner.run(config)
-    # The second component of p1 is far from any uptake, so it adds nothing; p2 was missed and is missed.
+    # The second component of p1 is far from any uptake, so it adds nothing; p2 was missed by the detector.
     assert given == [(2, 2, 2, 1, 1), (11, 10, 9, 1, 2), (8, 9, 9, 1, 1), (4, 4, 4, 1, 1)]
     line = line_of(tmp_path / "out", "cascade", "automatic")
     assert (line["clicks"], float(line["mean"])) == ("none", 0.75)
@@ -252,7 +252,7 @@ def test_a_cascade_is_clicked_once_at_every_detection_and_by_nobody_else(
     assert given == [(11, 10, 9, 1, 2), (8, 9, 9, 1, 1)]
     runner.run(config := write_benchmark(tmp_path, TRUTHS, {**rows, "cascade": {"cascade": ALL_DETECTIONS}}))
 
-    save(tmp_path / "found" / "p2.nii.gz", TRUTHS["p2"])  # another detection: that fold's cascade is made anew
+    save(tmp_path / "found" / "p2.nii.gz", TRUTHS["p2"])  # another detection: the cascade of that fold is repeated
     runner.run(config)
     assert float(line_of(tmp_path / "out", "cascade", "automatic")["mean"]) == 1
     (tmp_path / "found" / "p3.nii.gz").unlink()
@@ -286,10 +286,10 @@ def test_the_autopet_protocol_has_eleven_steps_and_areas(tmp_path: Path) -> None
     assert float(line_of(out, "other", last, "auc_dice")["mean"]) == pytest.approx(6.5)
     assert float(line_of(out, "other", last)["mean"]) == 1
     assert float(line_of(out, "other", first)["mean"]) == 0
-    # Proposals find these lesions, which nothing else outshines: right from step 0 to the last.
+    # Proposals find these lesions, which have the highest uptake: correct from step 0 to the last.
     assert float(line_of(out, "suv4", first)["mean"]) == 1
     assert float(line_of(out, "suv4", last, "auc_dice")["mean"]) == pytest.approx(10)
-    # Without clicks a mask stays what it is.
+    # Without clicks a mask is unchanged.
     assert float(line_of(out, "suv3", last, "auc_dice")["mean"]) == pytest.approx(10)
     assert float(line_of(out, "suv3", last, "auc_fpv_ml")["mean"]) == 0
     told = {line["clicks"] for line in rows_of(out / "table.csv") if line["block"] == last}

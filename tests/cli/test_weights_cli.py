@@ -122,7 +122,7 @@ def fetch(endpoint: str, folder: Path, *options: str) -> subprocess.CompletedPro
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    """The error line of a refused command. The client's own progress and retry notes may stand before it."""
+    """The error line of a refused command, after the client's own progress and retry messages."""
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr.strip().splitlines()[-1]
@@ -135,7 +135,7 @@ def test_fetch_then_fetch_again(hub: Hub, tmp_path: Path) -> None:
     assert (tmp_path / "w.pth").read_bytes() == CONTENT
     assert "100%" in done.stderr  # the progress bar
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["w.pth"]
-    hub.shutdown()  # a file that is there needs no hub
+    hub.shutdown()  # an existing file needs no hub
     again = fetch(hub.url, tmp_path)
     assert again.returncode == 0
     assert "already exists" in again.stdout
@@ -156,7 +156,7 @@ def test_a_killed_download_continues(hub: Hub, tmp_path: Path) -> None:
     line, environment = command(hub.url, tmp_path)
     with subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
         assert hub.broken.wait(60)
-        hub.break_after = 0  # what the client asks until it is killed brings nothing
+        hub.break_after = 0  # all requests fail until the client is killed
         while not any(path.stat().st_size for path in tmp_path.glob(".w.pth.*.incomplete")):
             assert first.poll() is None
         first.kill()

@@ -1,4 +1,4 @@
-"""Reading, loading, hashing and writing weights: every form, every kind of wrong file, hostile pickles."""
+"""Reading, loading, hashing and writing weights: every format, every kind of invalid file, hostile pickles."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ FORMS = {
 
 @pytest.mark.parametrize("write", FORMS, ids=lambda f: f.__name__)
 def test_every_form_loads(write: Callable[[Path, State], None], tmp_path: Path, state: State) -> None:
-    path = tmp_path / "weights.bin"  # told by content, not by its ending
+    path = tmp_path / "weights.bin"  # recognised by content, not by suffix
     write(path, state)
     target = seeded_model("mini", seed=2)
     assert not torch.equal(target.state_dict()[PATCH_WEIGHT], state[PATCH_WEIGHT])
@@ -115,7 +115,7 @@ def test_every_form_loads(write: Callable[[Path, State], None], tmp_path: Path, 
     assert report.zero_initialised == ()
 
 
-def test_what_lies_beside_published_tensors_is_told(tmp_path: Path, state: State) -> None:
+def test_what_lies_beside_published_tensors_is_reported(tmp_path: Path, state: State) -> None:
     write_published(tmp_path / "a.pth", state)
     found = read_state_dict(tmp_path / "a.pth")
     assert set(found.extra_keys) == set(published_layout(state)) - {"model_state_dict"}
@@ -185,7 +185,7 @@ def test_hostile_pickles_are_refused_and_nothing_runs(tmp_path: Path, state: Sta
         if "plain" not in name:
             assert f"refers to {os.mkdir.__module__}.mkdir" in message, name
         assert not trap.exists(), name
-    # The trap does work where code is run.
+    # The trap works if code is run.
     torch.load(tmp_path / "0True.pth", weights_only=False)
     assert trap.is_dir()
 
@@ -340,7 +340,7 @@ def test_one_channel_weights_in_a_two_channel_model(tmp_path: Path, state: State
     with torch.no_grad():
         torch.testing.assert_close(both.image_encoder(images), model.image_encoder(images[:, :1]))
 
-    # Its own weights come back whole, and one channel cannot take them.
+    # Its own weights load completely, and a one-channel model refuses them.
     both.state_dict()[PATCH_WEIGHT][:, 1] = 3.0
     save_safetensors(tmp_path / "two.safetensors", both.state_dict(), {})
     again = seeded_model("mini", seed=3, in_channels=2)

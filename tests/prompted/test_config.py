@@ -128,7 +128,7 @@ def test_weights_have_no_default(file: Path) -> None:
     assert load_config(file, ["model.weights=random"]).model.weights == "random"
 
 
-def test_all_problems_are_told_at_once(file: Path) -> None:
+def test_all_problems_are_listed_at_once(file: Path) -> None:
     message = refused(file, "optim.epoch=3", "model.variant=maxi")
     assert "epochs" in message
     assert "maxi" in message

@@ -38,7 +38,7 @@ def export(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def pet(tmp_path) -> Path:
-    """A scan stored right to left and rotated, with header codes of its own."""
+    """A scan stored right to left and rotated, with unusual header codes."""
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("z", 12, degrees=True).as_matrix() @ np.diag([-4.0, 3.0, 5.0])
     affine[:3, 3] = (50, -40, 8)
@@ -146,12 +146,12 @@ def test_click_forms_give_the_same_mask(tmp_path, pet, clicks, export, form):
 
 def test_clicks_are_grouped_by_lesion():
     clicks = [
-        Click((0, 0, 0), 1, None),  # its own lesion
+        Click((0, 0, 0), 1, None),  # a separate lesion
         Click((1, 0, 0), 1, 2),
         Click((2, 0, 0), 0, None),  # for all
         Click((3, 0, 0), 1, "spine"),
         Click((4, 0, 0), 0, 2),
-        Click((5, 0, 0), 1, None),  # its own lesion
+        Click((5, 0, 0), 1, None),  # a separate lesion
         Click((6, 0, 0), 1, 0),  # 0 means background in an instance image
         Click((7, 0, 0), 1, 2**31),  # more than an instance image holds
     ]
@@ -166,7 +166,7 @@ def test_clicks_are_grouped_by_lesion():
         (6, 2**31, [7], [1]),
     ]
     assert [position[0] for position in background] == [2]
-    with pytest.raises(InputError, match=r"c\.json: point 1 is the first of lesion 2 and background"):
+    with pytest.raises(InputError, match=r"c\.json: point 1, the first click of lesion 2, is background"):
         group_clicks(clicks[4:], coords[4:], Path("c.json"))
     with pytest.raises(InputError, match="no foreground click"):
         group_clicks(clicks[2:3], coords[2:3], Path("c.json"))
@@ -294,12 +294,12 @@ def test_clicks_find_the_lesion_of_a_mask_by_place_or_by_number():
         (4, "part", 2, [0]),
         (5, None, 3, []),
     ]
-    with pytest.raises(InputError, match="point 1 is the first of lesion 1 and background"):
+    with pytest.raises(InputError, match="point 1, the first click of lesion 1, is background"):
         grouped(None, [4])
-    # An id that says one lesion and a place that says another: neither is believed.
+    # ID and position belong to different lesions: the click is refused.
     clicks.append(Click((5, 5, 5), 1, 4))
     coords = np.array([click.position_mm for click in clicks])
-    with pytest.raises(InputError, match="point 1 is foreground of lesion 4, but lies in lesion 1 of the mask"):
+    with pytest.raises(InputError, match="point 1 is a foreground click of lesion 4, but lies in lesion 1"):
         grouped((4, 1, 9), [6])
 
 
@@ -308,8 +308,8 @@ def test_wrong_starting_masks_are_named(tmp_path, pet):
     volume = read_image(pet)
     affine = nib.load(pet).affine
     for array, grid, says in (
-        (values[:-1], affine, "does not lie on the grid of .*pet.nii.gz: shape"),
-        (values * 0, affine, "holds no lesion to start from"),
+        (values[:-1], affine, "is not on the grid of .*pet.nii.gz \\(shape"),
+        (values * 0, affine, "the start mask is empty"),
         (values * np.float32(0.5), affine, "hold fractions"),
     ):
         nib.save(nib.Nifti1Image(array, grid), start)
@@ -337,18 +337,18 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path, pet, clicks
     for arguments, options, said in [
         ((pet, outside, export, mask), {}, "point 1 lies outside the image"),
         ((pet, empty, export, mask), {}, "contains no clicks"),
-        ((pet, None, export, mask), {}, "give --clicks, or a mask by --start"),
+        ((pet, None, export, mask), {}, "give --clicks or --start"),
         ((pet, given, export, Outputs(pet)), {}, "would overwrite an input"),
         ((pet, given, export, Outputs(given)), {}, "written as .nii.gz, .nii, .nrrd, .mha"),
         ((pet, given, export, Outputs(out, tmp_path / "mask.mhd")), {}, "written as .nii.gz, .nii, .nrrd, .mha"),
-        ((pet, given, export, mask), {"ct": pet}, "leave out --ct"),
+        ((pet, given, export, mask), {"ct": pet}, "omit --ct"),
         ((pet, given, export, Outputs(out, out)), {}, "would overwrite another output"),
         ((pet, given, tmp_path / "none.pth", mask), {}, "no weights at"),
-        ((pet, given, export, mask), {"base": export}, "leave out --base"),
+        ((pet, given, export, mask), {"base": export}, "omit --base"),
         ((pet, given, export, mask), {"device": "warp"}, "device 'warp'"),
         ((pet, given, export, mask), {"start": tmp_path / "none.nii"}, "no such file"),
-        ((pet, given, export, mask), {"source": tmp_path}, "needs both its file, --seg, and"),
-        ((pet, given, export, Outputs(out, seg=tmp_path / "a.dcm")), {}, "needs both its file, --seg, and"),
+        ((pet, given, export, mask), {"source": tmp_path}, "needs both --seg FILE and --source"),
+        ((pet, given, export, Outputs(out, seg=tmp_path / "a.dcm")), {}, "needs both --seg FILE and --source"),
     ]:
         with pytest.raises(InputError, match=said) as caught:
             run(*arguments, **options)
