@@ -101,9 +101,11 @@ def read_state_dict(path: str | Path) -> Checkpoint:
         raise InputError(f"{path} does not contain weights: {form}")
     with path.open("rb") as file:
         start = file.read(9)
-    if start[8:9] == b"{":
-        return _read_safetensors(path)
-    return _read_pickle(path, zipped=start.startswith(b"PK"))
+    found = _read_safetensors(path) if start[8:9] == b"{" else _read_pickle(path, zipped=start.startswith(b"PK"))
+    odd = [name for name in found.state if not name.isprintable()]
+    if odd:
+        raise InputError(f"{path} is damaged: {odd[0]!r:.80} is not the name of a tensor; copy or download it again")
+    return found
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -351,6 +351,7 @@ CHECKPOINTS: dict[str, Make] = {
         "empty mapping.pth": _pickled({}),
         "half of it.pth": _pickled({"model_state_dict": _SMALL, "epoch": 3}),
         "repeated number.pth": _pickled({"a": torch.ones(1).expand(1 << 40)}),
+        "name with a line break.pth": _pickled({"a\nb": torch.ones(1)}),
         "sparse.pth": _pickled({"a": torch.eye(3).to_sparse()}),
     }.items()
 }

@@ -238,7 +238,7 @@ def manifest_inputs() -> Iterator[Input]:
     yield entries("unknown split", "1 error", lambda folder: [case(folder, split="training")])
     yield entries("image is the label", "error", lambda folder: [case(folder, images={"PT": str(good_mask(folder))})])
     yield entries("files missing", "error", lambda folder: [case(folder, images={"PT": "gone.nii"}, label="gone2.nii")])
-    yield entries("unknown split asked", "no case of split", lambda folder: [], "predict-cohort")
+    yield entries("unknown split asked", "no cases? (of|in) split", lambda folder: [], "predict-cohort")
     yield entries(
         "10,000 cases without files",
         "20000 errors, 10000 cases",
