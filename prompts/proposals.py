@@ -55,7 +55,7 @@ def proposals_from_pet(
     """
     if pet.ndim != 3:
         raise InputError(f"a PET must have three axes, got an array of shape {pet.shape}")
-    if min(suv, separation_mm) <= 0 or not 0 <= min_ml < max_ml:
+    if not (0 < suv < np.inf and 0 < separation_mm < np.inf and 0 <= min_ml < max_ml):
         raise InputError(
             f"invalid proposal settings: SUV {suv:g}, volume {min_ml:g} to {max_ml:g} ml, separation "
             f"{separation_mm:g} mm; SUV and separation must be positive, and 0 <= smallest volume < largest volume"
@@ -98,6 +98,8 @@ def proposals_on_grid(
     """
     if pet.ndim != 3:
         raise InputError(f"a PET must have three axes, got an array of shape {pet.shape}")
+    if not 0 < every_mm < np.inf:
+        raise InputError(f"a grid spacing of {every_mm:g} mm: expected a length above 0")
     steps = np.round(every_mm / np.asarray(spacing_mm, np.float64)).astype(int)
     if steps.min() < 1:
         raise InputError(f"a grid spacing of {every_mm:g} mm is finer than the voxels ({np.asarray(spacing_mm)} mm)")

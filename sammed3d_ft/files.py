@@ -7,6 +7,7 @@ import io
 import math
 import os
 import secrets
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,10 @@ from typing import Any
 from sammed3d_ft.errors import InputError
 
 INCOMPLETE = ".incomplete"
+
+MOST_COMPRESSED = 1032
+"""No deflated file unpacks to more than this many times its size."""
+_SPARE_BYTES = 1 << 26
 
 
 @contextmanager
@@ -45,6 +50,32 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write text (UTF-8, line endings unchanged) or bytes atomically."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def unpack_gzip(content: bytes, described: int, where: str) -> bytes:
+    """Unpack a gzip file to its end, where the checksum is, without using more memory than its header justifies.
+
+    Args:
+        content: the file, of one or several members.
+        described: number of bytes that the unpacked file should have; 64 MiB more are accepted.
+        where: name of the file, for messages.
+
+    Raises:
+        InputError: the file unpacks to more.
+        EOFError, zlib.error: it is truncated or damaged.
+    """
+    parts: list[bytes] = []
+    left = described + _SPARE_BYTES
+    while content:
+        stream = zlib.decompressobj(31)
+        parts.append(stream.decompress(content, left + 1))
+        left -= len(parts[-1])
+        if left < 0:
+            raise InputError(f"{where}: unpacks to far more than the {described} bytes that its header describes")
+        if not stream.eof:
+            raise EOFError
+        content = stream.unused_data.lstrip(b"\0")  # zeros may follow as padding
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:

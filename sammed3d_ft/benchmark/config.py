@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from sammed3d_ft.comparators.threshold import FractionOfMaximum, SuvAtLeast
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation import metrics
 from sammed3d_ft.training.config import Section
-from sammed3d_ft.training.config_file import find_config
+from sammed3d_ft.training.config_file import find_config, read_yaml
 
 ONE_PROCESS = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
@@ -219,9 +218,7 @@ def load_benchmark(path: Path) -> BenchmarkConfig:
     """Read a benchmark's YAML, from a path or from the shipped configs; `InputError` in one line if it is invalid."""
     path = find_config(path)
     try:
-        return BenchmarkConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        return BenchmarkConfig.model_validate(read_yaml(path))
     except ValidationError as error:
         problems = (f"{_place(item['loc'])}: {item['msg']}" for item in error.errors())
         raise InputError(f"{path}: {'; '.join(problems)}") from None

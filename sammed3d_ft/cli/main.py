@@ -6,8 +6,9 @@ Exit codes: 0 success, 2 invalid input (one line on stderr), 3 a cohort finished
 
 from __future__ import annotations
 
+import io
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -71,11 +72,23 @@ def _options(
 
 def main() -> None:
     """Entry point of the console script: run the command and exit with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may hold bytes that are not text
     try:
         app()
     except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        _fail(str(error))
+    except OSError as error:  # such as a full disk, or a folder without permission
+        _fail(f"{'' if error.filename is None else f'{error.filename}: '}{error.strerror or error}")
+    except MemoryError as error:
+        _fail(f"not enough memory ({error or 'no details'}); use smaller images or a machine with more memory")
+
+
+def _fail(message: str) -> NoReturn:
+    """Print the error on one line, although a file name may hold line breaks, and exit with code 2."""
+    typer.echo(f"error: {' '.join(message.splitlines())}", err=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

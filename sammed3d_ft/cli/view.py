@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -67,7 +68,7 @@ def view(
     if manifest is not None:
         if ct is not None or series:
             raise InputError("--ct and --series apply to a single scan; a manifest lists its own images")
-        folder = out or manifest.resolve().parent / f"{manifest.stem}_view"
+        folder = out or Path(os.path.realpath(manifest)).parent / f"{manifest.stem}_view"
         cases = cohort_cases(manifest, folder, clicks, start)
         annotated = folder / "manifest.json"
     else:

@@ -93,7 +93,8 @@ def _nnunet_channels(folder: Path) -> list[str]:
 
 def _named_channels(names: Any, where: Path) -> list[str]:
     """Modalities from channel names as in nnU-Net or the Decathlon: `{"0": "CT", "1": "PET"}`."""
-    stated = [str(names[key]) for key in sorted(names, key=int)] if isinstance(names, dict) else []
+    numbered = isinstance(names, dict) and all(str(key).isascii() and str(key).isdigit() for key in names)
+    stated = [str(names[key]) for key in sorted(names, key=int)] if numbered else []
     known = [_CHANNEL_NAMES.get(name.lower(), "") for name in stated]
     if not known or "" in known or len(set(known)) < len(known):
         raise InputError(

@@ -63,7 +63,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         )
     if content.get("version") != 1:
         raise InputError(f"{file}: manifest version {content.get('version')!r} is not supported; expected version 1")
-    folder = file.resolve().parent
+    folder = Path(os.path.realpath(file)).parent
     cases, wrong = [], []
     for number, entry in enumerate(content["cases"]):
         problem = _form_problem(entry)
@@ -79,7 +79,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 def write_manifest(path: str | os.PathLike[str], cases: Iterable[Case]) -> None:
     """Write a manifest atomically. Paths are stored relative to its folder, so both can be moved together."""
     file = Path(path)
-    folder = file.resolve().parent
+    folder = Path(os.path.realpath(file)).parent
     entries = [
         {
             "id": case.id,
@@ -101,7 +101,7 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: no such file") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: line {error.lineno} is not valid JSON ({error.msg})") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no text, numbers of too many digits, nested too deeply
         raise InputError(f"{path}: cannot be read as JSON text ({error})") from error
 
 
@@ -117,6 +117,8 @@ def _form_problem(entry: Any) -> str | None:
     name = entry.get("id")
     if not isinstance(name, str) or not name:
         return "has no 'id' (text)"
+    if Path(name).name != name or name == ".." or "\\" in name or "\0" in name:
+        return f"the ID {name!r} is used in file names and must not contain / or \\"
     unknown = sorted(set(entry) - _FIELDS)
     if unknown:
         return f"case {name} has unknown fields {unknown}; known fields: {sorted(_FIELDS)}"
@@ -126,10 +128,10 @@ def _form_problem(entry: Any) -> str | None:
     unknown = sorted(set(images) - set(MODALITIES))
     if unknown:
         return f"case {name} has images of unknown modality {unknown}; known modalities: {list(MODALITIES)}"
-    if not all(isinstance(image, str) and image for image in images.values()):
+    if not all(isinstance(path, str) and path and "\0" not in path for path in images.values()):
         return f"case {name} has an image path that is not text"
     for field in ("label", "split", "group"):
-        if entry.get(field) is not None and not (isinstance(entry[field], str) and entry[field]):
+        if entry.get(field) is not None and not (isinstance(entry[field], str) and entry[field].strip("\0")):
             return f"case {name} has {field} {entry[field]!r}, expected text or null"
     return None
 

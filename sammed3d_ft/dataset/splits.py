@@ -96,7 +96,7 @@ def random_splits(
         InputError: fractions that leave nothing for train, too few patients, or patient leakage between the splits
             of the data set itself.
     """
-    if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+    if not (min(val_fraction, test_fraction) >= 0 and val_fraction + test_fraction < 1):  # NaN included
         raise InputError(f"fractions val {val_fraction:g} and test {test_fraction:g} leave nothing for train")
     settled: dict[str, str] = {}
     torn = []

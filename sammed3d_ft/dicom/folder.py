@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
+from sammed3d_ft.dicom.headers import reading, text_of
 from sammed3d_ft.errors import InputError
 
 IMAGE_NAMES = {"PT": "PET", "CT": "CT"}
@@ -21,15 +21,19 @@ REGION_MODALITIES = ("RTSTRUCT", "SEG")
 
 @dataclass(frozen=True, eq=False)
 class DicomFile:
-    """One file: its header, without pixels."""
+    """One file, or one frame of it: its header, without pixels.
+
+    `frame` counts from 0; None means a classic file, which holds one slice.
+    """
 
     path: Path
     header: Dataset
+    frame: int | None = None
 
     def text(self, keyword: str) -> str:
         """An attribute as text; "" if it is missing or empty."""
-        value = self.header.get(keyword)
-        return "" if value is None else str(value).strip()
+        with reading(self.path):
+            return text_of(self.header, keyword)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,19 +83,20 @@ def scan_folder(folder: str | os.PathLike[str]) -> DicomFolder:
     seen: dict[str, Path] = {}
     others = 0
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
-        header = _header(path)
-        if header is None or header.get("SOPInstanceUID") is None:  # such as a DICOMDIR, which only lists files
-            others += 1
-            continue
-        file = DicomFile(path, header)
-        uid = str(header.SOPInstanceUID)
+        with reading(path):
+            header = _header(path)
+            if header is None or header.get("SOPInstanceUID") is None:  # such as a DICOMDIR, which only lists files
+                others += 1
+                continue
+            file = DicomFile(path, header)
+            uid, modality, of = file.text("SOPInstanceUID"), file.text("Modality"), file.text("SeriesInstanceUID")
         if uid in seen:
             raise InputError(f"{path}: is the same DICOM object as {seen[uid]}; remove one of the two")
         seen[uid] = path
-        if file.text("Modality") in REGION_MODALITIES:
+        if modality in REGION_MODALITIES:
             regions.append(file)
         else:
-            series[file.text("SeriesInstanceUID"), file.text("Modality")].append(file)
+            series[of, modality].append(file)
     if not seen:
         raise InputError(f"{root}: contains no DICOM files ({others} others); give the folder of a DICOM export")
     found = (FoundSeries(uid, modality, tuple(files)) for (uid, modality), files in series.items())
@@ -104,9 +109,6 @@ def _header(path: Path) -> Dataset | None:
         return pydicom.dcmread(path, stop_before_pixels=True)
     except InvalidDicomError:
         return None
-    except (EOFError, OSError, ValueError, struct.error) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: cannot be read as DICOM ({first_line}); export it again") from error
 
 
 def choose_series(

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pydicom.dataset import Dataset
 
 from sammed3d_ft.errors import InputError
+
+
+@contextlib.contextmanager
+def reading(where: object) -> Iterator[None]:
+    """Convert what pydicom raises for a damaged file to InputError.
+
+    pydicom decodes elements on first access and answers malformed ones with almost any exception; an absent or
+    wrong element further down shows as AttributeError, IndexError or TypeError.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pydicom")  # of malformed values, which become errors if used
+            yield
+    except InputError:
+        raise
+    except MemoryError as error:
+        raise InputError(f"{where}: not enough memory to read it; is the file damaged?") from error
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{where}: cannot be read as DICOM ({first_line:.160}); export it again") from error
 
 
 def text_of(header: Dataset, keyword: str) -> str:

@@ -9,12 +9,14 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from sammed3d_ft.dicom.folder import DicomFile
+from sammed3d_ft.dicom.headers import reading
 from sammed3d_ft.dicom.series import Series
 from sammed3d_ft.errors import InputError
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 # Contours are stored to about 0.001 mm; planes closer than this are the same plane.
 _SAME_PLANE_MM = 0.01
+_FARTHEST_MM = 1e5
 # Planes further apart than this many times the usual distance have a gap between them.
 _NEIGHBOURS = 1.5
 # A contour whose points leave its plane by more than this fraction of a slice was not drawn on these slices.
@@ -27,11 +29,12 @@ _SLIVER = 0.01
 
 def region_names(file: DicomFile, frame_of_reference: str) -> tuple[str, ...]:
     """The names of a file's regions in a frame of reference, in the file's order."""
-    return tuple(
-        str(region.get("ROIName") or "")
-        for region in file.header.get("StructureSetROISequence") or []
-        if str(region.get("ReferencedFrameOfReferenceUID") or frame_of_reference) == frame_of_reference
-    )
+    with reading(file.path):
+        return tuple(
+            str(region.get("ROIName") or "")
+            for region in file.header.get("StructureSetROISequence") or []
+            if str(region.get("ReferencedFrameOfReferenceUID") or frame_of_reference) == frame_of_reference
+        )
 
 
 def read_region(file: DicomFile, name: str, series: Series) -> tuple[np.ndarray, list[str]]:
@@ -47,10 +50,13 @@ def read_region(file: DicomFile, name: str, series: Series) -> tuple[np.ndarray,
             plane of the slices; a region that contains no voxel centre.
     """
     where = f"{file.path}: region {name!r}"
-    contours = _contours(file, name, series, where)
+    with reading(where):
+        contours = _contours(file, name, series, where)
+        data = [np.array(contour.ContourData, np.float64).reshape(-1, 3) for contour in contours]
     polygons, heights_mm = [], []
-    for contour in contours:
-        points = np.array(contour.ContourData, np.float64).reshape(-1, 3)
+    for points in data:
+        if not np.isfinite(points).all() or np.abs(points).max() > _FARTHEST_MM:
+            raise InputError(f"{where}: a contour has points without a place in the patient; export it again")
         along = points @ series.normal
         if np.ptp(along) > _FLAT_SLICES * series.step_mm:
             raise InputError(f"{where}: a contour leaves the plane of the series' slices by {np.ptp(along):.2f} mm")

@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 import highdicom as hd
 import numpy as np
+import pydicom
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from sammed3d_ft import __version__
 from sammed3d_ft.dicom.folder import DicomFile
+from sammed3d_ft.dicom.headers import reading
 from sammed3d_ft.dicom.series import Series
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.files import whole_file
@@ -28,9 +30,10 @@ _COSINE_TOLERANCE = 1e-3
 
 def region_names(file: DicomFile, frame_of_reference: str) -> tuple[str, ...]:
     """The names of a file's segments (see `segment_numbers`) if it is in this frame of reference, else none."""
-    if (file.text("FrameOfReferenceUID") or frame_of_reference) != frame_of_reference:
-        return ()
-    return tuple(segment_numbers(file))
+    with reading(file.path):
+        if (file.text("FrameOfReferenceUID") or frame_of_reference) != frame_of_reference:
+            return ()
+        return tuple(segment_numbers(file))
 
 
 def segment_numbers(file: DicomFile) -> dict[str, list[int]]:
@@ -59,6 +62,11 @@ def read_region(file: DicomFile, name: str, series: Series) -> tuple[np.ndarray,
             the series in size, orientation or position.
     """
     where = f"{file.path}: segment {name!r}"
+    with reading(where):
+        return _read_region(file, name, series, where)
+
+
+def _read_region(file: DicomFile, name: str, series: Series, where: str) -> tuple[np.ndarray, list[str]]:
     named = segment_numbers(file)
     if name not in named:
         names = ", ".join(region_names(file, series.frame_of_reference)) or "none"
@@ -72,29 +80,23 @@ def read_region(file: DicomFile, name: str, series: Series) -> tuple[np.ndarray,
             f"{where}: frames of {file.header.Columns}x{file.header.Rows} do not fit series {series.uid} of "
             f"{series.shape[0]}x{series.shape[1]}; it belongs to another series"
         )
-    try:
-        segmentation = hd.seg.segread(file.path)
-        owner = np.zeros(series.shape, np.uint16)  # the first segment that contains a voxel
-        shared = np.zeros(series.shape, bool)
-        for index in range(segmentation.number_of_frames):
-            frame = [segmentation.PerFrameFunctionalGroupsSequence[index]]
-            frame += segmentation.get("SharedFunctionalGroupsSequence") or []
-            if kind == "BINARY":
-                number = int(_of(frame, "SegmentIdentificationSequence").ReferencedSegmentNumber)
-                if number not in numbers:
-                    continue
-                stored = segmentation.get_stored_frame(index + 1).T * np.uint16(number)
-            else:
-                stored = segmentation.get_stored_frame(index + 1).T
-            ours = np.isin(stored, numbers)
-            first = owner[:, :, place := _slice_of(frame, series, where)]
-            shared[:, :, place] |= ours & (first > 0) & (first != stored)
-            owner[:, :, place] = np.where(ours & (first == 0), stored, first)
-    except InputError:
-        raise
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, OSError) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{where}: cannot be read ({first_line}); export it again") from error
+    segmentation = hd.seg.segread(file.path)
+    owner = np.zeros(series.shape, np.uint16)  # the first segment that contains a voxel
+    shared = np.zeros(series.shape, bool)
+    for index in range(segmentation.number_of_frames):
+        frame = [segmentation.PerFrameFunctionalGroupsSequence[index]]
+        frame += segmentation.get("SharedFunctionalGroupsSequence") or []
+        if kind == "BINARY":
+            number = int(_of(frame, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+            if number not in numbers:
+                continue
+            stored = segmentation.get_stored_frame(index + 1).T * np.uint16(number)
+        else:
+            stored = segmentation.get_stored_frame(index + 1).T
+        ours = np.isin(stored, numbers)
+        first = owner[:, :, place := _slice_of(frame, series, where)]
+        shared[:, :, place] |= ours & (first > 0) & (first != stored)
+        owner[:, :, place] = np.where(ours & (first == 0), stored, first)
     warnings = []
     if len(numbers) > 1:
         numbered = [other for other, its in named.items() if other != name and set(its) < set(numbers)]
@@ -185,6 +187,9 @@ def write_segmentation(
     numbered = np.searchsorted(present, frames).astype(np.uint8 if len(present) < 255 else np.uint16) + 1
     numbered[frames == 0] = 0
     source: list[Any] = list(series.headers)
+    if series.files[0].frame is not None:  # highdicom reads an enhanced image itself, and wants masks in its order
+        source = [pydicom.dcmread(series.files[0].path, stop_before_pixels=True)]
+        numbered = numbered[np.argsort([file.frame or 0 for file in series.files])]
     try:
         with python_warnings.catch_warnings():
             # Pseudonyms have a single name component; the warning about that would print them.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,10 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from sammed3d_ft.dicom.folder import IMAGE_NAMES, DicomFile, FoundSeries
+from sammed3d_ft.dicom.frames import frames_of
+from sammed3d_ft.dicom.headers import number_of, reading
 from sammed3d_ft.errors import InputError
+from sammed3d_ft.images.grids import check_shape
 
 # The steps of real scanners vary by a few percent, through rounding and where bed positions join (2.4 % in a GE
 # Discovery ST); a missing or duplicate slice changes a step by 100 %.
@@ -20,7 +25,7 @@ PLACE_TOLERANCE = 0.25
 # Direction cosines are stored with six decimals or more.
 _COSINE_TOLERANCE = 1e-3
 _MM_TOLERANCE = 1e-3
-_MULTI_FRAME = "is a multi-frame (enhanced) image; convert it to classic DICOM with one slice per file"
+_MULTI_FRAME = "is a multi-frame image whose frames state no position; convert it to classic DICOM"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +35,8 @@ class Series:
     Attributes:
         uid: Series Instance UID.
         modality: "PT" or "CT".
-        files: its slices, ordered by position along the normal of rows and columns (right-handed, LPS).
+        files: its slices, each a file or a frame of one, ordered by position along the normal of rows and columns
+            (right-handed, LPS).
         shape: columns, rows, slices.
         affine: (4, 4) float64, (column, row, slice) -> world mm (RAS+), with equal steps from first to last slice.
         positions_mm: (slices,) float64, true position in mm of each slice along the normal (LPS).
@@ -77,10 +83,16 @@ def order_slices(found: FoundSeries) -> Series:
         InputError: multi-frame files; a single slice; slices that differ in size, orientation, pixel spacing or frame
             of reference; duplicate or missing slices; uneven or sheared (gantry tilt) steps.
     """
+    with reading(found.files[0].path.parent):
+        return _ordered(found)
+
+
+def _ordered(found: FoundSeries) -> Series:
     where = f"{IMAGE_NAMES[found.modality]} series {found}"
-    for file in found.files:
+    slices = [frame for file in found.files for frame in frames_of(file)]
+    for file in slices:
         _check_one(file)
-    first = found.files[0]
+    first = slices[0]
     for name, keyword, tolerance in (
         ("rows", "Rows", 0.0),
         ("columns", "Columns", 0.0),
@@ -88,23 +100,23 @@ def order_slices(found: FoundSeries) -> Series:
         ("pixel spacing", "PixelSpacing", _MM_TOLERANCE),
     ):
         wanted = np.array(first.header[keyword].value, np.float64)
-        for file in found.files:
+        for file in slices:
             if np.abs(np.array(file.header[keyword].value, np.float64) - wanted).max() > tolerance:
                 raise InputError(
-                    f"{where}: mixes slices of different {name}, {wanted.tolist()} in {first.path.name} and "
-                    f"{np.array(file.header[keyword].value, np.float64).tolist()} in {file.path.name}; "
+                    f"{where}: mixes slices of different {name}, {wanted.tolist()} in {_name(first)} and "
+                    f"{np.array(file.header[keyword].value, np.float64).tolist()} in {_name(file)}; "
                     "separate them"
                 )
-    if len({file.text("FrameOfReferenceUID") for file in found.files}) > 1:
+    if len({file.text("FrameOfReferenceUID") for file in slices}) > 1:
         raise InputError(f"{where}: mixes slices of different frames of reference; separate them")
-    if len(found.files) < 2:
+    if len(slices) < 2:
         raise InputError(f"{where}: a single slice is not a volume; is the export complete?")
 
     rows, columns = np.array(first.header.ImageOrientationPatient, np.float64).reshape(2, 3)
     normal = np.cross(rows, columns)
-    corners_mm = np.array([file.header.ImagePositionPatient for file in found.files], np.float64)
+    corners_mm = np.array([file.header.ImagePositionPatient for file in slices], np.float64)
     order = np.argsort(corners_mm @ normal, kind="stable")
-    files = tuple(found.files[i] for i in order)
+    files = tuple(slices[i] for i in order)
     corners_mm = corners_mm[order]
     positions_mm = corners_mm @ normal
     _check_steps(where, files, positions_mm)
@@ -122,12 +134,17 @@ def order_slices(found: FoundSeries) -> Series:
     affine[:3, 3] = corners_mm[0]
     affine[:2] *= -1  # LPS to RAS
     shape = (int(first.header.Columns), int(first.header.Rows), len(files))
+    check_shape(shape, where)
     return Series(found.uid, found.modality, files, shape, affine + 0.0, positions_mm)
+
+
+def _name(file: DicomFile) -> str:
+    return file.path.name if file.frame is None else f"frame {file.frame + 1}"
 
 
 def _check_one(file: DicomFile) -> None:
     header = file.header
-    if int(header.get("NumberOfFrames") or 1) > 1 or "SharedFunctionalGroupsSequence" in header:
+    if int(header.get("NumberOfFrames") or 1) > 1:
         raise InputError(f"{file.path}: {_MULTI_FRAME}")
     sizes = {
         "Rows": 1, "Columns": 1, "ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2
@@ -155,15 +172,15 @@ def _check_steps(where: str, files: tuple[DicomFile, ...], positions_mm: np.ndar
     small = int(np.argmin(steps_mm))
     if steps_mm[small] < _MM_TOLERANCE or steps_mm[small] < 0.01 * usual_mm:
         raise InputError(
-            f"{where}: {files[small].path.name} and {files[small + 1].path.name} have the same position; is the series "
+            f"{where}: {_name(files[small])} and {_name(files[small + 1])} have the same position; is the series "
             "dynamic or gated, or exported twice?"
         )
     large = int(np.argmax(steps_mm))
     missing = steps_mm[large] / usual_mm - 1
     if missing > 0.5:
         raise InputError(
-            f"{where}: {round(float(missing))} slice(s) missing between {files[large].path.name} and "
-            f"{files[large + 1].path.name}, as the step is {steps_mm[large]:.2f} mm instead of {usual_mm:.2f} mm; "
+            f"{where}: {round(float(missing))} slice(s) missing between {_name(files[large])} and "
+            f"{_name(files[large + 1])}, as the step is {steps_mm[large]:.2f} mm instead of {usual_mm:.2f} mm; "
             "export the series again"
         )
     if np.abs(steps_mm - usual_mm).max() > STEP_TOLERANCE * usual_mm:
@@ -185,29 +202,50 @@ def _check_steps(where: str, files: tuple[DicomFile, ...], positions_mm: np.ndar
 def read_values(series: Series, factor: float = 1.0) -> np.ndarray:
     """The rescaled values of a series times ``factor``, (column, row, slice) float32.
 
-    Each slice uses its own Rescale Slope and Intercept: (stored * slope + intercept) * factor.
+    Each slice uses its own slope and intercept, in an enhanced PET those of its Real World Value Mapping:
+    (stored * slope + intercept) * factor.
 
     Raises:
-        InputError: pixels that are missing, truncated, or compressed in an unsupported way; no rescale values; a CT in
-            units other than HU.
+        InputError: pixels that are missing, truncated, compressed in an unsupported way, or outside the mapped range;
+            no rescale values; a CT in units other than HU.
     """
     values = np.empty(series.shape, np.float32)
+    opened: Path | None = None
     for index, file in enumerate(series.files):
-        dataset = pydicom.dcmread(file.path)
-        try:
-            slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InputError(f"{file.path}: has no Rescale Slope and Intercept, so its values have no unit") from error
+        kind = "RealWorldValue" if "RealWorldValueSlope" in file.header else "Rescale"
+        slope, intercept = (number_of(file.header, f"{kind}{which}") for which in ("Slope", "Intercept"))
+        if slope is None or intercept is None:
+            raise InputError(f"{file.path}: has no Rescale Slope and Intercept, so its values have no unit")
         if series.modality == "CT" and file.text("RescaleType") not in ("", "HU"):
             raise InputError(f"{file.path}: CT values are in {file.text('RescaleType')}, expected HU")
-        try:
-            stored = dataset.pixel_array
-        except (AttributeError, RuntimeError, NotImplementedError, ValueError, OSError) as error:
-            syntax = dataset.file_meta.get("TransferSyntaxUID")
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        if file.path != opened:
+            frames, opened = _pixels(file), file.path
+        if len(frames) <= (file.frame or 0) or frames.shape[1:] != series.shape[1::-1]:
+            raise InputError(f"{file.path}: its pixels do not match its header; export it again")
+        stored = frames[file.frame or 0]
+        first, last = (number_of(file.header, f"RealWorldValue{end}ValueMapped") for end in ("First", "Last"))
+        if first is not None and last is not None and (stored.min() < first or stored.max() > last):
             raise InputError(
-                f"{file.path}: pixels stored as {getattr(syntax, 'name', syntax)} cannot be read ({first_line}); "
-                "export it again, uncompressed"
-            ) from error
+                f"{file.path}: {_name(file)} stores values of {stored.min()} to {stored.max()}, but only {first:g} to "
+                f"{last:g} have a unit"
+            )
         values[:, :, index] = ((stored * slope + intercept) * factor).T
     return values
+
+
+def _pixels(file: DicomFile) -> np.ndarray:
+    """The stored values of a file, (frames, rows, columns)."""
+    syntax: Any = None
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pydicom")  # of odd pixels, which are counted below
+            dataset = pydicom.dcmread(file.path)
+            syntax = dataset.file_meta.get("TransferSyntaxUID")
+            stored = dataset.pixel_array
+        return stored.reshape(-1, *stored.shape[-2:])
+    except Exception as error:  # pydicom and its decoders answer damaged pixels with almost any
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{file.path}: pixels stored as {getattr(syntax, 'name', syntax)} cannot be read ({first_line}); "
+            "export it again, uncompressed"
+        ) from error

@@ -22,13 +22,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.uid import EnhancedPETImageStorage
 
 from sammed3d_ft.dicom.decay_times import decay_times
-from sammed3d_ft.dicom.headers import number_of, private_text, same_in_all, text_of, tracer_of
+from sammed3d_ft.dicom.headers import number_of, private_text, reading, same_in_all, text_of, tracer_of
 from sammed3d_ft.errors import InputError
 
 # Every patient dose is above 1 MBq; a smaller number means that the dose was written in kBq or MBq.
 _SMALLEST_DOSE_BQ = 1e6
+# In an enhanced PET the dose is in MBq (PS3.3 C.8.22.4); no patient gets as much.
+_LARGEST_DOSE_MBQ = 1e5
 _WEIGHTS_KG = (0.3, 500.0)
 
 
@@ -58,6 +61,11 @@ def suv_scale(headers: Sequence[Dataset], where: str = "PET series") -> SuvScale
     """
     if not headers:
         raise ValueError("no headers")
+    with reading(where):
+        return _suv_scale(headers, where)
+
+
+def _suv_scale(headers: Sequence[Dataset], where: str) -> SuvScale:
     units = same_in_all(headers, lambda header: text_of(header, "Units"), "Units", where)
     corrections = _corrections(headers[0])
     if corrections and "ATTN" not in corrections:
@@ -112,12 +120,18 @@ def _from_bqml(headers: Sequence[Dataset], where: str, facts: dict[str, Any], to
     dose_bq = same_in_all(headers, lambda header: number_of(tracer_of(header), "RadionuclideTotalDose"), "dose", where)
     if not dose_bq or dose_bq < 0:
         raise InputError(f"{where}: Radionuclide Total Dose is missing, so SUV cannot be computed")
+    warnings: tuple[str, ...] = ()
+    if text_of(headers[0], "SOPClassUID") == EnhancedPETImageStorage:
+        if dose_bq < _LARGEST_DOSE_MBQ:
+            dose_bq *= 1e6
+        else:
+            warnings = (f"{where}: Radionuclide Total Dose {dose_bq:g} is too large for MBq, so it is taken as Bq",)
     if dose_bq < _SMALLEST_DOSE_BQ:
         raise InputError(f"{where}: Radionuclide Total Dose {dose_bq:g} is too small for Bq; is it in kBq or MBq?")
     facts |= {"decay_correction": moment, "weight_kg": weight_kg, "dose_bq": dose_bq}
     if moment == "ADMIN":
         how += "weight / dose; values are decay-corrected to the injection (ADMIN)"
-        return SuvScale(to_bqml * weight_kg * 1000 / dose_bq, how, facts)
+        return SuvScale(to_bqml * weight_kg * 1000 / dose_bq, how, facts, warnings)
     half_life_s = same_in_all(
         headers, lambda header: number_of(tracer_of(header), "RadionuclideHalfLife"), "half-life", where
     )
@@ -134,7 +148,7 @@ def _from_bqml(headers: Sequence[Dataset], where: str, facts: dict[str, Any], to
     }
     decayed_bq = dose_bq * 2 ** (-times.decay_s / half_life_s)
     how += "weight / dose decayed to the start of the scan (START)"
-    warnings = (times.warning,) if times.warning else ()
+    warnings += (times.warning,) if times.warning else ()
     return SuvScale(to_bqml * weight_kg * 1000 / decayed_bq, how, facts, warnings)
 
 

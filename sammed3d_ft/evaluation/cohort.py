@@ -119,8 +119,8 @@ def evaluate_pair(
             before = kept(keep_in, case, of)  # read back, so that a resumed evaluation returns the same bits
         assert before is not None
         return before
-    except InputError as error:
-        return CaseEvaluation(case, None, str(error), hashes)
+    except (InputError, MemoryError, OSError) as error:
+        return CaseEvaluation(case, None, str(error) or type(error).__name__, hashes)
 
 
 def workers_that_help(cases: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -10,10 +11,13 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import psutil
 
 from sammed3d_ft.errors import InputError
 
 _AXES = np.arange(3)
+_LONGEST_NIFTI1_AXIS = 32767
+_FARTHEST_MM = 1e8
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +142,7 @@ def source_grid(
     Args:
         affine: (4, 4), validated by `check_affine`.
     """
-    header = nib.Nifti1Header()
+    header = nib.Nifti1Header() if max(shape) <= _LONGEST_NIFTI1_AXIS else nib.Nifti2Header()
     header.set_data_shape(shape)
     header.set_xyzt_units("mm")
     header.set_sform(affine, code=1)
@@ -148,11 +152,27 @@ def source_grid(
     return SourceGrid(shape, affine, header, canonical_orientation(affine), path, warning)
 
 
+def check_shape(shape: Sequence[int], where: str) -> None:
+    """Raise InputError for a grid without voxels, and for one that does not fit in memory as float32."""
+    if min(shape) < 1:
+        raise InputError(f"{where}: contains no voxels (shape {tuple(shape)})")
+    needed, free = 4 * math.prod(shape), psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"{where}: its header states {_by(shape)} voxels, which need {needed / 2**30:.3g} GiB of memory; "
+            f"{free / 2**30:.3g} GiB are free: is the header damaged?"
+        )
+
+
 def check_affine(affine: Any, where: str) -> np.ndarray:
     """Return the affine as (4, 4) float64; raise InputError unless it is finite and invertible."""
     matrix = np.array(affine, np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         raise InputError(f"{where}: the affine must be a finite 4x4 matrix, got {matrix.tolist()}")
+    if np.abs(matrix).max() > _FARTHEST_MM:
+        raise InputError(
+            f"{where}: the affine places voxels {np.abs(matrix).max():.3g} mm away; correct the file's header"
+        )
     lengths = np.linalg.norm(matrix[:3, :3], axis=0)
     if (lengths < 1e-6).any() or abs(np.linalg.det(matrix[:3, :3] / lengths)) < 1e-3:
         raise InputError(

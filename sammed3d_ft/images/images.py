@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import gzip
 import logging
+import math
 import os
-import zlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +22,7 @@ import nibabel as nib
 import numpy as np
 
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.files import whole_file
+from sammed3d_ft.files import MOST_COMPRESSED, unpack_gzip, whole_file
 from sammed3d_ft.images import itk_images
 from sammed3d_ft.images.grids import (
     SourceGrid,
@@ -29,6 +30,7 @@ from sammed3d_ft.images.grids import (
     canonical_orientation,
     check_affine,
     check_finite,
+    check_shape,
     corner_shift_vox,
     from_array,
     grid_difference,
@@ -165,7 +167,10 @@ def geometry_warning(header: nib.Nifti1Header) -> str | None:
                 f"sform and qform place the corners {shift:.2f} voxels apart; this program uses the sform, "
                 "others may use the qform"
             )
-    unit = header.get_xyzt_units()[0]
+    try:
+        unit = header.get_xyzt_units()[0]
+    except KeyError:  # no unit has this code
+        unit = "unknown"
     if unit not in ("mm", "unknown"):
         return f"the header states lengths in '{unit}'; they are interpreted as mm"
     return None
@@ -180,20 +185,38 @@ def _place(path: Path, case: str) -> str:
     return f"case {case}: {path}" if case else str(path)
 
 
+_reading_threads: set[int] = set()
+
+
+def _from_elsewhere(record: logging.LogRecord) -> bool:
+    """Whether a message of nibabel's is not about a file that is being read here."""
+    return record.thread not in _reading_threads
+
+
 @contextlib.contextmanager
 def _reading(where: str) -> Iterator[None]:
-    """Convert exceptions of nibabel, gzip and the file system for a bad file to InputError."""
+    """Convert what nibabel, gzip and the file system raise for a bad file to InputError.
+
+    nibabel interprets a damaged header as far as it can, prints what it finds odd, and then fails with almost any
+    exception.
+    """
+    nib.imageglobals.logger.addFilter(_from_elsewhere)  # once: the same filter is not added again
+    _reading_threads.add(threading.get_ident())
     try:
         yield
     except InputError:
         raise
     except EOFError as error:
         raise InputError(f"{where}: the compressed file ends too early; copy or export it again") from error
-    except (OSError, ValueError, zlib.error, nib.spatialimages.HeaderDataError) as error:
+    except MemoryError as error:
+        raise InputError(f"{where}: not enough memory to read it") from error
+    except Exception as error:
         truncated = str(error).startswith(("mmap length", "Expected"))
         hint = "the file is truncated" if truncated else "cannot be read"
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{where}: {hint} ({first_line}); copy or export it again") from error
+    finally:
+        _reading_threads.discard(threading.get_ident())
 
 
 @dataclass(frozen=True)
@@ -207,7 +230,8 @@ class _Nifti:
         path = self.source.path
         if path is None or not path.name.lower().endswith(".gz"):
             return self.image
-        return type(self.image).from_bytes(gzip.decompress(path.read_bytes()))
+        content = unpack_gzip(path.read_bytes(), _bytes_described(self.image), self.where)
+        return type(self.image).from_bytes(content)
 
     def floats(self) -> np.ndarray:
         with _reading(self.where):
@@ -231,16 +255,15 @@ def _open(path: str | os.PathLike[str], case: str) -> _StoredImage:
     """Open an image without loading its voxels; a geometry warning is logged."""
     file = Path(path)
     where = _place(file, case)
-    if file.is_dir():
-        raise InputError(f"{where}: is a folder, {_EXPECTED}")
-    if not file.exists():
-        raise InputError(f"{where}: no such file")
+    with _reading(where):
+        if file.is_dir():
+            raise InputError(f"{where}: is a folder, {_EXPECTED}")
+        if not file.is_file():
+            raise InputError(f"{where}: {'is not a regular file' if file.exists() else 'no such file'}")
     suffix = next((end for end in IMAGE_SUFFIXES if file.name.lower().endswith(end)), None)
     if suffix is None:
         raise InputError(f"{where}: {_EXPECTED}; convert it first")
     stored = _open_nifti(file, where) if suffix in _NIFTI else itk_images.open_itk(file, where)
-    if 0 in stored.source.shape:
-        raise InputError(f"{where}: contains no voxels (shape {stored.source.shape})")
     if stored.source.warning:
         _warn_once(f"{where}: {stored.source.warning}")
     return stored
@@ -250,8 +273,10 @@ def _open_nifti(file: Path, where: str) -> _Nifti:
     try:
         with _reading(where):
             image = nib.load(file)
-    except nib.filebasedimages.ImageFileError as error:
-        raise InputError(f"{where}: is not a NIfTI file ({str(error).splitlines()[0]})") from error
+    except InputError as error:
+        if isinstance(error.__cause__, nib.filebasedimages.ImageFileError):
+            raise InputError(f"{where}: is not a NIfTI file ({str(error.__cause__).splitlines()[0]})") from error
+        raise
     if not isinstance(image, nib.Nifti1Image):
         raise InputError(f"{where}: is not a NIfTI file (found {type(image).__name__})")
     shape = image.shape
@@ -261,11 +286,34 @@ def _open_nifti(file: Path, where: str) -> _Nifti:
         raise InputError(f"{where}: has several frames (shape {shape}), expected one 3D volume; split it")
     if image.get_data_dtype().kind not in "iuf":
         raise InputError(f"{where}: holds {image.get_data_dtype()} values, expected real numbers")
+    check_shape(shape, where)
+    packed = file.name.lower().endswith(".gz")
+    if _bytes_described(image) > file.stat().st_size * (MOST_COMPRESSED if packed else 1):
+        raise InputError(
+            f"{where}: the file is truncated: its header describes {_bytes_described(image)} bytes; copy or export it "
+            "again"
+        )
+    if _infinite_scale(image, where):
+        raise InputError(f"{where}: its header states an infinite scale factor; copy or export it again")
     with _reading(where):
         affine = check_affine(image.header.get_best_affine(), where)
         warning = geometry_warning(image.header)
     grid = (shape[0], shape[1], shape[2])
     return _Nifti(image, SourceGrid(grid, affine, image.header, canonical_orientation(affine), file, warning), where)
+
+
+def _infinite_scale(image: nib.Nifti1Image, where: str) -> bool:
+    """Whether the file scales by infinity, which nibabel would ignore like NaN, the mark of values without scale."""
+    with _reading(where), image.file_map["image"].get_prepare_fileobj("rb") as file:
+        header = type(image.header).from_fileobj(file, check=False)
+    return bool(np.isinf([header["scl_slope"], header["scl_inter"]]).any())
+
+
+def _bytes_described(image: nib.Nifti1Image) -> int:
+    """The size of the file, unpacked, by its header."""
+    proxy = image.dataobj
+    assert isinstance(proxy, nib.arrayproxy.ArrayProxy)  # true for every image loaded from a file
+    return int(proxy.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
 
 
 def write_mask(path: str | os.PathLike[str], array: np.ndarray, like: Volume) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,11 +22,12 @@ def check_places(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
 
     Called before anything is computed.
     """
-    seen = {path.resolve(): "an input" for path in inputs}
+    # Not Path.resolve, which fails on a link that leads to itself.
+    seen = {os.path.realpath(path): "an input" for path in inputs}
     for path in outputs:
         if path.is_dir():
             raise InputError(f"{path} is a folder; name the file to write")
-        place = path.resolve()
+        place = os.path.realpath(path)
         if place in seen:
             raise InputError(f"{path} would overwrite {seen[place]}; name another file")
         seen[place] = "another output"

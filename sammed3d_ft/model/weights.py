@@ -104,9 +104,11 @@ def read_state_dict(path: str | Path) -> Checkpoint:
         raise InputError(f"{path} does not contain weights: {form}")
     with path.open("rb") as file:
         start = file.read(9)
-    if start[8:9] == b"{":
-        return _read_safetensors(path)
-    return _read_pickle(path, zipped=start.startswith(b"PK"))
+    found = _read_safetensors(path) if start[8:9] == b"{" else _read_pickle(path, zipped=start.startswith(b"PK"))
+    odd = [name for name in found.state if not name.isprintable()]
+    if odd:
+        raise InputError(f"{path} is damaged: {odd[0]!r:.80} is not the name of a tensor; copy or download it again")
+    return found
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -114,7 +116,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     try:
         with safe_open(weights_file(Path(path)), framework="pt") as file:
             return dict(json.loads((file.metadata() or {}).get(_HEADER_KEY, "{}")))
-    except (InputError, SafetensorError, OSError):
+    except (InputError, SafetensorError, OSError, ValueError, TypeError):
         return {}
 
 
@@ -135,7 +137,7 @@ def read_whole_model(path: str | Path) -> tuple[str, Checkpoint]:
     """Read a checkpoint that must hold a complete SAM-Med3D; returns its variant's name and the checkpoint.
 
     Raises:
-        InputError: as `read_state_dict`; a baseline network; an unknown variant, or an incomplete model.
+        InputError: as `read_state_dict`; a baseline network; an unknown variant, an incomplete model, or NaN.
     """
     found = read_state_dict(path)
     if found.metadata.get("format", "").startswith("sammed3d_ft baseline"):
@@ -148,6 +150,7 @@ def read_whole_model(path: str | Path) -> tuple[str, Checkpoint]:
     misfit = describe_misfit(found.state, {name: tensor.shape for name, tensor in model.state_dict().items()})
     if misfit is not None:
         raise InputError(f"{path} does not hold a complete SAM-Med3D ({variant.name}): {misfit}")
+    _require_finite(path, found.state)
     return variant.name, found
 
 
@@ -158,7 +161,7 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
     second channel is set to zero, so that the model initially equals the one-channel model; the report says so.
 
     Raises:
-        InputError: as `read_state_dict`; missing or unexpected names, or different shapes.
+        InputError: as `read_state_dict`; missing or unexpected names, different shapes, or NaN.
     """
     checkpoint = read_state_dict(path)
     state = dict(checkpoint.state)
@@ -172,6 +175,7 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
     misfit = describe_misfit(state, {name: tensor.shape for name, tensor in own.items()})
     if misfit is not None:
         raise InputError(f"{path} does not fit the model: {misfit}")
+    _require_finite(path, state)
     model.load_state_dict(state, strict=True)
     return LoadReport(Path(path), checkpoint.kind, checkpoint.metadata, len(state), zeroed)
 
@@ -188,6 +192,13 @@ def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Ma
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
     # Serialised in memory first: the library's own writer creates a private file, and leaves a partial one if killed.
     write_whole(path, save(tensors, metadata=header))
+
+
+def _require_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
+    # The sum is finite only if every value is; it needs no temporary array.
+    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor.sum(dtype=torch.float64))]
+    if broken:
+        raise InputError(f"{path} holds NaN or infinite weights ({_some(broken, 3)}); choose another checkpoint")
 
 
 def weights_file(path: Path) -> Path:
@@ -232,7 +243,13 @@ def _read_safetensors(path: Path) -> Checkpoint:
         ) from error
     if _HEADER_KEY not in header:
         return Checkpoint(_bare_names(state), "safetensors", header)
-    return Checkpoint(_bare_names(state), "export", json.loads(header[_HEADER_KEY]))
+    try:
+        metadata = json.loads(header[_HEADER_KEY])
+    except (ValueError, RecursionError):
+        metadata = None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise InputError(f"{path} is an export with damaged metadata; copy it again")
+    return Checkpoint(_bare_names(state), "export", metadata)
 
 
 def _read_pickle(path: Path, zipped: bool) -> Checkpoint:
@@ -247,7 +264,7 @@ def _read_pickle(path: Path, zipped: bool) -> Checkpoint:
             f"{path} was rejected without running any of its code: its pickle {what}, which weights do not need; "
             "if you trust its origin, save only its tensors with torch.save or as safetensors"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # the unpickler answers a damaged stream with almost any exception
         raise InputError(
             f"{path} is a damaged or truncated checkpoint ({_line(error)}); copy or download it again"
         ) from error
@@ -266,12 +283,22 @@ def _from_pickle(path: Path, content: Any) -> Checkpoint:
 
 
 def _tensors(path: Path, content: Mapping[Any, Any]) -> dict[str, Tensor]:
-    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    others = [
+        str(name)
+        for name, value in content.items()
+        if not (isinstance(value, Tensor) and value.layout == torch.strided)
+    ]
     if others or not content:
         what = f"{_some(others)} instead" if others else "nothing"
         raise InputError(
             f"{path} has no tensors by name, neither at the top level nor under {', '.join(_WRAPPERS)}: it holds "
             f"{what}; save model.state_dict()"
+        )
+    # A tensor can repeat one stored number any number of times, so a small file could ask for any amount of memory.
+    repeated = [str(name) for name, tensor in content.items() if tensor.nbytes > tensor.untyped_storage().nbytes()]
+    if repeated:
+        raise InputError(
+            f"{path} holds tensors larger than their stored values ({_some(repeated)}); save them contiguous"
         )
     return _bare_names({str(name): value for name, value in content.items()})
 

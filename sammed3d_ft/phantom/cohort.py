@@ -67,11 +67,13 @@ def write_cohort(
     out = Path(out)
     if val < 0 or test < 0 or val + test >= cases:
         raise InputError(f"{cases} cases, {val} val, {test} test: at least one case must be left for training")
+    if seed < 0:
+        raise InputError(f"seed {seed}: expected 0 or more")
     if (out / "imagesTr").exists():
         raise InputError(f"{out} holds images already: remove it or name another folder")
     listed: list[Case] = []
     rows: list[dict[str, object]] = []
-    for number in tqdm(range(cases), "phantoms", unit="case", leave=False):
+    for number in tqdm(range(cases), "phantoms", unit="case", leave=False, disable=None):
         chosen = _BOTH[number % len(_BOTH)] if tracer == "both" else tracer
         phantom = make_phantom(seed, number, chosen, field, scanner=scanner, lesion_ml=lesion_ml, outline=outline)
         split = "test" if number >= cases - test else "val" if number >= cases - test - val else "train"

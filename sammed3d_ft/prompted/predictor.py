@@ -38,6 +38,7 @@ from sammed3d_ft.prompted.sites import Site, SiteDecoder
 _CLICK_DECIMALS = 3
 # Crops and steps are rounded to 1e-6 voxels (`crop_grid`); no scanner resolves a hundredth of this.
 _FINEST_MM = 0.01
+_COARSEST_MM = 100.0  # a crop of 128 voxels then spans 13 m
 MOST_LESION_NUMBER = int(np.iinfo(np.int32).max)  # the largest number that an instance map can hold
 _log = logging.getLogger(__name__)
 
@@ -143,11 +144,11 @@ class Predictor:
         A ``spacing_mm`` or ``accumulate`` that differs from the training is used, with a warning in the log.
 
         Raises:
-            InputError: see `open_pretrained`; an unavailable device; a spacing below 0.01 mm.
+            InputError: see `open_pretrained`; an unavailable device; a spacing outside 0.01 to 100 mm.
         """
         chosen = usable_device(device)  # checked first, because reading the weights takes longer
-        if spacing_mm is not None and not (_FINEST_MM <= spacing_mm < math.inf):
-            raise InputError(f"crop spacing {spacing_mm:g} mm: expected a length of at least {_FINEST_MM:g} mm")
+        if spacing_mm is not None and not (_FINEST_MM <= spacing_mm <= _COARSEST_MM):
+            raise InputError(f"crop spacing {spacing_mm:g} mm: expected {_FINEST_MM:g} to {_COARSEST_MM:g} mm")
         found = open_pretrained(path, base)
         preprocessing = found.preprocessing
         if spacing_mm is not None:

@@ -69,7 +69,7 @@ def run(
         mine = pairs[rank::processes]
 
         def bar(cases: Iterable[CasePaths]) -> Iterable[CasePaths]:
-            return tqdm(cases, "evaluate", unit="case", leave=False, disable=rank != 0)
+            return tqdm(cases, "evaluate", unit="case", leave=False, disable=True if rank else None)
 
         evaluations = evaluate_pairs(
             mine,

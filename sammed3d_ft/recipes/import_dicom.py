@@ -211,8 +211,8 @@ def _shared_voxels(masks: dict[str, np.ndarray], regions: dict[str, list[DicomFi
 
 def _facts(series: Series, values: np.ndarray) -> dict[str, Any]:
     digest = hashlib.sha256()
-    for file in series.files:
-        digest.update(file.path.read_bytes())
+    for path in dict.fromkeys(file.path for file in series.files):
+        digest.update(path.read_bytes())
     return {
         "series": series.uid,
         "description": series.files[0].text("SeriesDescription"),

@@ -79,10 +79,10 @@ def run(
     failed: dict[str, str] = {}
     counts = [0, 0]
     mine = cases[state.process_index :: state.num_processes]
-    for case in tqdm(mine, "predict", unit="case", disable=not state.is_local_main_process):
+    for case in tqdm(mine, "predict", unit="case", disable=None if state.is_local_main_process else True):
         try:
             counts[int(_predict_case(case, model, clicks, out, figures))] += 1
-        except (InputError, RuntimeError) as error:  # such as a GPU out of memory: the next scan may be smaller
+        except (InputError, RuntimeError, MemoryError, OSError) as error:  # the next scan may be smaller, or readable
             failed[case.id] = " ".join(str(error).split())[:500]
     gathered = gather_object([(counts, failed)]) if state.num_processes > 1 else [(counts, failed)]
     state.end_training()  # ends the threads of the process group before the interpreter exits

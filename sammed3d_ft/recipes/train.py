@@ -405,7 +405,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise InputError(explained) from error
     except InputError as error:
         # An error from a data-loading process is preceded by that process's traceback.
-        print_error(str(error).strip().rpartition("InputError: ")[2])
+        print_error(" ".join(str(error).strip().rpartition("InputError: ")[2].splitlines()))
+        leave(2)
+    except OSError as error:  # such as a full disk, or a folder without permission
+        print_error(f"{'' if error.filename is None else f'{error.filename}: '}{error.strerror or error}")
         leave(2)
     leave(0)
 

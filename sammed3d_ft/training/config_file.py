@@ -23,15 +23,22 @@ def read_content(file: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         InputError: invalid YAML, no sections, or a malformed override.
     """
-    try:
-        content = yaml.safe_load(file.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: invalid YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(file) or {}
     if not isinstance(content, dict):
         raise InputError(f"{file}: expected sections such as run, data and model, got {type(content).__name__}")
     for override in overrides:
         _apply(content, override)
     return content
+
+
+def read_yaml(file: Path) -> Any:
+    """The content of a YAML file; InputError in one line if it cannot be read."""
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no text, or an impossible date
+        raise InputError(f"{file}: invalid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror or error})") from None
 
 
 def checked(model: type[_Model], content: dict[str, Any], file: Path) -> _Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,8 +78,8 @@ def single_case(
     series: Sequence[str] = (),
 ) -> ViewedCase:
     """The case of a single scan; the default folder is NAME_view beside it."""
-    name = image_stem(image) if not image.is_dir() else image.resolve().name
-    folder = out or image.resolve().parent / f"{name}_view"
+    name = image_stem(image) if not image.is_dir() else Path(os.path.realpath(image)).name
+    folder = out or Path(os.path.realpath(image)).parent / f"{name}_view"
     return ViewedCase(name or image.name, image, folder, ct, clicks, start, tuple(series))
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.model.build import seeded_model
+from sammed3d_ft.model.build import build_model, seeded_model
 from sammed3d_ft.model.sam_med3d import SAMMed3D
 from sammed3d_ft.model.variants import VARIANTS
 from sammed3d_ft.model.weight_fit import PATCH_WEIGHT, describe_misfit, recognise_variant
@@ -420,3 +420,26 @@ def test_metadata_is_json_in_one_key(tmp_path: Path) -> None:
     raw = (tmp_path / "a.safetensors").read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     assert json.loads(header["__metadata__"]["sammed3d_ft"]) == {"variant": "mini", "modality": "PT"}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"a\nb": torch.ones(1)}, r"'a\\nb' is not the name of a tensor"),
+        ({"a": torch.ones(1).expand(1 << 40)}, r"larger than their stored values \(a\)"),
+        ({"a": torch.eye(3).to_sparse()}, "no tensors by name"),
+    ],
+)
+def test_tensors_that_damage_can_make_are_refused(content: dict, says: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=says) as caught:
+        read_state_dict(tmp_path / "x.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_weights_are_refused(tmp_path: Path) -> None:
+    state = build_model("mini", "mini").state_dict()
+    state["image_encoder.pos_embed"][0, 0, 0, 0, 0] = float("nan")
+    save_safetensors(tmp_path / "x.safetensors", state, {})
+    with pytest.raises(InputError, match=r"NaN or infinite weights \(image_encoder.pos_embed\)"):
+        load_weights(build_model("mini"), tmp_path / "x.safetensors")
