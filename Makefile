@@ -1,8 +1,10 @@
-# make demo   sets up an environment and shows what fine-tuning gains, on phantoms that it makes itself
-# make test   sets up the same environment and runs the checks and the quick tests
+# make demo       set up .venv, make phantoms, fine-tune the small model on them, and compare before and after
+# make test       set up .venv, run linting and type checks, then the quick tests
+# make test-slow  slow tests: end to end, several processes
+# make lint       linting, formatting, import contracts and type checks
 #
-# PYTHON=python3.12 chooses the interpreter; PIP_ARGS passes options to pip, such as the index of PyTorch's CPU
-# builds (pytorch.org, "Start locally", Compute Platform: CPU), which saves gigabytes on a machine without a GPU.
+# PYTHON=python3.12 chooses the interpreter. PIP_ARGS passes options to pip, such as the index of PyTorch's CPU builds
+# (pytorch.org, "Start locally", Compute Platform: CPU), which saves gigabytes on a machine without a GPU.
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -19,9 +21,9 @@ help:
 
 venv: $(VENV)/installed
 
-# Installed anew only when what is to be installed has changed.
+# Reinstalled only when the requirements change.
 $(VENV)/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer, got " + sys.version.split()[0] + ": give another by PYTHON=")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer, got " + sys.version.split()[0] + ": choose another with PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable ".[test]"
 	@touch $@
@@ -38,9 +40,9 @@ test: lint
 test-slow: venv
 	$(BIN)/python -m pytest -m slow
 
-# From nothing to the gain of fine-tuning: phantoms of another kind than those the shipped model was trained on (an older
-# scanner, lesions outlined at 41 % of their maximum); its decoder fine-tuned on some of them; the others segmented
-# before and after, from one and from three simulated clicks per lesion, as two figures.
+# What fine-tuning gains: makes phantoms of another kind than those the shipped model was trained on (an older scanner,
+# lesions outlined at 41 % of their maximum), fine-tunes the model's decoder on some of them, and segments the others
+# before and after, with one and three simulated clicks per lesion. The result is two figures.
 demo: venv
 	rm -rf $(DEMO)
 	$(BIN)/sammed3d-ft phantom --out $(DEMO)/data --cases 22 --val 4 --test 8 --seed 1 \
@@ -52,7 +54,7 @@ demo: venv
 	@echo
 	@echo "Before and after    $(DEMO)/gain.png (every test lesion), $(DEMO)/lesions.png (three of them)"
 	@echo "Training            $(DEMO)/run (curves.png, metrics.jsonl, export/model.safetensors)"
-	@echo "The same with your own cases: docs/how-to/few-cases.md"
+	@echo "With your own cases: docs/how-to/few-cases.md"
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -7,7 +7,12 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_NAMES = {"build_model": "model.build", "load_weights": "model.weights", "VARIANTS": "model.variants"}
+_NAMES = {
+    "build_model": "model.build",
+    "load_weights": "model.weights",
+    "push_to_hub": "model.push",
+    "VARIANTS": "model.variants",
+}
 _PACKAGES = (
     *("automatic", "benchmark", "comparators", "dataset", "dicom", "evaluation", "figures", "images", "inference"),
     *("lesions", "losses", "model", "phantom", "prompted", "recipes", "training"),

@@ -1,4 +1,4 @@
-"""The public door of prompted inference: `Predictor` and what it returns. The code is in `sammed3d_ft.prompted`."""
+"""Public API of prompted inference: `Predictor` and what it returns. The code is in `sammed3d_ft.prompted`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Where a result comes from: hashes of files and weights, the identity of a case, and versions.
+"""Provenance of results: hashes of files and weights, the identity of a case, and versions.
 
-Runs, exports, caches and benchmark folders hold these values, so changing one of them disowns what exists.
+Runs, exports, caches and benchmark folders store these values. Changing one of these definitions invalidates them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MASK_PACKAGES = ("torch", "numpy", "scipy", "nibabel", "SimpleITK")
-"""What a mask and its table depend on."""
+"""Packages on whose versions a mask and its table depend."""
 
 _VOXELS_OF_MHD = re.compile(rb"^ElementDataFile\s*=\s*(.+)$", re.MULTILINE)
 
@@ -44,7 +44,7 @@ def file_hash(path: str | Path) -> str:
 
 
 def file_hashes(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:
-    """Path and SHA-256 of files, by their kind."""
+    """Path and SHA-256 of files, by kind."""
     return {name: {"path": str(path), "sha256": file_hash(path)} for name, path in files.items()}
 
 
@@ -72,7 +72,7 @@ def case_files(case: Case) -> tuple[str, list[list[Any]]]:
 
 
 def case_content(case: Case) -> dict[str, Any]:
-    """Identify a case by the sizes of its images and the hash of its label, wherever the files lie."""
+    """Identify a case by the sizes of its images and the hash of its label, wherever the files are."""
     label = case.label
     return {
         "images": {name: path.stat().st_size for name, path in case.images.items()},

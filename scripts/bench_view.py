@@ -2,9 +2,9 @@
 
 python scripts/bench_view.py [--browser /usr/bin/chromium]
 
-A PET of 200 x 200 x 400 and a CT of 512 x 512 x 326 voxels are made in a temporary folder, stored as .nii.gz. The
-start is that of the command as a process, to the first drawn image; the rest is measured with the server in this
-process, so that the predictor's own time is known. No GPU is used.
+Makes a PET of 200 x 200 x 400 and a CT of 512 x 512 x 326 voxels (.nii.gz) in a temporary folder. The start is measured
+from launching the command to the first drawn image, the rest with the server in this process, so that the predictor's
+own time is known. No GPU is used.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ AFTER_CHANGE = """async () => {
 
 
 class TimedPredictor(Predictor):
-    """Notes how long each call of `add_clicks` takes, `add_click` included."""
+    """A predictor that records the duration of each call of `add_clicks` and `add_click`."""
 
     seconds: list[float]
 
@@ -56,7 +56,7 @@ class TimedPredictor(Predictor):
 
 
 def make_scan(folder: Path) -> tuple[Path, Path]:
-    """Noise with hot spheres, and a CT with a bright box, on grids that differ."""
+    """A PET of noise with hot spheres, and a CT with a bright box, on different grids."""
     random = np.random.default_rng(0)
     pet = random.gamma(2.0, 0.4, (200, 200, 400)).astype(np.float32)
     for at in HOT_VOX:
@@ -72,7 +72,7 @@ def make_scan(folder: Path) -> tuple[Path, Path]:
 
 
 def start_seconds(browser, pet: Path, ct: Path, out: Path) -> float:
-    """From starting the command to the first image drawn."""
+    """Seconds from launching the command to the first drawn image."""
     page = browser.new_page(viewport={"width": 1400, "height": 860})
     started = time.perf_counter()
     command = [sys.executable, "-m", "sammed3d_ft.cli.main", "view", str(pet), "--ct", str(ct), "--out", str(out)]
@@ -90,7 +90,7 @@ def start_seconds(browser, pet: Path, ct: Path, out: Path) -> float:
 
 
 def redraws_ms(page: Page, keys: str) -> list[float]:
-    """Milliseconds that the page's script takes to draw all panes, after each of some keys."""
+    """Milliseconds that the page's script takes to draw all panes, after each of several keys."""
     found = []
     for key in keys:
         page.keyboard.press(key)
@@ -100,7 +100,7 @@ def redraws_ms(page: Page, keys: str) -> list[float]:
 
 
 def clicks_ms(page: Page, predictor: TimedPredictor) -> list[float]:
-    """From releasing the button to the drawn mask, without the predictor's own time; the first click is left out."""
+    """Time from releasing the button to the drawn mask, without the predictor's time; the first click is excluded."""
     found = []
     box = page.locator("#axial").bounding_box()
     assert box is not None

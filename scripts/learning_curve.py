@@ -1,13 +1,13 @@
-"""What fine-tuning gains from how many cases: mean Dice over test lesions against the number of labelled cases.
+"""Learning curve of fine-tuning: mean Dice over test lesions against the number of labelled cases.
 
 python scripts/learning_curve.py OUT [--cases 0 4 8 16 24] [--seeds 0 1 2] [--config configs/few_cases.yaml]
                                  [--steps 300] [--scanner older] [--lesion-ml 1] [--outline 41%] [key.path=value ...]
 
-Makes a cohort of phantoms of another kind than those `mini` was trained on, fine-tunes by the preset on the first N
-of its cases in an order drawn from the seed (so smaller sets are part of larger ones), and scores the same test cases
-by the simulated user of validation. Every fourth of the N cases is for validation, since labels for it cost as much as
-labels for training; 0 cases are the weights as they are. All trainings take about the same number of steps. Writes
-learning_curve.csv and learning_curve.png. Re-run the same command to continue: what is done is not done again.
+Makes a cohort of phantoms that differ from those `mini` was trained on, fine-tunes with the preset on the first N of
+its cases in a seeded random order (so smaller sets are subsets of larger ones), and scores the same test cases with the
+simulated user of validation. Every fourth of the N cases is used for validation, because its labels cost as much as
+training labels. 0 cases means the initial weights. All trainings have about the same number of steps. Writes
+learning_curve.csv and learning_curve.png. Re-run the same command to continue; finished trainings are not repeated.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ Scores = Mapping[tuple[str, int], Mapping[int, float]]
 
 @dataclass(frozen=True)
 class Point:
-    """Mean lesion Dice over the test cases: with its interval, and the gain over the weights as they are with its own.
+    """Mean lesion Dice over the test cases and the gain over the initial weights, each with its interval.
 
-    Of several seeds, each lesion's Dice is averaged first. Intervals: 95 %, bootstrap over patients.
+    With several seeds, each lesion's Dice is averaged first. Intervals: 95 %, bootstrap over patients.
     """
 
     mean: float
@@ -70,12 +70,12 @@ def subset(cases: Sequence[Case], count: int, seed: int) -> list[Case]:
 
 
 def make_cohort(out: Path, options: dict[str, object]) -> Path:
-    """The manifest of the cohort, made unless it is there; `InputError` where it was made with other options."""
-    told = out / "cohort.json"
-    if not told.exists():
+    """The manifest of the cohort, created if missing; InputError if it was made with other options."""
+    options_file = out / "cohort.json"
+    if not options_file.exists():
         write_cohort(out / "data", **options)  # type: ignore[arg-type]
-        write_whole(told, json.dumps(options, indent=1) + "\n")
-    before = json.loads(told.read_text(encoding="utf-8"))
+        write_whole(options_file, json.dumps(options, indent=1) + "\n")
+    before = json.loads(options_file.read_text(encoding="utf-8"))
     if before != options:
         raise InputError(f"{out} holds a cohort made with {before}, asked for is {options}: choose another folder")
     return out / "data" / "manifest.json"
@@ -103,7 +103,7 @@ def training(
     steps: int,
     seed: int,
 ) -> Training:
-    """The training on these cases, scored on the test cases, `data.repeats` chosen for about so many steps."""
+    """Train on these cases, with `data.repeats` chosen for about this many steps, and score the test cases."""
     manifest = folder / "manifest.json"
     write_manifest(manifest, [*cases, *test])
     given = [
@@ -133,7 +133,7 @@ def read_scores(path: Path) -> Scores:
 
 
 def zero_shot(path: Path, weights: str, test: Sequence[Case]) -> Scores:
-    """Scores of the weights as they are, in the form of a run's ``test_cases.csv``."""
+    """Scores of the initial weights, in the format of a run's ``test_cases.csv``."""
     if not path.exists():
         predictor = Predictor.from_pretrained(weights)
         rows = [
@@ -166,7 +166,7 @@ def curve(scores: Mapping[int, Sequence[Scores]]) -> dict[int, dict[int, Point]]
 
 
 def draw(points: Mapping[int, Mapping[int, Point]], title: str, out: Path) -> None:
-    """Left mean Dice, right the gain over the weights as they are, both against the number of cases."""
+    """Mean Dice (left) and gain over the initial weights (right), against the number of cases."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)

@@ -1,9 +1,9 @@
-"""Take the screenshots of the viewer that the documentation shows, with the shipped model on a phantom.
+"""Take the viewer's screenshots for the documentation, with the shipped model on a phantom.
 
 sammed3d-ft phantom --out phantoms --cases 1 --val 0 --test 0 --seed 5
 python scripts/viewer_figures.py phantoms pictures
 
-Writes viewer_{empty,fused,projection,help,error,narrow}.png; small, because their colours are reduced to a palette.
+Writes viewer_{empty,fused,projection,help,error,narrow}.png, reduced to a colour palette to keep them small.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from sammed3d_ft.view.server import RunningServer, Viewer
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
-# Of the phantom above: three lesions, and the bladder, which the third touches.
+# In the phantom above: three lesions, and the bladder, which the third one touches.
 CLICKS = [((91, 46, 110), 1, 1), ((81, 43, 110), 1, 2), ((75, 53, 83), 1, 3), ((75, 57, 97), 0, 3)]
 
 SIGN_COLOURS = ["e6007e", "00a0e9", "2fb344", "8f5bff", "0a7d32", "c01830", "e8a33d", "1e2329", "14171b"]  # of the page
 
 
 def opened(page: Page, case, act: Callable[[Page, RunningServer], None]) -> None:
-    """Serves a case, opens it, and lets something be done."""
+    """Serve a case, open it in the browser, and call ``act``."""
     server = RunningServer(lambda failed: Viewer([case], lambda: load_model(Path("mini")), None, failed))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-# Where OMP_NUM_THREADS is set (`make test`: 1 per worker), it holds: threads of several workers on one core wait for
+# If OMP_NUM_THREADS is set (`make test`: 1 per worker), keep it: threads of several workers on one core wait for
 # each other most of the time.
 if "OMP_NUM_THREADS" not in os.environ:
     torch.set_num_threads(min(2, os.cpu_count() or 1))

@@ -1,4 +1,4 @@
-"""Files of an earlier version still open: a stopped run, both kinds of export, and what identifies a case.
+"""Files of an earlier version can be read: a stopped run, both kinds of export, and case identities.
 
 ``golden/version_0_1.tar.xz`` was written by version 0.1.0 as it was before its packages were laid out anew. All of its
 tensors are constants, one for each name, so that it is small; its two cases are synthetic.
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> dict[str, Any]:
-    """What that version got from these files."""
+    """The results of that version on these files."""
     content: dict[str, Any] = json.loads((folder / "expected.json").read_text())
     return content
 

@@ -1,4 +1,4 @@
-"""A file is there whole or not at all."""
+"""A file is either complete or missing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_block_that_fails_leaves_the_old_file_alone(tmp_path: Path, error: typ
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file/b.txt: cannot be written") as error:
         write_whole(tmp_path / "file" / "b.txt", "text")
@@ -57,6 +57,6 @@ def test_a_table_is_written_whole_with_empty_cells_for_what_is_not_there(tmp_pat
     rows = [{"a": 1, "b": float("nan")}, {"a": None, "b": "x, y"}, {"b": 0.1}]
     write_csv(table, ("a", "b"), rows)
     assert table.read_bytes() == b'a,b\n1,\n,"x, y"\n,0.1\n'
-    with pytest.raises(ValueError, match="c"):  # a column nobody expects is a mistake, not a loss
+    with pytest.raises(ValueError, match="c"):  # an unexpected column is an error
         write_csv(table, ("a", "b"), [{"c": 1}])
     assert table.read_bytes() == b'a,b\n1,\n,"x, y"\n,0.1\n'

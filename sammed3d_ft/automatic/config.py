@@ -21,7 +21,7 @@ from sammed3d_ft.training.config import (
 
 
 class NetworkConfig(Section):
-    """Which network, in which size; for unetr_sammed3d its encoder's weights (a file, "mini", or "random")."""
+    """Name and size of the network; for unetr_sammed3d, the encoder's weights (a file, "mini", or "random")."""
 
     name: str
     size: Literal["paper", "laptop"] = "paper"
@@ -42,7 +42,7 @@ class NetworkConfig(Section):
 
 
 class CropsConfig(Section):
-    """Crops of training, on scans resampled to one isotropic spacing; the defaults are the paper's."""
+    """Training crops of scans resampled to one isotropic spacing; the defaults are the paper's."""
 
     size: int = Field(128, ge=16)  # voxels per axis
     spacing_mm: float = Field(2.0, gt=0)
@@ -62,7 +62,7 @@ class CropsConfig(Section):
 
 
 class ScanCacheConfig(Section):
-    """Where prepared scans are kept: a folder that runs share, or (None) the run's own."""
+    """Folder of the prepared scans: one that runs can share, or None for the run's own."""
 
     dir: Path | None = None
 
@@ -85,7 +85,7 @@ class AutomaticScoringConfig(ScoringConfig):
 
 
 class AutomaticConfig(Section):
-    """One training of a network of the U-Net family."""
+    """The config of one training of the U-Net family."""
 
     run: RunConfig
     data: CasesConfig
@@ -105,14 +105,14 @@ class AutomaticConfig(Section):
             raise ValueError(f"crops.size {self.crops.size}: {problem}")
         if self.optim.lr_encoder is not None and self.network.name != "unetr_sammed3d":
             raise ValueError(
-                f"optim.lr_encoder {self.optim.lr_encoder:g}: only unetr_sammed3d has an encoder of its own rate, "
-                f"not {self.network.name}; leave it out"
+                f"optim.lr_encoder {self.optim.lr_encoder:g}: only unetr_sammed3d has a separate learning rate for its "
+                f"encoder, not {self.network.name}; omit it"
             )
         return self
 
     @property
     def memory_savers(self) -> list[str]:
-        """Settings that need less memory, those with the smallest side effects first."""
+        """Settings that save memory, those with the smallest side effects first."""
         return [
             *self.optim.smaller_batch,
             *self.optim.lower_precision,

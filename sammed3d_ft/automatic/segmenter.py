@@ -74,12 +74,12 @@ class AutomaticSegmenter:
         """
         chosen = usable_device(device)  # checked first, because reading the weights takes longer
         found = read_state_dict(path)
-        told = found.metadata
-        if told.get("format") != FORMAT:
+        metadata = found.metadata
+        if metadata.get("format") != FORMAT:
             raise InputError(f"{path} is not the export of a baseline (unet, segresnet, ...)")
         try:
-            preparation = ScanPreparation.from_json(told["preparation"])
-            name, size, crop_size = told["network"], told["size"], int(told["crop_size"])
+            preparation = ScanPreparation.from_json(metadata["preparation"])
+            name, size, crop_size = metadata["network"], metadata["size"], int(metadata["crop_size"])
             with torch.random.fork_rng(devices=[]):
                 network = build_network(name, size, len(preparation.modalities), crop_size)
         except (KeyError, ValueError) as error:  # InputError is a ValueError
@@ -88,7 +88,7 @@ class AutomaticSegmenter:
         if misfit is not None:
             raise InputError(f"{path}: the weights do not fit {name} of size {size}: {misfit}")
         network.load_state_dict(found.state)
-        return cls(network.eval(), preparation, crop_size, chosen, told)
+        return cls(network.eval(), preparation, crop_size, chosen, metadata)
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The task of training a baseline: what the training loop needs to know about the U-Net family."""
+"""The automatic training task: the U-Net family for the training loop."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ from sammed3d_ft.lesions.table import SIZE_CLASSES, size_class
 from sammed3d_ft.losses.training_loss import TrainingLoss
 from sammed3d_ft.model.build import build_model, parameter_count
 from sammed3d_ft.model.weight_fit import describe_misfit
-from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors
+from sammed3d_ft.model.weights import load_weights, origin, read_state_dict, save_safetensors
 from sammed3d_ft.provenance import case_files, digest, state_hash
 from sammed3d_ft.training.task import SplitCases, mean
 
-# Counted up when scans are prepared in another way: older stores are then left alone.
+# Increment this when scans are prepared differently. Older stores are then ignored, not deleted.
 _STORE_FORMAT = 1
 
 
 @dataclass(frozen=True)
 class AutomaticScore:
-    """One case's Dice, and that of each true lesion with its match; None where the label is empty."""
+    """Dice of one case (None if the label is empty), and of each ground-truth lesion with its match."""
 
     case: str
     dice: float | None
     lesions: tuple[tuple[float, float], ...]
-    """Volume in ml, and Dice with the predicted lesion it is matched with (one to one, IoU >= 0.1), 0 without one."""
+    """Volume in ml, and Dice with the matched predicted lesion (one to one, IoU >= 0.1), 0 if there is none."""
 
 
 def score_mask(mask: np.ndarray, truth: np.ndarray, voxel_ml: float, *, case: str, connectivity: int) -> AutomaticScore:
-    """Scores a mask (x, y, z) against the truth on the same grid; lesions by the evaluator's matching."""
+    """Score a mask (x, y, z) against the ground truth on the same grid; lesions are matched as in the evaluation."""
     true, found = (Components.of(*lesions_from_mask(m > 0, connectivity)) for m in (truth, mask))
     pairs = overlaps(true, found)
     matched = match(pairs, HEADLINE_IOU)
@@ -65,14 +65,14 @@ def score_mask(mask: np.ndarray, truth: np.ndarray, voxel_ml: float, *, case: st
 
 
 class AutomaticTask:
-    """Builds network and data of a baseline's run, and answers the training loop as a `Task`.
+    """Network and data of an automatic training run; implements `Task`.
 
     Args:
-        config: of the run.
-        manifest: its cases, already checked.
+        config: config of the run.
+        manifest: the run's cases, already checked.
 
     Raises:
-        InputError: weights that do not fit, no training case.
+        InputError: weights that do not fit, or no training cases.
     """
 
     shown: Mapping[str, str] = {"loss": "train/loss", "dice": "train/dice"}
@@ -96,7 +96,7 @@ class AutomaticTask:
         self.store: ScanStore | None = None
 
     def _load_encoder(self, weights: str) -> str:
-        """Takes the image encoder of a SAM-Med3D checkpoint; returns the hash of the file's tensors."""
+        """Load the image encoder of a SAM-Med3D checkpoint; return the hash of the file's tensors."""
         variant = encoder_variant(self.config.network.name, self.config.network.size)
         assert variant is not None
         whole = build_model(variant, in_channels=len(self.config.data.modalities))
@@ -106,20 +106,20 @@ class AutomaticTask:
 
     @property
     def learning_rates(self) -> dict[str, float]:
-        """By parameter-name prefix."""
+        """Learning rates by parameter-name prefix."""
         optim = self.config.optim
         return {"": optim.lr, **({} if optim.lr_encoder is None else {"encoder.": optim.lr_encoder})}
 
     def lines(self) -> list[str]:
-        """What trains."""
+        """Summary of the trainable parameters."""
         network = self.config.network
-        told = f"{network.name}, size {network.size}: {parameter_count(self.model, trainable=True):,} parameters train"
-        return [told if network.weights is None else f"{told}; encoder's weights: {network.weights}"]
+        line = f"{network.name}, size {network.size}: {parameter_count(self.model, trainable=True):,} parameters train"
+        return [line if network.weights is None else f"{line}; encoder's weights: {network.weights}"]
 
     def prepare(self, accelerator: Accelerator) -> None:
-        """Resamples the training scans; all processes together."""
+        """Resample the training scans; all processes share the work."""
         root = (self.config.cache.dir or self.config.run.dir / "cache") / "scans"
-        # Named by their content one by one, so that runs of other folds, networks and losses can share them.
+        # Each file is named by its content, so that runs with other folds, networks and losses can share it.
         files = [
             root / f"{case.id}__{digest(_STORE_FORMAT, self.preparation.to_json(), case_files(case))}.safetensors"
             for case in self.cases.train
@@ -134,22 +134,22 @@ class AutomaticTask:
 
     @property
     def sample_count(self) -> int:
-        """Crops of an epoch."""
+        """Crops per epoch."""
         return len(self.cases.train) * self.config.crops.per_case
 
     def datasets(self) -> Callable[[int], Dataset[Any]]:
-        """Makes the crops of an epoch."""
+        """A function that creates the crops of an epoch."""
         assert self.store is not None
         return partial(ScanCrops, self.store, self.crops)
 
     def case_ids(self, batch: dict[str, Any]) -> list[str]:
-        """Cases of a batch, for messages."""
+        """Case IDs in a batch, for error messages."""
         return [self.cases.train[index // self.config.crops.per_case].id for index in batch["index"]]
 
     def loss(
         self, model: nn.Module, batch: dict[str, Any], epoch: int, step: int, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch of crops, and its Dice over all of them as one."""
+        """Loss of a batch of crops and values to log, among them the Dice over all crops together."""
         logits, target = model(batch["image"]), batch["target"]
         loss = self.criterion(logits, target, progress)
         with torch.no_grad():
@@ -163,23 +163,26 @@ class AutomaticTask:
         return self.model.state_dict()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back what `state` gave."""
+        """Restore the tensors returned by `state`."""
         misfit = describe_misfit(state, {name: tensor.shape for name, tensor in self.model.state_dict().items()})
         if misfit is not None:
             raise InputError(f"the trained tensors do not fit {self.config.network.name}: {misfit}")
         self.model.load_state_dict(dict(state))
 
     def score(self, accelerator: Accelerator, split: str, *, selecting: bool = False) -> list[AutomaticScore]:
-        """Every case of a split by sliding window, on its own grid; the best model is selected by nothing less."""
-        # Each process has seen other crops. The first one's statistics are those that are saved, and that
-        # DistributedDataParallel gives to all at the next step.
+        """Score the cases of a split by sliding-window inference, on their own grids, divided among processes.
+
+        The best model is selected by all of that, so ``selecting`` changes nothing.
+        """
+        # Each process has its own batch-norm statistics. Those of the first are saved, and DistributedDataParallel
+        # broadcasts them at the next step.
         for buffer in self.model.buffers():
             buffer.copy_(broadcast(buffer))
         segmenter = AutomaticSegmenter(self.model, self.preparation, self.config.crops.size)
 
         def score_case(case: Case) -> AutomaticScore:
             if case.label is None:
-                raise InputError(f"case {case.id}: scoring needs a label, the manifest names none")
+                raise InputError(f"case {case.id}: scoring needs a label, but the manifest has none")
             images = {name: read_image(case.images[name], case=case.id) for name in segmenter.modalities}
             label = read_label(case.label, case=case.id)
             return score_mask(
@@ -214,7 +217,7 @@ class AutomaticTask:
         return f"validation Dice  {summary['val/dice']:.3f}  of lesions: {summary['val/lesion_dice']:.3f}"
 
     def write_scores(self, run: Path, split: str, scores: Sequence[AutomaticScore]) -> None:
-        """``<split>_cases.csv``: a row per case, and one per true lesion."""
+        """Write ``<split>_cases.csv``: one row per case and one per ground-truth lesion."""
         rows: list[dict[str, Any]] = []
         for score in scores:
             rows.append({"case": score.case, "lesion": "all", "dice": score.dice})
@@ -225,7 +228,7 @@ class AutomaticTask:
         write_csv(run / f"{split}_cases.csv", ["case", "lesion", "volume_ml", "dice"], rows)
 
     def export(self, folder: Path, facts: Mapping[str, Any]) -> Path:
-        """Writes ``model.safetensors``, which `predict` takes."""
+        """Write ``model.safetensors`` for `predict`."""
         metadata = {
             "format": FORMAT,
             "network": self.config.network.name,
@@ -235,6 +238,7 @@ class AutomaticTask:
             "loss": self.config.loss.name,
             "base_weights": self.config.network.weights or "random",
             "base_hash": self.base_hash,
+            **origin(self.config.network.weights or "random"),
             "version": sammed3d_ft.__version__,
             **{key: str(value) for key, value in facts.items()},
         }

@@ -45,6 +45,8 @@ class CheckpointRow(Section):
     checkpoint: str
     spacing_mm: float | None = Field(None, gt=0)
     """Spacing of the crop, instead of the checkpoint's own."""
+    accumulate_clicks: bool | None = None
+    """Give the decoder all clicks so far (True) or only the newest (False), instead of the checkpoint's own mode."""
 
 
 class RuleConfig(Section):

@@ -101,8 +101,8 @@ def _refuse_torn(part_of: dict[str, str], cases: Sequence[Case], file: object, w
         of_patient.setdefault(patient_of(case), set()).add(part_of[case.id])
     torn = sorted(patient for patient, parts in of_patient.items() if len(parts) > 1)
     if torn:
-        told = listing(torn, f"patient is in two {what}s", f"patients are in two {what}s")
-        raise InputError(f"{file}: {told}; models would be tested on patients they were trained on (patient leakage)")
+        leak = listing(torn, f"patient is in two {what}s", f"patients are in two {what}s")
+        raise InputError(f"{file}: {leak}; models would be tested on patients they were trained on (patient leakage)")
 
 
 def _drawn(cases: Sequence[Case], count: int) -> dict[str, str]:

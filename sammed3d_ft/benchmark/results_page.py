@@ -30,7 +30,7 @@ def write_page(config: BenchmarkConfig, scores: Scores, tables: Tables) -> None:
     metrics = metrics_of(tables)
     count = len(scores.patients)
     page.paragraph(f"Scans: {len(scores.cases)}, patients: {count}, methods: {len(config.rows)}, seeds {config.seeds}.")
-    for sentence in explained(config, metrics):
+    for sentence in explained(config, tables):
         page.paragraph(sentence)
     page.heading(OVERVIEW)
     for columns, rows in overview(tables):

@@ -87,8 +87,8 @@ def _common_lesions(trainings: Sequence[Training]) -> tuple[str, int]:
     connectivity = {training.row: training.config.data.connectivity for training in trainings}
     targets = {t.row: t.config.data.targets for t in trainings if isinstance(t.config, PromptedConfig)}
     if len(set(connectivity.values())) > 1 or len(set(targets.values())) > 1:
-        told = "; ".join(f"{name}: {targets.get(name, 'each')}, {n}" for name, n in connectivity.items())
-        raise InputError(f"methods differ in data.targets or data.connectivity ({told}): clicks are not comparable")
+        settings = "; ".join(f"{name}: {targets.get(name, 'each')}, {n}" for name, n in connectivity.items())
+        raise InputError(f"methods differ in data.targets or data.connectivity ({settings}): clicks are not comparable")
     return next(iter(targets.values()), "each"), next(iter(connectivity.values()), 18)
 
 

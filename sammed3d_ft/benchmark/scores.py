@@ -11,7 +11,7 @@ import numpy as np
 from sammed3d_ft.benchmark.config import METRICS, BenchmarkConfig
 from sammed3d_ft.benchmark.folds import patient_of
 from sammed3d_ft.benchmark.scoring import scores_in
-from sammed3d_ft.benchmark.units import levels_of, scores_folder, units_of
+from sammed3d_ft.benchmark.units import accumulates, levels_of, scores_folder, units_of
 from sammed3d_ft.dataset.manifest import Case
 from sammed3d_ft.evaluation.click_curves import click_curve_area
 from sammed3d_ft.evaluation.results import LesionResult
@@ -48,6 +48,8 @@ class Scores:
     values: dict[tuple[str, Level], dict[str, np.ndarray]] = field(default_factory=dict)
     failed: dict[tuple[str, Level], np.ndarray] = field(default_factory=dict)
     lesions: dict[tuple[str, Level], list[LesionScore]] = field(default_factory=dict)
+    accumulate: dict[str, bool | None] = field(default_factory=dict)
+    """By method, see `accumulates`."""
     lines: list[dict[str, object]] = field(default_factory=list)
     """Every scored case of every run, for ``cases.csv``."""
 
@@ -68,6 +70,11 @@ class Scores:
         chosen = [(of == patient) & defined for patient in self.patients]
         return [float(own[scans].mean()) if scans.any() else float("nan") for scans in chosen]
 
+    def mode(self, row: str, level: Level) -> str:
+        """``true``: the decoder is given all clicks so far; ``false``: only the newest; empty: no such choice."""
+        accumulate = None if level is None else self.accumulate[row]
+        return "" if accumulate is None else str(accumulate).lower()
+
     def failed_patients(self, row: str, level: Level) -> int:
         """Number of patients with a scan for which a run, a mask or its scoring is missing."""
         missing: list[int] = np.flatnonzero(self.failed[row, level].any(axis=0)).tolist()
@@ -83,6 +90,7 @@ def read_scores(config: BenchmarkConfig, folds: dict[str, Path], cases: Sequence
     """Read all scores so far; missing ones count as failed."""
     scores = Scores(cases)
     for name in config.rows:
+        scores.accumulate[name] = accumulates(config, name)
         for level in levels_of(config, name):
             _read(config, folds, scores, name, level)
     if config.protocol == "autopet4":
@@ -103,6 +111,7 @@ def _read(config: BenchmarkConfig, folds: dict[str, Path], scores: Scores, name:
             if case not in place:
                 continue
             line: dict[str, object] = {"row": name, "clicks": level, "fold": unit.fold, "seed": unit.seed, "case": case}
+            line["accumulate_clicks"] = scores.mode(name, level)
             line["patient"] = patient_of(scores.cases[place[case]])
             if isinstance(found, str):
                 scores.lines.append({**line, "error": found})

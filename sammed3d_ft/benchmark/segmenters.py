@@ -44,6 +44,8 @@ class Source:
     """What the masks depend on besides the cases; JSON-serialisable."""
     open: Callable[[], Segmenter] | None = None
     """None if the masks already exist."""
+    accumulate: bool | None = None
+    """Whether the decoder is given all clicks so far, or only the newest; None if it is not an untrained model."""
 
 
 OpenTrained = Callable[[Path, bool], Source]
@@ -53,10 +55,15 @@ OpenTrained = Callable[[Path, bool], Source]
 def source_untrained(row: CheckpointRow | RuleRow | SliceSamRow) -> Source:
     """The source of a method that is not trained; `InputError` if its weights cannot be used."""
     if isinstance(row, CheckpointRow):
-        predictor = Predictor.from_pretrained(row.checkpoint, spacing_mm=row.spacing_mm)
+        predictor = Predictor.from_pretrained(
+            row.checkpoint, spacing_mm=row.spacing_mm, accumulate=row.accumulate_clicks
+        )
         assert isinstance(predictor.model, nn.Module)
         weights = state_hash(predictor.model.state_dict())
-        return Source(True, {"model": weights, "preprocessing": predictor.preprocessing.to_json()}, lambda: predictor)
+        made_of: dict[str, Any] = {"model": weights, "preprocessing": predictor.preprocessing.to_json()}
+        if not predictor.accumulate:
+            made_of["accumulate_clicks"] = False
+        return Source(True, made_of, lambda: predictor, predictor.accumulate)
     if isinstance(row, SliceSamRow):
         sam = SliceSAM.from_weights(row.slice_sam)
         weights = row.slice_sam if row.slice_sam == "random" else file_hash(row.slice_sam)

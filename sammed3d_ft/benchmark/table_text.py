@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 
 from sammed3d_ft.benchmark.config import METRICS, BenchmarkConfig
@@ -16,14 +16,14 @@ def write_tables(config: BenchmarkConfig, scores: Scores, tables: Tables) -> str
     for name, kind, lines in (("table", Line, tables.lines), ("sizes", SizeLine, tables.sizes)):
         columns = [field.name for field in fields(kind)]
         write_csv(config.out / f"{name}.csv", columns, map(vars, lines))
-    columns = ["row", "clicks", "fold", "seed", "case", "patient", "error", *METRICS]
+    columns = ["row", "clicks", "accumulate_clicks", "fold", "seed", "case", "patient", "error", *METRICS]
     write_csv(config.out / "cases.csv", columns, ({c: line.get(c) for c in columns} for line in scores.lines))
     text = markdown(config, tables)
     write_whole(config.out / "table.md", text)
     return text
 
 
-def explained(config: BenchmarkConfig, metrics: Iterable[str]) -> list[str]:
+def explained(config: BenchmarkConfig, tables: Tables) -> list[str]:
     """Sentences that explain the numbers, the same in Markdown and on the page."""
     per_lesion = config.protocol == "clicks"
     given = (
@@ -44,7 +44,12 @@ def explained(config: BenchmarkConfig, metrics: Iterable[str]) -> list[str]:
         "defined: mean difference, Hodges-Lehmann estimate (95 % CI), Wilcoxon signed-rank test. Holm and Bonferroni "
         "correct for the number of methods in a block, separately for each metric.",
     ]
-    for name in dict.fromkeys(metric.removeprefix(AREA) for metric in metrics):
+    if any(line.accumulate_clicks for line in tables.lines):
+        sentences.append(
+            "Clicks, accumulated: at each step the decoder is given all clicks on the lesion so far; newest only: the "
+            "newest click and its own previous mask."
+        )
+    for name in dict.fromkeys(metric.removeprefix(AREA) for metric in metrics_of(tables)):
         sentences.append(f"{label_of(name)}: {METRICS[name].convention}; {METRICS[name].empties}.")
     return sentences
 
@@ -72,9 +77,15 @@ def overview(tables: Tables) -> list[tuple[list[str], list[list[str]]]]:
         for row, _ in block.entries:
             of = {line.metric: line for line in tables.lines if line.block == block.title and line.row == row}
             means = [f"{number(line.mean)}{_share(line)}" for line in map(of.__getitem__, block.metrics)]
-            rows.append([row, of[block.metrics[0]].clicks, *means])
+            rows.append([row, _clicks(of[block.metrics[0]]), *means])
         found.append(([block.title, "clicks", *map(label_of, block.metrics)], rows))
     return found
+
+
+def _clicks(line: Line | SizeLine) -> str:
+    """The clicks given, and for models with a choice which of them the decoder is given at each step."""
+    modes = {"true": ", accumulated", "false": ", newest only", "": ""}
+    return f"{line.clicks}{modes[line.accumulate_clicks]}"
 
 
 def _share(line: Line) -> str:
@@ -87,7 +98,7 @@ def metric_rows(tables: Tables, metric: str) -> list[list[str]]:
         [
             line.block,
             line.row,
-            line.clicks,
+            _clicks(line),
             f"{line.patients}/{line.of}" + (f" ({line.failed} missing)" if line.failed else ""),
             interval(line.mean, line.ci_low, line.ci_high),
             number(line.median),
@@ -106,7 +117,7 @@ def size_rows(tables: Tables) -> list[list[str]]:
         [
             line.block,
             line.row,
-            line.clicks,
+            _clicks(line),
             line.size_class,
             f"{line.lesions}/{line.of}",
             interval(line.recall, line.recall_low, line.recall_high),
@@ -124,7 +135,7 @@ def metrics_of(tables: Tables) -> list[str]:
 def markdown(config: BenchmarkConfig, tables: Tables) -> str:
     """All tables as one Markdown text."""
     metrics = metrics_of(tables)
-    parts = ["\n\n".join(explained(config, metrics)), f"## {OVERVIEW}"]
+    parts = ["\n\n".join(explained(config, tables)), f"## {OVERVIEW}"]
     parts += [_grid(columns, rows) for columns, rows in overview(tables)]
     for metric in metrics:
         parts += [f"## {label_of(metric)}", _grid(METRIC_COLUMNS, metric_rows(tables, metric))]

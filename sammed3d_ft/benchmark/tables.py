@@ -31,6 +31,8 @@ class Line:
     block: str
     row: str
     clicks: str
+    accumulate_clicks: str
+    """See `Scores.mode`."""
     metric: str
     patients: int
     """Patients for whom the metric is defined."""
@@ -61,6 +63,7 @@ class SizeLine:
     block: str
     row: str
     clicks: str
+    accumulate_clicks: str
     size_class: str
     lesions: int
     of: int
@@ -90,7 +93,7 @@ def build_tables(config: BenchmarkConfig, scores: Scores) -> Tables:
     return Tables(tuple(blocks), tuple(lines), tuple(sizes))
 
 
-def clicks_told(config: BenchmarkConfig, level: Level) -> str:
+def clicks_label(config: BenchmarkConfig, level: Level) -> str:
     """The clicks given to a method, in words."""
     if level is None or (config.protocol == "autopet4" and level == 0):
         return "none"
@@ -135,7 +138,8 @@ def _lines(config: BenchmarkConfig, scores: Scores, block: Block, metric: str) -
         line = Line(
             block.title,
             row,
-            clicks_told(config, level),
+            clicks_label(config, level),
+            scores.mode(row, level),
             metric,
             of.n,
             len(patients),
@@ -177,7 +181,8 @@ def _sizes(config: BenchmarkConfig, scores: Scores, block: Block) -> list[SizeLi
                 SizeLine(
                     block.title,
                     row,
-                    clicks_told(config, level),
+                    clicks_label(config, level),
+                    scores.mode(row, level),
                     name,
                     len(chosen),
                     total,

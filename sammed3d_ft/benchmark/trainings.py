@@ -90,8 +90,8 @@ class Training:
         if ended.returncode == 0:
             return None
         lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-        told = [line for line in lines if "error: " in line] or [line for line in lines if line.strip()]
-        return f"{told[0].strip() if told else 'no output'} (exit code {ended.returncode}, {log})"
+        shown = [line for line in lines if "error: " in line] or [line for line in lines if line.strip()]
+        return f"{shown[0].strip() if shown else 'no output'} (exit code {ended.returncode}, {log})"
 
 
 def _comparable(plain: dict[str, Any]) -> dict[str, Any]:

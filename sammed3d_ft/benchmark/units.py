@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sammed3d_ft.benchmark.config import BenchmarkConfig, CascadeRow, MasksRow, RuleRow, TrainedRow
+from sammed3d_ft.automatic.config import AutomaticConfig
+from sammed3d_ft.benchmark.config import BenchmarkConfig, CascadeRow, CheckpointRow, MasksRow, RuleRow, TrainedRow
 from sammed3d_ft.benchmark.masks import AUTOMATIC, level_name, make_masks, masks_for
 from sammed3d_ft.benchmark.scoring import errors_of, is_scored, score_masks
 from sammed3d_ft.benchmark.segmenters import OpenTrained, Source, source_cascade, source_masks, source_untrained
@@ -57,12 +58,27 @@ def is_prompted(config: BenchmarkConfig, name: str) -> bool:
     """Whether a method is given clicks by the simulated user; not for `MasksRow`, whose folder names tell."""
     row = config.rows[name]
     if isinstance(row, TrainedRow):
-        # The benchmark sets run folder and manifest, so the method's config need not name them.
-        settings = [*row.overrides, "run.dir=run", "data.manifest=manifest.json"]
-        return isinstance(load_config(row.config, settings), PromptedConfig)
+        return isinstance(_training_config(row), PromptedConfig)
     if isinstance(row, RuleRow):
         return row.clicks == "seeded"
     return not isinstance(row, CascadeRow | MasksRow)
+
+
+def accumulates(config: BenchmarkConfig, name: str) -> bool | None:
+    """Whether a method's decoder is given all clicks so far (True) or only the newest (False).
+
+    None for methods that have no such choice: automatic ones, rules, cascades (one click per lesion), existing masks.
+    """
+    row = config.rows[name]
+    if isinstance(row, CheckpointRow):
+        return source_untrained(row).accumulate
+    loaded = _training_config(row) if isinstance(row, TrainedRow) else None
+    return loaded.clicks.accumulate if isinstance(loaded, PromptedConfig) else None
+
+
+def _training_config(row: TrainedRow) -> PromptedConfig | AutomaticConfig:
+    # The benchmark sets run folder and manifest, so the method's config need not name them.
+    return load_config(row.config, [*row.overrides, "run.dir=run", "data.manifest=manifest.json"])
 
 
 def levels_of(config: BenchmarkConfig, name: str) -> list[int | None]:
@@ -166,7 +182,7 @@ def _run(
     for level in levels:
         at = masks_folder(config, unit, level)
         wrong |= score_masks(at, cases, scores_folder(config, unit, level), lesions[1], reasons)
-    return [Failure(str(unit), _told(wrong))] if wrong else []
+    return [Failure(str(unit), _as_text(wrong))] if wrong else []
 
 
 def _source(
@@ -207,7 +223,7 @@ def is_ready(config: BenchmarkConfig, unit: Unit) -> bool:
     return all((folder / "summary.json").is_file() for folder in folders)
 
 
-def _told(wrong: dict[str, str]) -> str:
+def _as_text(wrong: dict[str, str]) -> str:
     first, reason = next(iter(wrong.items()))
     reason = reason if reason.startswith(f"case {first}") else f"case {first}: {reason}"
     return reason if len(wrong) == 1 else f"{len(wrong)} cases, such as {reason}"

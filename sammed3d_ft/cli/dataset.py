@@ -43,7 +43,7 @@ def build(
     val_fraction: Annotated[float, typer.Option(help="Without splits: fraction of cases for val.")] = 0.15,
     test_fraction: Annotated[
         float | None,
-        typer.Option(help="Without splits: fraction for test. [default: 0.15, or 0 if there is a test set]"),
+        typer.Option(help="Without splits: fraction for test (default: 0.15, or 0 if there is a test set)."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Without splits: seed of the random splits.")] = 0,
 ) -> None:

@@ -1,4 +1,4 @@
-"""`sammed3d-ft predict-cohort`: the scans of a manifest, each with its click file."""
+"""`sammed3d-ft predict-cohort`: segments the scans of a manifest, each with its click file."""
 
 from __future__ import annotations
 
@@ -7,35 +7,38 @@ from typing import Annotated
 
 import typer
 
-from sammed3d_ft.cli.predict import Base, Checkpoint, Flips, Obey, Spacing
+from sammed3d_ft.cli.predict import Accumulate, Base, Checkpoint, Flips, Obey, Spacing
 
 
 def predict_cohort(
-    manifest: Annotated[Path, typer.Argument(help="Manifest; its images are used, its labels are not.")],
-    clicks: Annotated[Path, typer.Option(help="Folder of click files named by case id, such as case_1.json.")],
+    manifest: Annotated[Path, typer.Argument(help="Manifest of the scans; labels are not used.")],
+    clicks: Annotated[Path, typer.Option(help="Folder of click files named by case ID, such as case_1.json.")],
     checkpoint: Checkpoint,
     out: Annotated[Path, typer.Option(help="Folder for masks/, instances/, lesions/ and figures/.")],
     split: Annotated[str | None, typer.Option(help="Only the cases of this split.")] = None,
     figures: Annotated[bool, typer.Option("--figures", help="Draw the PET's projections with the mask.")] = False,
     base: Base = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; left out: that of the process.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: that of the process).")] = None,
     flips: Flips = False,
     spacing_mm: Spacing = None,
     obey: Obey = True,
+    accumulate: Accumulate = None,
 ) -> None:
-    """Segment the clicked lesions of many scans. A case that is done is not done again; one that fails stops no other.
+    """Segment the clicked lesions of many scans. Finished cases are skipped; failed cases do not stop the others.
 
     To share the cases among GPUs: accelerate launch -m sammed3d_ft.cli.main predict-cohort ...
 
-    Exit code 3 when some cases failed: each is named at the end with what was wrong. Not for clinical use.
+    Exit code 3 if cases failed; they are listed at the end with their errors. Not for clinical use.
     """
+    from sammed3d_ft.prompted.pretrained import click_mode
     from sammed3d_ft.recipes.predict_cohort import run
 
-    outcome = run(manifest, clicks, checkpoint, out, split, figures, base, device, flips, spacing_mm, obey)
+    outcome = run(manifest, clicks, checkpoint, out, split, figures, base, device, flips, spacing_mm, obey, accumulate)
     if outcome.first_process:
         before, failed = outcome.done_before, len(outcome.failed)
-        typer.echo(f"{outcome.done} predicted, {before} were done before, {failed} failed: {out}")
+        mode = click_mode(outcome.accumulate)
+        typer.echo(f"{outcome.done} predicted, {before} already done, {failed} failed: {out} ({mode})")
         for case, reason in outcome.failed.items():
             typer.echo(f"failed: {case}: {reason}", err=True)
-        if failed:  # by the first process alone: one that ends with an error would stop the first amid these lines
+        if failed:  # only in the first process: if another one exited with an error, it would stop this output
             raise typer.Exit(3)

@@ -31,7 +31,7 @@ def make(
     ] = None,
     connectivity: Annotated[
         int | None,
-        typer.Option(help="Connectivity of lesions: 6, 18 or 26. [default: 18; autopet: 26]"),
+        typer.Option(help="Connectivity of lesions: 6, 18 or 26 (default: 18; autopet: 26)."),
     ] = None,
     clicks_per_lesion: Annotated[int, typer.Option(help="Foreground clicks in each lesion.")] = 1,
     negatives: Annotated[
@@ -43,7 +43,7 @@ def make(
     ] = 42,
     to: Annotated[
         str | None,
-        typer.Option(help=f"Format: {_FORMS}. [default: by the name of --out, else world-ras]"),
+        typer.Option(help=f"Format: {_FORMS} (default: by the name of --out, else world-ras)."),
     ] = None,
 ) -> None:
     """Simulate clicks on the lesions of a mask."""
@@ -191,7 +191,7 @@ def convert(
         typer.Option(help="Image on which the clicks were made; needed for voxel formats, used as a check for others."),
     ] = None,
     to: Annotated[
-        str | None, typer.Option(help=f"Format: {_FORMS}. [default: by the name of OUT, else world-ras]")
+        str | None, typer.Option(help=f"Format: {_FORMS} (default: by the name of OUT, else world-ras).")
     ] = None,
 ) -> None:
     """Convert a click file; the format of IN is recognised from its content."""

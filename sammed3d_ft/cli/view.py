@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sammed3d_ft.cli.predict import Base, Checkpoint
+
 
 def view(
     image: Annotated[
@@ -14,43 +16,41 @@ def view(
         typer.Argument(help="PET in SUV or CT in HU (.nii, .nii.gz, .nrrd, .mha, .mhd), or a DICOM folder."),
     ] = None,
     ct: Annotated[
-        Path | None, typer.Option(help="CT in HU, on any grid; shown, and used by models that see it.")
+        Path | None, typer.Option(help="CT in HU, on any grid: shown, and used by models with CT input.")
     ] = None,
-    checkpoint: Annotated[
-        Path, typer.Option(help="Export, published SAM-Med3D checkpoint, folder of a LoRA adapter, or `mini`.")
-    ] = Path("mini"),
+    checkpoint: Checkpoint = Path("mini"),
     out: Annotated[
-        Path | None, typer.Option(help="Folder for clicks and results. [default: NAME_view beside the image]")
+        Path | None, typer.Option(help="Folder for clicks and results (default: NAME_view beside the image).")
     ] = None,
     clicks: Annotated[
-        Path | None, typer.Option(help="Earlier clicks to begin with; with --manifest, a folder of ID.json.")
+        Path | None, typer.Option(help="Clicks to start with, in any format; with --manifest, a folder of ID.json.")
     ] = None,
     start: Annotated[
         Path | None,
         typer.Option(help="Mask or instance map to correct, such as a CNN's; with --manifest, a folder of ID.nii.gz."),
     ] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="Step through the cases of a manifest, and write one of those saved.")
+        Path | None,
+        typer.Option(help="Open the cases of a manifest one by one; saved cases are listed in OUT/manifest.json."),
     ] = None,
     series: Annotated[
-        list[str] | None, typer.Option(help="Series Instance UID in a DICOM folder that holds several. Repeatable.")
+        list[str] | None, typer.Option(help="Series Instance UID, if the DICOM folder contains several. Repeatable.")
     ] = None,
-    base: Annotated[Path | None, typer.Option(help="The weights that a LoRA adapter was trained on.")] = None,
+    base: Base = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; left out: cuda if there, else cpu.")
+        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: cuda if available, else cpu).")
     ] = None,
     browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open the page, or print its link only.")
+        bool, typer.Option("--browser/--no-browser", help="Open the page in the browser, or only print its link.")
     ] = True,
 ) -> None:
-    """Open a scan in the browser and click on its lesions. No coordinates, no other program.
+    """Open a scan in the browser and click on its lesions.
 
-    A click segments a lesion, further clicks correct it. Saving writes mask, instance map, lesion table, figure and,
-    for a DICOM folder, DICOM SEG, as `predict` does. Clicks are saved by themselves: the same command goes on
-    where it was left.
+    The first click segments a lesion; further clicks correct it. Saving writes mask, instance map, lesion table, figure
+    and, for a DICOM folder, DICOM SEG, as `predict` does. Clicks are saved at once; re-run the command to continue.
 
-    The server answers only this machine and only the link that it prints. Press ? in the page for help.
-    Not for clinical use.
+    The server accepts connections only from this machine, and only with the link that it prints. Press ? in the page
+    for help. Not for clinical use.
     """
     from sammed3d_ft.errors import InputError
 
@@ -63,10 +63,10 @@ def view(
     from sammed3d_ft.view.server import serve
 
     if (image is None) == (manifest is None):
-        raise InputError("give a scan, or a cohort by --manifest")
+        raise InputError("give either a scan or --manifest")
     if manifest is not None:
         if ct is not None or series:
-            raise InputError("--ct and --series belong to one scan; a manifest names its own images")
+            raise InputError("--ct and --series apply to a single scan; a manifest lists its own images")
         folder = out or manifest.resolve().parent / f"{manifest.stem}_view"
         cases = cohort_cases(manifest, folder, clicks, start)
         annotated = folder / "manifest.json"

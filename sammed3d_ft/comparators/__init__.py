@@ -1,1 +1,1 @@
-"""Methods to compare with that are not trained here: threshold rules, and the 2D SAM slice by slice."""
+"""Methods for comparison that need no training: threshold rules, and 2D SAM slice by slice."""

@@ -23,7 +23,7 @@ from sammed3d_ft.model.segment_anything_parts import TwoWayTransformer, modeling
 SUV_WINDOW = (0.0, 10.0)
 """SUV range shown to SAM as black to white."""
 
-GOES_ON_FROM_IOU = 0.5
+PROPAGATION_IOU = 0.5
 """A slice's mask belongs to the lesion while its IoU with the neighbouring slice's mask is at least this."""
 
 _KEPT_SLICES = 128  # embeddings of 4 MB each
@@ -55,7 +55,7 @@ class SliceSAM:
     Every slice with a foreground click is segmented from its own clicks (of several masks, the one that the model rates
     best). From there the lesion is propagated up and down: the next slice is prompted at the deepest point of the
     previous slice's mask, in addition to its own clicks, and belongs to the lesion while the IoU of the two masks is at
-    least `GOES_ON_FROM_IOU`. Propagation stops at slices with foreground clicks of their own. Each new click repeats
+    least `PROPAGATION_IOU`. Propagation stops at slices that have foreground clicks themselves. Each new click repeats
     all this with cached embeddings.
 
     Args:
@@ -118,7 +118,7 @@ class SliceSAM:
                     deepest = deepest_point(last[:, :, None], self._pet.spacing_mm)
                     assert deepest is not None, "the slice's mask is not empty"
                     found, estimate = self._slice(at, clicks, (int(deepest[0][0]), int(deepest[0][1])))
-                    if _iou(found, last) < GOES_ON_FROM_IOU:
+                    if _iou(found, last) < PROPAGATION_IOU:
                         break
                     mask[:, :, at] |= found
                     estimates.append(estimate)

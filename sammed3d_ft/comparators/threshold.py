@@ -156,7 +156,7 @@ class ThresholdByClicks:
 def _nearer_to(
     mask: np.ndarray, wanted_vox: list[np.ndarray], unwanted_vox: list[np.ndarray], spacing_mm: np.ndarray
 ) -> np.ndarray:
-    """The part of an (X, Y, Z) mask that is at least as near to a wanted place as to every unwanted one."""
+    """The part of an (X, Y, Z) mask that is at least as near to a wanted point as to every unwanted one."""
     voxels = np.argwhere(mask)
     wanted, unwanted = (
         np.min([(((voxels - place) * spacing_mm) ** 2).sum(axis=1) for place in places], axis=0)

@@ -1,16 +1,16 @@
-"""When the tracer was injected and to which moment a series is decay-corrected, from headers that may lack dates.
+"""Times of injection and of decay correction of a series, from headers that may lack dates.
 
 The moment of decay correction (START) is the first available of
 
-1. what the file itself calls so: Decay Correction DateTime, or the private elements of Siemens (0071,xx22) and GE
+1. the moment stated in the file: Decay Correction DateTime, or the private elements of Siemens (0071,xx22) and GE
    (0009,xx0D);
-2. Series Date and Time, unless that is later than the first acquisition: then the series was created afterwards;
-3. the time computed back from the frames, if all slices give the same: acquisition - frame reference time + the moment
-   in the frame at which the rate is average. GE counts its frame reference time to the frame's start instead;
+2. Series Date and Time, unless they are later than the first acquisition, as in a series created afterwards;
+3. the time derived from the frames, if all slices agree: acquisition - frame reference time + the moment in the frame
+   at which the count rate equals its mean. GE's frame reference time refers to the frame's start instead;
 4. the first acquisition.
 
-De-identification often removes dates or shifts them separately, and leaves the times of day. Where dates are missing or
-contradict each other, the times alone are used if they leave no choice of the day.
+De-identification often removes dates or shifts them separately, and leaves the times of day. If dates are missing or
+contradict each other, only the times of day are used, provided that they leave only one possible day.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pydicom.valuerep import DA, DT, TM
 from sammed3d_ft.dicom.headers import number_of, private_text, same_in_all, text_of, tracer_of
 from sammed3d_ft.errors import InputError
 
-# After ten half-lives a thousandth of the activity is left, so a later scan means a wrong time, date or half-life.
+# After ten half-lives, a thousandth of the activity is left: a later scan means a wrong time, date or half-life.
 _MAX_HALF_LIVES = 10.0
 # Without dates, patients are scanned within this many half-lives, and this must be less than a day, which times cannot
 # tell: F-18, Ga-68 and shorter-lived tracers.
@@ -35,7 +35,7 @@ _MAX_HALF_LIVES_BY_TIMES = 5.0
 _DAY = timedelta(days=1)
 # Longer-lived tracers may be scanned days later, so an injection time without a date is ambiguous.
 _LONGEST_HALF_LIFE_WITHOUT_DATE_S = 86400.0
-# Scanners write the same moment to different fractions of a second.
+# Scanners store the same moment with different fractions of a second.
 _SAME_MOMENT = timedelta(seconds=1)
 _SAME_INJECTION = timedelta(minutes=1)
 _ANY_DAY = date(2000, 1, 2)
@@ -48,7 +48,7 @@ _GE_INJECTION = (0x0009, "GEMS_PETD_01", 0x3B)
 
 @dataclass(frozen=True)
 class DecayTimes:
-    """The moments of decay correction and injection, where each comes from, and a warning ("") about unused dates."""
+    """The moments of decay correction and injection, their sources, and a warning about unused dates (or "")."""
 
     scan: datetime
     scan_from: str
@@ -74,16 +74,16 @@ class DecayTimes:
 
 
 def decay_times(headers: Sequence[Dataset], half_life_s: float, where: str) -> DecayTimes:
-    """The times between which the dose decays, for a series corrected to its start; see the module's docstring.
+    """The times between which the dose decays, for a series corrected to START; see the module docstring.
 
     Args:
-        headers: of all slices, in any order.
-        half_life_s: of the tracer, in seconds.
-        where: name of the series, for messages.
+        headers: headers of all slices, in any order.
+        half_life_s: half-life of the tracer in seconds.
+        where: name of the series, for error messages.
 
     Raises:
-        InputError: a time is missing or unreadable; times contradict each other, or dates do and the half-life is too
-            long for times alone.
+        InputError: a missing or unreadable time; contradictory times; contradictory or missing dates with a half-life
+            too long for times of day alone.
     """
     missing = [
         f"{which} Date" for which in ("Series", "Acquisition") for one in headers if not text_of(one, f"{which}Date")
@@ -98,7 +98,7 @@ def decay_times(headers: Sequence[Dataset], half_life_s: float, where: str) -> D
     if _MAX_HALF_LIVES_BY_TIMES * half_life_s > _DAY.total_seconds():
         raise InputError(
             f"{where}: {problem}, with a half-life of {half_life_s:g} s; a time, date or the half-life is wrong, and "
-            "with so long a half-life times alone leave the day open"
+            "with such a long half-life, times of day do not determine the day"
         )
     timed = _times(headers, half_life_s, where, dated=False)
     if timed.decay_s > _MAX_HALF_LIVES_BY_TIMES * half_life_s:
@@ -119,7 +119,7 @@ def _times(headers: Sequence[Dataset], half_life_s: float, where: str, dated: bo
 
 
 def _decay_moment(headers: Sequence[Dataset], half_life_s: float, where: str, dated: bool) -> tuple[datetime, str, str]:
-    """The moment that START refers to, where it comes from, and a warning."""
+    """The moment of decay correction to START, its source, and a warning."""
     series = same_in_all(headers, lambda one: _moment(one, "Series", where, dated), "Series Date and Time", where)
     acquisitions = [_moment(one, "Acquisition", where, dated) for one in headers]
     if not dated:
@@ -130,7 +130,7 @@ def _decay_moment(headers: Sequence[Dataset], half_life_s: float, where: str, da
         if stated:
             written = _date_time(stated, name, headers[0], where)
             moment = _nearest(written, first)
-            # De-identification forgets private elements; their time of day is right all the same.
+            # De-identification often leaves private elements unchanged: only their time of day is correct.
             away = dated and moment != written
             warning = f"{where}: {name} {written} is on another day than the acquisition; only its time is used"
             return moment, name, warning if away else ""
@@ -150,7 +150,7 @@ def _stated(header: Dataset, name: str) -> str:
 
 
 def _nearest(moment: datetime, reference: datetime) -> datetime:
-    """The same time of day on the day that brings it nearest to the reference."""
+    """The same time of day, on the day on which it is nearest to the reference."""
     return moment + round((reference - moment) / _DAY) * _DAY
 
 

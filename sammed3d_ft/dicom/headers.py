@@ -43,10 +43,10 @@ def tracer_of(header: Dataset) -> Dataset:
 
 
 def same_in_all(headers: Sequence[Dataset], read: Callable[[Dataset], Any], name: str, where: str) -> Any:
-    """What ``read`` gives for every header.
+    """The value that ``read`` returns for every header.
 
     Raises:
-        InputError: it differs between slices.
+        InputError: the value differs between slices.
     """
     values = {read(header) for header in headers}
     if len(values) > 1:

@@ -19,8 +19,8 @@ _SAME_PLANE_MM = 0.01
 _NEIGHBOURS = 1.5
 # A contour whose points leave its plane by more than this fraction of a slice was not drawn on these slices.
 _FLAT_SLICES = 0.25
-# Two contours are compared on this many points per side of each one's bounding box. A share of a contour's area below
-# the sliver is rounding: the same contour is exported with other digits.
+# Two contours are compared on this many points per side of each bounding box. A common area below this share is due to
+# rounding, as when the same contour is exported with different digits.
 _SAMPLES = 128
 _SLIVER = 0.01
 
@@ -35,17 +35,16 @@ def region_names(file: DicomFile, frame_of_reference: str) -> tuple[str, ...]:
 
 
 def read_region(file: DicomFile, name: str, series: Series) -> tuple[np.ndarray, list[str]]:
-    """The mask of a region, (column, row, slice) bool, and a warning where contours did not fit together.
+    """The mask of a region, (column, row, slice) bool, and a warning about repeated or overlapping contours.
 
-    A voxel belongs to the region if its centre does. How contours in the same plane are combined: see `combine`. Each
-    plane of contours applies to slices up to half way to the next plane, and to
-    half the usual plane distance beyond the last. Contours drawn on the series itself thus stay on their own slices,
-    and slices of a finer or coarser series use the nearest plane. Slice positions are the true ones, not those of the
-    even grid.
+    A voxel belongs to the region if its centre does. Contours in the same plane are combined by `combine`. Each plane
+    of contours applies to slices up to half way to the next plane, and to half the usual plane distance beyond the
+    last one. Contours drawn on the series itself therefore stay on their own slices, and slices of a finer or coarser
+    series use the nearest plane. Slice positions are the true ones, not those of the regular grid.
 
     Raises:
         InputError: no such region, or several; another frame of reference; contours that are not closed or not in the
-            plane of the slices; a region without a voxel centre.
+            plane of the slices; a region that contains no voxel centre.
     """
     where = f"{file.path}: region {name!r}"
     contours = _contours(file, name, series, where)
@@ -63,7 +62,7 @@ def read_region(file: DicomFile, name: str, series: Series) -> tuple[np.ndarray,
     repeated, overlapping = [], []
     for index, plane in _planes_of_slices(np.array(heights_mm), series).items():
         in_plane = [polygons[i] for i in plane]
-        if exclusive:  # the file itself asks for the exclusive or
+        if exclusive:  # the file requests the exclusive or
             mask[:, :, index] = fill(in_plane, series.shape[:2])
             continue
         combined = combine(in_plane, series.shape[:2])
@@ -135,7 +134,7 @@ def _planes_of_slices(heights_mm: np.ndarray, series: Series) -> dict[int, np.nd
 
 @dataclass(frozen=True, eq=False)
 class Combined:
-    """The mask of one plane's contours, (column, row) bool, and whether some were repeated or overlapped in part."""
+    """The mask of one plane's contours, (column, row) bool, and whether some were repeated or partly overlapping."""
 
     mask: np.ndarray
     repeated: bool
@@ -143,18 +142,18 @@ class Combined:
 
 
 def combine(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> Combined:
-    """Combine the contours of one plane as they were meant.
+    """Combine the contours of one plane.
 
-    A contour inside another is a hole, and one inside the hole an island. A contour that is there twice counts once,
-    and contours that overlap in part are united, each after its own holes are cut out. For contours that are apart or
-    inside one another this is the exclusive or, which would erase what is there twice.
+    A contour inside another one is a hole, and one inside the hole an island. A repeated contour counts once. Partly
+    overlapping contours are united, each without its own holes. For separate or nested contours, this equals the
+    exclusive or, which however would erase repeated contours.
 
     Args:
         polygons: as for `fill`.
         shape: columns, rows.
     """
     kept: list[np.ndarray] = []
-    inside: list[set[int]] = []  # for each kept polygon, those that contain it
+    inside: list[set[int]] = []  # for each kept polygon, the polygons that contain it
     repeated = overlapping = False
     for polygon in polygons:
         shares = [_common_shares(polygon, other) for other in kept]
@@ -180,7 +179,7 @@ def combine(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> Combined:
 
 
 def _common_shares(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """The part that two polygons have in common, as a share of the area of each; 0 if they do not meet."""
+    """The intersection of two polygons as a fraction of the area of each; 0 if they do not overlap."""
     if (one.max(0) <= other.min(0)).any() or (other.max(0) <= one.min(0)).any():
         return 0.0, 0.0
     return _share_inside(one, other), _share_inside(other, one)

@@ -74,7 +74,7 @@ def read_region(file: DicomFile, name: str, series: Series) -> tuple[np.ndarray,
         )
     try:
         segmentation = hd.seg.segread(file.path)
-        owner = np.zeros(series.shape, np.uint16)  # the first segment that holds a voxel
+        owner = np.zeros(series.shape, np.uint16)  # the first segment that contains a voxel
         shared = np.zeros(series.shape, bool)
         for index in range(segmentation.number_of_frames):
             frame = [segmentation.PerFrameFunctionalGroupsSequence[index]]

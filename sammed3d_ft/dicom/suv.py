@@ -49,8 +49,8 @@ def suv_scale(headers: Sequence[Dataset], where: str = "PET series") -> SuvScale
     """The SUVbw factor of a PET series; see the module docstring for the definition.
 
     Args:
-        headers: of all slices, in any order.
-        where: name of the series, for messages.
+        headers: headers of all slices, in any order.
+        where: name of the series, for error messages.
 
     Raises:
         InputError: a required value is missing, implausible, or differs between slices; unsupported units or decay

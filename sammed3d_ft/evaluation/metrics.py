@@ -36,7 +36,7 @@ class Metric:
         return value
 
 
-_OVERLAP_EMPTIES = "n/a if the truth is empty, 0 if only the prediction is"
+_OVERLAP_EMPTIES = "n/a if the ground truth is empty, 0 if only the prediction is"
 _WITHOUT_MATCH = "n/a without a match, so n/a if either is empty"
 _OF_EMPTY_MASK = "n/a if that mask is empty"
 _ZERO_EMPTY_MASK = "0 if that mask is empty"
@@ -61,7 +61,7 @@ def _metrics() -> Iterator[Metric]:
     for tolerance in NSD_TOLERANCES_MM:
         yield Metric(
             f"nsd_{tolerance:g}mm",
-            f"area share of both surfaces within {tolerance:g} mm of the other (as surface-distance)",
+            f"fraction of the area of both surfaces within {tolerance:g} mm of the other (as surface-distance)",
             _OVERLAP_EMPTIES,
             True,
             f"NSD at {tolerance:g} mm",
@@ -69,22 +69,22 @@ def _metrics() -> Iterator[Metric]:
         )
     yield Metric(
         "hd95_mm",
-        "distance that holds 95 % of a surface's area, the larger direction (as surface-distance)",
+        "95th percentile of surface distances weighted by area, the larger of both directions (as surface-distance)",
         "n/a if either is empty",
         True,
         "HD95 (mm)",
     )
     yield Metric(
         "fpv_ml",
-        "volume of predicted lesions that share no voxel with the truth",
-        "0 if the prediction is empty; its whole volume if only the truth is",
+        "volume of predicted lesions that share no voxel with the ground truth",
+        "0 if the prediction is empty; its whole volume if only the ground truth is",
         True,
         "FPV (ml)",
     )
     yield Metric(
         "fnv_ml",
-        "volume of true lesions that share no voxel with the prediction",
-        "n/a if the truth is empty; its whole volume if only the prediction is",
+        "volume of ground-truth lesions that share no voxel with the prediction",
+        "n/a if the ground truth is empty; its whole volume if only the prediction is",
         True,
         "FNV (ml)",
     )
@@ -97,7 +97,7 @@ def _metrics() -> Iterator[Metric]:
             ("recall", "tp / (tp + fn)", _OVERLAP_EMPTIES, headline),
             ("tp", "matched pairs", "counted", False),
             ("fp", "unmatched predictions", "counted", False),
-            ("fn", "unmatched truths", "counted", False),
+            ("fn", "unmatched ground-truth lesions", "counted", False),
         ):
             yield Metric(
                 f"{name}_iou{threshold:g}",
@@ -116,29 +116,29 @@ def _metrics() -> Iterator[Metric]:
     )
     yield Metric(
         "lesion_dice",
-        f"mean over true lesions of the Dice with the match (IoU >= {HEADLINE_IOU:g}), missed lesions as 0",
+        f"mean over ground-truth lesions of the Dice with the match (IoU >= {HEADLINE_IOU:g}), missed lesions as 0",
         _OVERLAP_EMPTIES,
         True,
         "lesion Dice",
     )
     on = f"mean over lesions matched at IoU >= {HEADLINE_IOU:g}"
-    yield Metric("matched_dice", f"Dice of a true lesion with its match, {on}", _WITHOUT_MATCH)
-    yield Metric("matched_iou", f"IoU of a true lesion with its match, {on}", _WITHOUT_MATCH)
+    yield Metric("matched_dice", f"Dice of a ground-truth lesion with its match, {on}", _WITHOUT_MATCH)
+    yield Metric("matched_iou", f"IoU of a ground-truth lesion with its match, {on}", _WITHOUT_MATCH)
     for tolerance in NSD_TOLERANCES_MM:
-        what = f"NSD at {tolerance:g} mm between the surfaces of the two lesions alone"
+        what = f"NSD at {tolerance:g} mm of the two lesions only"
         read = _at("matched_nsd", tolerance)
         yield Metric(f"matched_nsd_{tolerance:g}mm", f"{what}, {on}", _WITHOUT_MATCH, read=read)
-    yield Metric("matched_hd95_mm", f"HD95 between the surfaces of the two lesions alone, {on}", _WITHOUT_MATCH)
-    yield Metric("matched_volume_error_ml", f"predicted minus true volume, {on}", _WITHOUT_MATCH)
-    yield Metric("splits", "true lesions that share voxels with two or more predicted ones", "0")
-    yield Metric("merges", "predicted lesions that share voxels with two or more true ones", "0")
+    yield Metric("matched_hd95_mm", f"HD95 of the two lesions only, {on}", _WITHOUT_MATCH)
+    yield Metric("matched_volume_error_ml", f"predicted minus ground-truth volume, {on}", _WITHOUT_MATCH)
+    yield Metric("splits", "ground-truth lesions that share voxels with two or more predicted ones", "0")
+    yield Metric("merges", "predicted lesions that share voxels with two or more ground-truth lesions", "0")
     yield Metric(
         "suvmax_hit_recall",
-        "share of true lesions whose SUVmax voxel is predicted foreground",
+        "fraction of ground-truth lesions whose SUVmax voxel is predicted foreground",
         f"{_OVERLAP_EMPTIES}; n/a without PET",
     )
     suv_empties = f"{_OF_EMPTY_MASK}; n/a without PET"
-    for mask, which in (("truth", "the truth"), ("pred", "the prediction")):
+    for mask, which in (("truth", "the ground truth"), ("pred", "the prediction")):
         for name, what, empties in (
             ("lesions", f"connected components of {which}", _ZERO_EMPTY_MASK),
             ("volume_ml", f"total volume of {which} (TMTV)", _ZERO_EMPTY_MASK),

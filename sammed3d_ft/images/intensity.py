@@ -11,9 +11,9 @@ CLIP_RANGES: dict[str, tuple[float, float]] = {"PT": (0.0, 50.0), "CT": (-1000.0
 FLAT_SD = 1e-6
 
 
-def clip(volume: Tensor, limits: tuple[float, float]) -> Tensor:
-    """Clip SUV or HU to the limits."""
-    return volume.clamp(*limits)
+def clip(volume: Tensor, limits: tuple[float, float] | None) -> Tensor:
+    """Clip SUV or HU to the limits; None leaves the values as they are."""
+    return volume if limits is None else volume.clamp(*limits)
 
 
 def z_score(crop: Tensor) -> Tensor:

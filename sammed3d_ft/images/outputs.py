@@ -1,4 +1,4 @@
-"""What the recipes that write the results of one scan share: where they may go, and what the record says."""
+"""Checks of the output paths of one scan, and the path of its record."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from sammed3d_ft.images.images import WRITTEN_SUFFIXES, image_stem
 
 
 def check_image_names(*images: Path | None) -> None:
-    """InputError for a name that no image can be written under; None is passed over."""
+    """Raise InputError for a file name without a supported image format; None is skipped."""
     for path in images:
         if path is not None and not path.name.lower().endswith(WRITTEN_SUFFIXES):
             raise InputError(f"{path}: images are written as {', '.join(WRITTEN_SUFFIXES)}")
 
 
 def check_places(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
-    """What cannot or must not be written is refused before anything is computed; folders are made."""
+    """Create the output folders, and raise InputError for outputs that cannot or must not be written.
+
+    Called before anything is computed.
+    """
     seen = {path.resolve(): "an input" for path in inputs}
     for path in outputs:
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""The loss as a training calls it: with a warm start, and NaN where it refuses its input."""
+"""The loss used in training: an optional Dice-CE warm start, and NaN instead of an exception for invalid input."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _log = logging.getLogger(__name__)
 
 
 class TrainingLoss(nn.Module):
-    """A loss that may start as Dice-CE, and is NaN where it refuses its input.
+    """A loss with an optional Dice-CE warm start that returns NaN for invalid input.
 
-    L1DFL has a plateau between probabilities of 0.2 and 0.4, where networks with random weights begin; Dice-CE leads
-    out of it.
+    Warm start: L1DFL has a plateau at probabilities between 0.2 and 0.4, where networks with random weights start.
+    Dice-CE leads out of it.
 
-    An `InputError` of the loss (NaN or infinite logits, ...) is logged once. The NaN depends on the logits, so that
-    every process goes through the same backward pass and finds NaN in the averaged gradient; a process that raised
-    would leave the others waiting.
+    NaN: an `InputError` of the loss (such as NaN logits) is logged once, and the loss is NaN. The NaN depends on the
+    logits, so every process runs the same backward pass and finds NaN in the averaged gradient. If one process raised
+    an exception, the others would hang.
 
     Args:
-        name: of the loss, see `build_loss`.
-        options: of the loss.
-        warm_start: share of the training, at least 0 and below 1, in which the loss is Dice-CE instead.
+        name: name of the loss, see `build_loss`.
+        options: options of the loss.
+        warm_start: initial fraction of the training, from 0 to below 1, in which Dice-CE is used instead.
 
     Raises:
         InputError: see `build_loss`.
@@ -38,19 +38,19 @@ class TrainingLoss(nn.Module):
         self.chosen = build_loss(name, **options)
         self.first = build_loss("dice_ce") if warm_start else None
         self.warm_start = warm_start
-        self._told = False
+        self._logged = False
 
     def forward(self, logits: Tensor, target: Tensor, progress: float) -> Tensor:
         """Scalar loss of logits (B, C, *spatial) for a target (B, 1, *spatial) of class numbers.
 
-        ``progress`` is the share of the training's steps that lies behind, at least 0 and below 1.
+        ``progress`` is the fraction of the training's steps already done, from 0 to below 1.
         """
         use = self.first if self.first is not None and progress < self.warm_start else self.chosen
         try:
             loss: Tensor = use(logits, target)
         except InputError as error:
-            if not self._told:
+            if not self._logged:
                 _log.warning("%s", error)
-            self._told = True
+            self._logged = True
             return logits.sum() * math.nan
         return loss

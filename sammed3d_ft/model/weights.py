@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.files import write_whole
+from sammed3d_ft.model.hub import local_copy
+from sammed3d_ft.model.published import PUBLISHED, PublishedWeights, published_as
 from sammed3d_ft.model.sam_med3d import SAMMed3D
 from sammed3d_ft.model.variants import VARIANTS
 from sammed3d_ft.model.weight_fit import PATCH_WEIGHT, describe_misfit, foreign_form, recognise_variant
@@ -88,14 +90,15 @@ def read_state_dict(path: str | Path) -> Checkpoint:
     """Read the tensors of a checkpoint file without running any code in it.
 
     Args:
-        path: pickled training checkpoint or state dict (`torch.save`), safetensors file, export folder, or a
-            name in `SHIPPED` (a file of that name in the current folder takes precedence).
+        path: pickled training checkpoint or state dict (`torch.save`), safetensors file, export folder, a name in
+            `SHIPPED` or `PUBLISHED` (a file of that name in the current folder takes precedence), or
+            ``hub:owner/name`` (see `local_copy`).
 
     Raises:
         InputError: a missing, empty, truncated or foreign file; a pickle that refers to anything but tensors and
             the listed harmless types.
     """
-    path = _file_of(Path(path))
+    path = weights_file(Path(path))
     form = foreign_form(path)
     if form is not None:
         raise InputError(f"{path} does not contain weights: {form}")
@@ -109,10 +112,23 @@ def read_state_dict(path: str | Path) -> Checkpoint:
 def read_metadata(path: str | Path) -> dict[str, str]:
     """An export's metadata, from its header alone; empty for every other file, readable or not."""
     try:
-        with safe_open(_file_of(Path(path)), framework="pt") as file:
+        with safe_open(weights_file(Path(path)), framework="pt") as file:
             return dict(json.loads((file.metadata() or {}).get(_HEADER_KEY, "{}")))
     except (InputError, SafetensorError, OSError):
         return {}
+
+
+def published_weights(path: str | Path) -> PublishedWeights | None:
+    """The published weights that a path names, that a file is by its name, or that `weights convert` made it from."""
+    return published_as(path) or published_as(read_metadata(path).get("converted_from", ""))
+
+
+def origin(path: str | Path) -> dict[str, str]:
+    """Source and licence of the published weights that a file holds or was fine-tuned from; empty if unknown."""
+    published = published_weights(path)
+    if published is not None:
+        return {"weights_source": f"{published.source}, {published.file}", "weights_licence": published.licence}
+    return {key: text for key, text in read_metadata(path).items() if key in ("weights_source", "weights_licence")}
 
 
 def read_whole_model(path: str | Path) -> tuple[str, Checkpoint]:
@@ -174,14 +190,22 @@ def save_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Ma
     write_whole(path, save(tensors, metadata=header))
 
 
-def _file_of(path: Path) -> Path:
-    """Resolve a path, which may be an export folder or the name of shipped weights, to a weights file."""
+def weights_file(path: Path) -> Path:
+    """The weights file of a path, which may be an export folder or a name; see `read_state_dict`."""
+    path = local_copy(path)
     if not path.exists() and str(path) in SHIPPED:
         return SHIPPED[str(path)]
+    named = PUBLISHED.get(str(path))
+    if not path.exists() and named is not None:
+        if not named.path.is_file():
+            raise InputError(
+                f"{named.name} is not at {named.path}: run `sammed3d-ft weights fetch {named.name}` in this folder"
+            )
+        return named.path
     if not path.exists():
         raise InputError(
             f"no weights at {path}; choose another file, use the shipped weights ({' or '.join(SHIPPED)}), or run "
-            f"`sammed3d-ft weights fetch` to download the published ones"
+            f"`sammed3d-ft weights fetch NAME` to download published ones ({', '.join(PUBLISHED)})"
         )
     if not path.is_dir():
         return path

@@ -1,6 +1,5 @@
-"""PET/CT phantoms of whole patients with known truth, drawn from a seed.
+"""PET/CT phantoms of whole patients with known lesions, drawn from a seed.
 
-The parts, in reading order: `tissues` (HU and SUV with their sources), `skeleton` and `organs` (the anatomy,
-in mm), `lesions` (what is to be found), `scanners` and `physics` (how it is seen), `outlines` (how it is labelled),
-`simulate` (one case), `cohort` (a folder of cases).
+Modules in reading order: `tissues` (HU and SUV with sources), `skeleton` and `organs` (anatomy in mm), `lesions`,
+`scanners` and `physics` (imaging), `outlines` (labels), `simulate` (one case), `cohort` (a folder of cases).
 """

@@ -1,4 +1,4 @@
-"""A folder of phantoms: nnU-Net raw layout with autoPET's channels, the truth of every lesion, a manifest."""
+"""A folder of phantoms: nnU-Net raw layout with autoPET's channels, a table of all lesions, and a manifest."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ def write_cohort(
 ) -> Path:
     """Write phantoms and return the path of their manifest.
 
-    The last `test` cases lie in imagesTs and labelsTs, the others in imagesTr and labelsTr; of these, the
-    last `val` are for validation. Channel 0000 is the CT (HU, on the PET's voxels), 0001 the PET (SUV), as
-    autoPET publishes its data. Beside them: `instances/` (lesion ids), `lesions.csv` (what was simulated:
-    world mm RAS+, volume before and after voxels, true SUV), `dataset.json`, and, last, `manifest.json`.
+    The last `test` cases are in imagesTs and labelsTs, the others in imagesTr and labelsTr; the last `val` of these are
+    for validation. Channel 0000 is the CT (HU, on the PET's voxels) and 0001 the PET (SUV), as published by autoPET.
+    Also written: `instances/` (lesion IDs), `lesions.csv` (the simulated lesions: position in world mm RAS+, true
+    volume, volume of the mask, true SUV), `dataset.json`, and, last, `manifest.json`.
 
     Args:
-        out: folder, made if need be.
-        cases: number of patients, of which `val` and `test` are for validation and test.
-        seed: with the case's number it determines the patient; a smaller cohort is the start of a larger one.
-        tracer: psma, psma-1007 or fdg; both: psma and fdg in turn.
+        out: output folder, created if missing.
+        cases: number of patients, including `val` and `test`.
+        seed: determines each patient together with the case number; a smaller cohort is the start of a larger one.
+        tracer: psma, psma-1007, fdg, or both (psma and fdg in turn).
         field: one of `FIELDS`.
         scanner, lesion_ml, outline: see `make_phantom`.
 
     Raises:
-        InputError: no case left for training, an argument that `make_phantom` refuses, or a folder that holds phantoms.
+        InputError: no case left for training, an argument that `make_phantom` refuses, or a folder with phantoms.
     """
     out = Path(out)
     if val < 0 or test < 0 or val + test >= cases:
@@ -103,7 +103,7 @@ def _write_case(out: Path, phantom: Phantom, split: str) -> Case:
 
 
 def _truth(phantom: Phantom) -> list[dict[str, object]]:
-    """The case's rows of lesions.csv. A lesion beyond the field has no voxels: its mask volume is 0."""
+    """The case's rows of lesions.csv. A lesion outside the field has no voxels, so its mask volume is 0."""
     voxel_ml = abs(np.linalg.det(phantom.pet_affine[:3, :3])) / 1000
     most = max((lesion.id for lesion in phantom.lesions), default=0)
     voxels = np.bincount(phantom.instances.ravel(), minlength=most + 1)

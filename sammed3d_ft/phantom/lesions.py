@@ -1,11 +1,10 @@
-"""Lesions: how many, where, how large, how bright, of what shape; and which voxels they truly fill.
+"""Lesions: their number, positions, volumes, uptake and shapes, and their ground-truth voxels.
 
 Distributions: volumes log-normal (median 1 ml unless asked otherwise, sigma 1.5, cut to 0.1 to 120 ml), counts
 log-normal with a share of lesion-free patients (0 to 100), uptake log-normal from SUV 2 (barely above liver or blood)
 to 60. Tumours above SUV 60 occur (SUVmax above 100 with 18F-DCFPyL: Szabo et al., Mol Imaging Biol 2015;17:565) and
-are left out. The truth is the lesion's extent before the scanner blurs it: a voxel is lesion when at least
-half of it lies inside. A lesion too small for that in every voxel keeps the one voxel that holds most of it,
-so none vanishes.
+are left out. The ground truth is the lesion's extent before blurring: a voxel belongs to the lesion if at least half of
+it is inside. A lesion that fills half of no voxel keeps the voxel that contains most of it, so that none disappears.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ VOLUME_MEDIAN_ML = 1.0
 VOLUME_SIGMA = 1.5
 SUV_RANGE = (2.0, 60.0)
 MAX_COUNT = 100
-TOUCHING_SHARE = 0.2  # of the lesions after a patient's first: set against one that is already there
+TOUCHING_SHARE = 0.2  # share of a patient's lesions, after the first, that are placed in contact with an existing one
 GAP_MM = 8.0  # between lesions that do not touch: more than the diagonal of a slice's voxel at 5.5 mm
 NECROTIC_ABOVE_ML = 8.0
 CORE = 0.55  # radius of a necrotic core, in radii of its lesion
@@ -68,16 +67,16 @@ class Shape:
         return float(self.radius_mm(_DIRECTIONS).max()) * 1.03
 
     def depth_share(self, offsets_mm: np.ndarray) -> np.ndarray:
-        """Distance from the centre over the surface's the same way: inside is below 1. (..., 3) -> (...)"""
+        """Distance from the centre relative to the surface in that direction, below 1 inside. (..., 3) -> (...)"""
         distance = np.linalg.norm(offsets_mm, axis=-1)
         directions = offsets_mm / np.maximum(distance, 1e-6)[..., None]
-        directions[distance < 1e-6] = (1, 0, 0)  # the centre itself lies in no direction, and inside
+        directions[distance < 1e-6] = (1, 0, 0)  # the centre has no direction; it is inside
         return distance / self.radius_mm(directions)
 
 
 @dataclass(frozen=True)
 class PhantomLesion:
-    """One lesion's truth. `touches` is the id (from 1) of the lesion it was set against; 0: none."""
+    """One simulated lesion. `touches` is the ID (from 1) of the lesion it touches; 0 for none."""
 
     id: int
     region: str
@@ -94,7 +93,7 @@ class PhantomLesion:
 def draw_count(rng: np.random.Generator, whole_body: bool) -> int:
     """Lesions of one patient: 10 % have none, median about 6, up to 100.
 
-    A smaller field than the whole body exists for its lesions and has 1 to 30.
+    A field smaller than the whole body always has lesions, 1 to 30.
     """
     free, log_count = rng.random(), rng.standard_normal()
     if not whole_body:
@@ -103,14 +102,14 @@ def draw_count(rng: np.random.Generator, whole_body: bool) -> int:
 
 
 def draw_volume_ml(rng: np.random.Generator, median_ml: float = VOLUME_MEDIAN_ML) -> float:
-    """The median is that of the whole log-normal; cut at 0.1 ml, small ones come out a little larger."""
+    """Draw volumes. The median is that of the full log-normal; after cutting at 0.1 ml it is slightly larger."""
     low, high = np.log(np.divide(VOLUME_ML, median_ml)) / VOLUME_SIGMA
     share = rng.uniform(ndtr(low), ndtr(high))
     return float(median_ml * np.exp(VOLUME_SIGMA * ndtri(share)))
 
 
 def draw_shape(rng: np.random.Generator, volume_ml: float, site_radius_mm: float, along: np.ndarray) -> Shape:
-    """An irregular solid of exactly this volume; one too thick for its site grows along the site instead."""
+    """An irregular solid of exactly this volume; if too thick for its site, it is stretched along the site."""
     radius = (volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
     if radius > 1.2 * site_radius_mm:
         squeeze = min((radius / (1.2 * site_radius_mm)) ** 1.5, 1.8)
@@ -130,7 +129,7 @@ def draw_shape(rng: np.random.Generator, volume_ml: float, site_radius_mm: float
 
 
 def _gap_mm(centre: np.ndarray, shape: Shape, other: PhantomLesion) -> float:
-    """Space between two surfaces along the line of their centres (negative: they overlap there)."""
+    """Distance between two surfaces along the line between their centres; negative if they overlap there."""
     line = centre - other.centre_mm
     distance = float(np.linalg.norm(line))
     if distance < 1e-6:
@@ -142,13 +141,13 @@ def _gap_mm(centre: np.ndarray, shape: Shape, other: PhantomLesion) -> float:
 def _clear(
     centre: np.ndarray, shape: Shape, reach: float, others: Sequence[PhantomLesion], reaches: Sequence[float]
 ) -> bool:
-    """Whether there are GAP_MM to all others; looked into only where bounding spheres come near."""
+    """Whether the distance to all others is at least GAP_MM; computed only if bounding spheres are close."""
     for other, other_reach in zip(others, reaches, strict=True):
         if np.linalg.norm(centre - other.centre_mm) > reach + other_reach + GAP_MM:
             continue
         if _gap_mm(centre, shape, other) < GAP_MM:
             return False
-        # off the line of centres the surfaces may be nearer: compare the surface points themselves
+        # away from the line between the centres, the surfaces may be closer: compare surface points
         mine = centre + _DIRECTIONS[::10] * shape.radius_mm(_DIRECTIONS[::10])[:, None]
         away = mine - other.centre_mm
         length = np.linalg.norm(away, axis=-1)
@@ -166,11 +165,11 @@ def draw_lesions(
     tracer: str,
     median_ml: float = VOLUME_MEDIAN_ML,
 ) -> tuple[PhantomLesion, ...]:
-    """`count` lesions with centres between `low_mm` and `high_mm`; fewer only where there is no room."""
+    """`count` lesions with centres between `low_mm` and `high_mm`; fewer only if there is not enough space."""
     reachable = [s for s in sites if ((s.points > low_mm) & (s.points < high_mm)).all(-1).any()]
     if not reachable:
         return ()
-    bone_heavy = rng.beta(0.8, 0.8)  # one man's disease is nodal, another's osseous
+    bone_heavy = rng.beta(0.8, 0.8)  # some patients have mostly nodal disease, others mostly bone metastases
     weights = np.array(
         [s.weight * (bone_heavy if s.region.startswith("bone") else 1 - 0.8 * bone_heavy) for s in reachable]
     )
@@ -225,14 +224,14 @@ def draw_lesions(
 def covered_share(
     lesion: PhantomLesion, grid: Grid, shift_mm: np.ndarray, scale: float = 1.0
 ) -> tuple[Box, np.ndarray] | None:
-    """Share of each voxel (0 to 1) inside the lesion, sampled at several points; `scale` shrinks it."""
+    """Fraction of each voxel (0 to 1) inside the lesion, sampled at several points; `scale` shrinks the lesion."""
     centre = np.asarray(lesion.centre_mm) + shift_mm
     reach = lesion.shape.reach_mm * scale
     box = grid.box(centre - reach, centre + reach)
     if box is None:
         return None
     radius = (lesion.volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3) * scale
-    # an odd number of samples per axis: never exactly half of them inside, which would count ties as lesion
+    # an odd number of samples per axis, so that never exactly half of them are inside
     per_axis = [2 * int(np.clip(np.ceil(3 * s / radius), 1, 4)) + 1 for s in grid.spacing_mm]
     fine = []
     for b, o, s, n, c in zip(box, grid.origin_mm, grid.spacing_mm, per_axis, centre, strict=True):
@@ -246,9 +245,9 @@ def covered_share(
 
 
 def true_extent(lesions: Sequence[PhantomLesion], grid: Grid) -> np.ndarray:
-    """Instance map (uint16, 0 background, else the lesion's id) by the rule in this module's docstring.
+    """Instance map (uint16, 0 background, else the lesion's ID), by the rule in the module docstring.
 
-    Where two touching lesions both fill half of a voxel, the smaller one has it.
+    If two touching lesions both fill half of a voxel, it belongs to the smaller one.
     """
     instances = np.zeros(grid.shape, np.uint16)
     shares = {lesion.id: covered_share(lesion, grid, np.zeros(3)) for lesion in lesions}

@@ -1,4 +1,4 @@
-"""The soft parts of the phantom: outline, organs, vessels and nodes, and the patient who has them.
+"""The soft tissues of the phantom (body outline, organs, vessels, nodes), and the complete patient.
 
 Same frame as the skeleton (mm; x right, y front, z up from the symphysis). Organ sizes follow the reference
 man of ICRP Publication 89: liver 1800 g, spleen 150 g, kidneys 310 g, brain 1450 g, heart with blood 840 g,
@@ -35,9 +35,7 @@ CAVITY = (  # inside of the abdominal wall
 
 @dataclass(frozen=True)
 class Patient:
-    """One body: its parts in painting order and its lesion sites, in mm, and how far its diaphragm moves
-    (mm).
-    """
+    """One patient: parts in painting order, lesion sites, and movement of the diaphragm, all in mm."""
 
     parts: tuple[Part, ...]
     sites: tuple[Site, ...]
@@ -47,7 +45,7 @@ class Patient:
 
 
 def _loops(rng: np.random.Generator, centre: Point, reach: Point, count: int, step_mm: float) -> np.ndarray:
-    """A smooth wandering course that stays within an ellipsoid: bowel."""
+    """A smooth random path inside an ellipsoid, for bowel."""
     here, heading = rng.normal(0, 0.3, 3), rng.normal(0, 1, 3)
     points = []
     for _ in range(count):
@@ -66,7 +64,7 @@ def fill(tissue: str, solid: Solid, **more: Any) -> Part:
 
 
 def organ(name: str, solid: Solid, **more: Any) -> Part:
-    """An organ of the tissue of its own name."""
+    """An organ whose tissue has the same name."""
     return Part(solid, ((0.0, name),), organ=name, **more)
 
 
@@ -263,9 +261,7 @@ def upper_abdomen() -> list[Part]:
 
 
 def lower_urinary(rng: np.random.Generator) -> tuple[list[Part], list[Site]]:
-    """Bladder (60 to 350 ml), prostate or its empty bed, and the ureters, full here and there: the classic
-    pitfall.
-    """
+    """Bladder (60 to 350 ml), prostate or prostate bed, and partly filled ureters, a classic pitfall."""
     operated = bool(rng.random() < 0.5)
     volume_ml = float(np.clip(rng.lognormal(np.log(140), 0.45), 60, 350))
     r = (volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
@@ -328,7 +324,7 @@ def node_sites() -> list[Site]:
 
 
 def soft_tissue_sites() -> list[Site]:
-    """Lung, liver and muscle: seen with FDG, rare with PSMA."""
+    """Lesion sites in lung, liver and muscle: common with FDG, rare with PSMA."""
     sites = [
         site("liver", [(50, 0, 320), (95, -10, 350)], 28, 0.8, breathes=1.0),
         site("muscle", [(95, -60, 40), (110, 10, -60)], 25, 0.2),
@@ -340,7 +336,7 @@ def soft_tissue_sites() -> list[Site]:
 
 
 def _varied(part: Part, rng: np.random.Generator) -> Part:
-    """The same organ in another man: a few mm elsewhere, a few per cent larger or smaller."""
+    """The same organ in another patient: shifted by a few mm, a few per cent larger or smaller."""
     shift, size, uptake = (
         rng.normal(0, 2.5, 3),
         float(np.exp(rng.normal(0, 0.04))),
@@ -358,7 +354,7 @@ def _varied(part: Part, rng: np.random.Generator) -> Part:
 
 
 def draw_patient(rng: np.random.Generator, tracer: str) -> Patient:
-    """One patient: stature and girth, organs that vary in place and size, and the tracer's lesion sites."""
+    """Draw one patient: stature, girth, positions and sizes of organs, and the tracer's lesion sites."""
     scale = np.clip(rng.normal(1, (0.05, 0.05, 0.04)), 0.88, 1.12)
     breath_mm = float(np.clip(rng.normal(0, 5), -10, 10))
     bones, bone_sites = skeleton()

@@ -1,11 +1,11 @@
-"""How a reader outlines lesions: by their true extent, or by an isocontour at a share of each lesion's maximum.
+"""Labels of lesions: their true extent, or an isocontour at a fraction of each lesion's maximum.
 
-Departments outline by conventions of their own: an isocontour at 41 % or 50 % of the maximum, adapted to the background
-or not (EANM guideline for FDG tumour imaging, version 2: Boellaard et al., Eur J Nucl Med Mol Imaging 2015;42:328), a
-fixed SUV, or by hand. Here the share is taken of the maximum above the background; without that, the isocontours of
-many small lesions would run into the background. The isocontour of a lesion smaller than the scanner resolves lies
-outside of its true extent, and at 50 % that of a large lesion inside. A lesion that does not stand out is not outlined:
-no reader would find it.
+Departments use different conventions: an isocontour at 41 % or 50 % of the maximum, with or without background
+correction (EANM guideline for FDG tumour imaging, version 2: Boellaard et al., Eur J Nucl Med Mol Imaging
+2015;42:328), a fixed SUV, or manual contours. Here, the fraction refers to the maximum above the background; otherwise
+the isocontours of many small lesions would include background. The isocontour of a lesion below the scanner's
+resolution is larger than its true extent; at 50 %, that of a large lesion is smaller. A lesion with little contrast is
+not outlined, because no reader would find it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from scipy import ndimage
 from sammed3d_ft.errors import InputError
 
 EXTENT = "extent"
-SEEN = 2.0  # maximum over background from which a lesion is outlined
+SEEN = 2.0  # minimum ratio of maximum to background for a lesion to be outlined
 _PERCENT = (20.0, 80.0)
 
 
 def share_of_maximum(outline: str) -> float | None:
-    """Reads "41%" as 0.41 and "extent" as None.
+    """Parse "41%" as 0.41 and "extent" as None.
 
     Raises:
-        InputError: anything else, or a share outside of 20 to 80 %.
+        InputError: anything else, or a percentage outside 20 to 80.
     """
     if outline == EXTENT:
         return None
@@ -41,26 +41,28 @@ def share_of_maximum(outline: str) -> float | None:
 def isocontours(
     pet: np.ndarray, instances: np.ndarray, spacing_mm: Sequence[float], share: float, reach_mm: float
 ) -> np.ndarray:
-    """Each lesion's isocontour: voxels connected to its maximum that exceed the background by `share` of what it does.
+    """Each lesion's isocontour: voxels connected to its maximum and above background + share * (maximum - background).
 
-    The reader draws it inside a region about the lesion, to leave out other lesions and organs: voxels up to `reach_mm`
-    from its true extent, and nearer to it than to any other lesion's. The background is the median just outside.
+    It is limited to a region that excludes other lesions and organs: voxels up to `reach_mm` from the lesion's true
+    extent, and nearer to it than to any other lesion. The background is the median just outside.
 
     Args:
-        pet: (X, Y, Z) SUV of the finished image.
-        instances: (X, Y, Z) lesion ids by true extent, 0 background.
+        pet: (X, Y, Z) SUV of the final image.
+        instances: (X, Y, Z) lesion IDs by true extent, 0 background.
         spacing_mm: (3,).
-        share: 0 to 1; the maximum is that in the true extent.
-        reach_mm: the scanner's resolution, say: hardly any of a lesion's uptake is seen farther away.
+        share: 0 to 1; the maximum is that within the true extent.
+        reach_mm: about the scanner's resolution, beyond which hardly any of a lesion's uptake is visible.
 
     Returns:
-        (X, Y, Z) lesion ids, of the dtype of `instances`. A lesion whose maximum is below `SEEN` times the background
-        has no voxels; every other one holds its maximum.
+        (X, Y, Z) lesion IDs, of the dtype of `instances`. A lesion whose maximum is below `SEEN` times the background
+        has no voxels; every other lesion includes its maximum.
     """
     outlined = np.zeros_like(instances)
     spacing = np.asarray(spacing_mm, dtype=float)
     rim_mm = reach_mm + spacing.max()
-    around = np.ceil(2 * rim_mm / spacing).astype(int)  # twice: another lesion as near to a voxel may lie that far away
+    around = np.ceil(2 * rim_mm / spacing).astype(
+        int
+    )  # twice, because another lesion equally near to a voxel can be that far from this one
     for number, box in enumerate(ndimage.find_objects(instances), start=1):
         if box is None:
             continue

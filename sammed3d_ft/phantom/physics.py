@@ -1,7 +1,7 @@
-"""How a scanner sees activity: point spread, Poisson noise at clinical counts, reconstruction filter.
+"""Imaging by a PET scanner: point spread, then Poisson noise at clinical counts, then the reconstruction filter.
 
-In that order. The noise level is stated the way it is measured in a clinic, as the coefficient of variation
-in the liver of the finished image; the counts per ml that give it follow exactly from the filter's kernel.
+The noise level is specified as measured in clinics: the coefficient of variation in the liver of the final image. The
+counts per ml that produce it follow exactly from the filter's kernel.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TRUNCATE = 3.5  # in sigma
 
 
 def gaussian_kernel(fwhm_mm: float, spacing_mm: float) -> np.ndarray:
-    """Weights (float64, sum 1) of a Gaussian of this FWHM: sampled, or discrete where voxels are coarse.
+    """Weights (float64, sum 1) of a Gaussian with this FWHM: sampled, or discrete if voxels are coarse.
 
     A sampled Gaussian narrower than a voxel would hardly blur at all. The discrete one, exp(-t) I_n(t), has the
     variance t exactly (Lindeberg, "Scale-space for discrete signals", IEEE PAMI 1990;12:234).
@@ -29,9 +29,7 @@ def gaussian_kernel(fwhm_mm: float, spacing_mm: float) -> np.ndarray:
 
 
 def margin_vox(fwhm_mm: float, spacing_mm: Sequence[float]) -> tuple[int, int, int]:
-    """How far (voxels per axis) a blur reaches: what must be simulated around a field for its edges to be
-    right.
-    """
+    """Reach of a blur in voxels per axis: the margin to simulate around a field for correct edges."""
     x, y, z = (len(gaussian_kernel(fwhm_mm, s)) // 2 for s in spacing_mm)
     return x, y, z
 
@@ -44,7 +42,7 @@ def blur(image: np.ndarray, spacing_mm: Sequence[float], fwhm_mm: float) -> np.n
 
 
 def counts_per_suv(variation: float, suv: float, spacing_mm: Sequence[float], filter_mm: float) -> float:
-    """Counts per voxel and SUV so that tissue of this SUV, filtered, has this coefficient of variation.
+    """Counts per voxel and SUV for which tissue of this SUV has this coefficient of variation after filtering.
 
     Filtering n counts per voxel with weights w leaves a variance of n sum(w^2), so the variation is
     sqrt(sum(w^2) / n).
@@ -54,9 +52,7 @@ def counts_per_suv(variation: float, suv: float, spacing_mm: Sequence[float], fi
 
 
 def add_noise(image: np.ndarray, counts: float, rng: np.random.Generator) -> np.ndarray:
-    """Poisson noise with `counts` per voxel at SUV 1; mean kept. In slabs, since numpy draws 64-bit
-    integers.
-    """
+    """Add Poisson noise with `counts` per voxel at SUV 1, preserving the mean. In slabs, because numpy draws int64."""
     noisy = np.empty_like(image)
     for k in range(0, image.shape[0], 16):
         noisy[k : k + 16] = rng.poisson(np.maximum(image[k : k + 16], 0) * np.float32(counts)) * np.float32(1 / counts)
@@ -66,9 +62,7 @@ def add_noise(image: np.ndarray, counts: float, rng: np.random.Generator) -> np.
 def smooth_field(
     shape: Sequence[int], spacing_mm: Sequence[float], length_mm: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """A random field of unit variance at its nodes that changes over `length_mm`: patchy uptake. float32,
-    `shape`.
-    """
+    """A random field for patchy uptake, with unit variance at its nodes, varying over `length_mm`; float32, `shape`."""
     nodes = [int(np.ceil(n * s / length_mm)) + 2 for n, s in zip(shape, spacing_mm, strict=True)]
     values = rng.standard_normal(nodes, dtype=np.float32)
     for axis, (n, s, m) in enumerate(zip(shape, spacing_mm, nodes, strict=True)):

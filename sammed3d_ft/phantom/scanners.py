@@ -1,13 +1,13 @@
 """PET scanners: their voxels, resolution, reconstruction filter and noise.
 
-`usual` covers most of what is in use. The other two serve to make cohorts unlike it: `older`, a bismuth germanate or
-early lutetium scanner without time of flight, filtered as protocols of that time asked; `digital`, silicon
-photomultipliers, reconstructed with the point spread and hardly filtered.
+`usual` covers most scanners in use. The other two serve to make different cohorts: `older` is a bismuth germanate or
+early lutetium scanner without time of flight and with the filters of its time; `digital` has silicon photomultipliers,
+point-spread reconstruction and almost no filter.
 
 Sources of the resolution (NEMA NU 2, FWHM, 1 to 10 cm off axis): Discovery 600, bismuth germanate, 4.9 to 6.4 mm (De
 Ponti et al., Med Phys 2011;38:968); Discovery MI 4.1 to 6.0 mm, mCT 4.3 to 5.9 mm, Vereos 4.0 mm (Hsu et al., J Nucl
-Med 2017;58:1511, and its table of others). In a patient positron range and motion come on top; modelling the point
-spread takes some of it away again. Filters, noise and voxels are plausible settings and claim no more.
+Med 2017;58:1511, and its table of others). In patients, positron range and motion add blur, and point-spread modelling
+removes some of it. Filters, noise and voxels are plausible settings without a source.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scanner:
-    """What a scanner's images are drawn from: ranges (low, high) are uniform.
+    """Parameters of a scanner's images; ranges (low, high) are uniform.
 
     Attributes:
         spacings_mm: in-plane spacing and slice thickness of its reconstructions.

@@ -1,8 +1,7 @@
-"""Solids in mm and how they are painted, with partial volume, onto a voxel grid.
+"""Solids in mm, and painting them onto a voxel grid with partial volume.
 
-Axes are (x, y, z) in patient RAS+ mm: x to the right, y to the front, z to the head. Every solid answers one
-question: how deep inside it (mm, positive inside) are the voxels of a box? Depth is a first-order estimate,
-exact for spheres and tubes.
+Axes are (x, y, z) in patient RAS+ mm: x to the right, y to the front, z to the head. Every solid gives the depth of the
+voxels of a box in mm, positive inside. Depth is a first-order estimate, exact for spheres and tubes.
 """
 
 from __future__ import annotations
@@ -35,9 +34,7 @@ class Grid:
 
     @property
     def edge_mm(self) -> float:
-        """Width over which a surface goes from outside to inside: the edge of the cube of a voxel's
-        volume.
-        """
+        """Width over which a surface goes from outside to inside: the edge of a cube with a voxel's volume."""
         return float(np.prod(self.spacing_mm) ** (1 / 3))
 
     @property
@@ -57,9 +54,7 @@ class Grid:
         return None if (high <= low).any() else tuple(slice(a, b) for a, b in zip(low, high, strict=True))  # type: ignore
 
     def axes_mm(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Coordinates of a box's voxel centres, shaped to broadcast: (nx, 1, 1), (1, ny, 1), (1, 1, nz),
-        float32.
-        """
+        """Coordinates of a box's voxel centres, shaped to broadcast: (nx, 1, 1), (1, ny, 1), (1, 1, nz), float32."""
         x, y, z = (
             (o + s * np.arange(b.start, b.stop)).astype(np.float32)
             for o, s, b in zip(self.origin_mm, self.spacing_mm, box, strict=True)
@@ -220,16 +215,16 @@ class Outline:
 class Part:
     """A solid of layered tissue: `layers` are (depth below the surface in mm, tissue), outermost first.
 
-    `breathes` is the share of the diaphragm's movement that the part follows; a part named in `organ` is told
-    apart from the rest in the organ map.
+    `breathes` is the fraction of the diaphragm's movement that the part follows. A part with an `organ` name has its
+    own number in the organ map.
     """
 
     solid: Solid
     layers: tuple[tuple[float, str], ...]
     organ: str = ""
     breathes: float = 0.0
-    uptake: float = 1.0  # this part's own factor on the patient's SUV of its tissue
-    rough_mm: float = 0.0  # how far the surface strays from the plain solid
+    uptake: float = 1.0  # factor of this part on the patient's SUV of its tissue
+    rough_mm: float = 0.0  # deviation of the surface from the plain solid
 
 
 def draw_waves(rng: np.random.Generator) -> np.ndarray:

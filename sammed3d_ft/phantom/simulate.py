@@ -1,4 +1,4 @@
-"""One PET/CT case from (seed, case): patient, lesions, scanner and truth."""
+"""One PET/CT case from (seed, case): patient, lesions, images and ground truth."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Phantom:
     """One case. Arrays are (x, y, z), RAS+; affines (4, 4) take voxel indices to world mm.
 
     `pet` float32 SUV; `label` uint8 (1 lesion), `instances` uint16 (lesion ids) and `organs` uint8
-    (`organ_names`) share its grid. `ct` is int16 HU on its own affine. `lesions` is the truth table;
-    `settings` says what was drawn (spacing, PSF, ...).
+    (`organ_names`) share its grid. `ct` is int16 HU with its own affine. `lesions` lists the simulated lesions;
+    `settings` holds the drawn parameters (spacing, PSF, ...).
     """
 
     id: str
@@ -67,7 +67,7 @@ class Phantom:
 
 
 def _stream(seed: int, case: int, purpose: int) -> np.random.Generator:
-    """Randomness of its own for each purpose: a patient stays the same man in any scanner and field."""
+    """A separate generator for each purpose, so that a patient is the same in every scanner and field."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, case, purpose])))
 
 
@@ -116,7 +116,7 @@ def _check(
 def _paint_ct(
     grid: Grid, patient: Patient, lesions: tuple[PhantomLesion, ...], rigid_mm: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """HU (int16), the patient displaced against the PET by `rigid_mm` and the difference in breath."""
+    """CT in HU (int16), displaced against the PET by `rigid_mm` and by the difference in breathing."""
 
     def displaced(breathes: float) -> np.ndarray:
         return rigid_mm + np.array([0.0, 0.0, breathes * patient.breath_mm])
@@ -156,15 +156,14 @@ def make_phantom(
     lesion_ml: float = VOLUME_MEDIAN_ML,
     outline: str = EXTENT,
 ) -> Phantom:
-    """Draw one case. The same arguments give the same arrays; cases do not depend on each other.
+    """Draw one case. The same arguments give the same arrays; cases are independent of each other.
 
-    Without `shape` and `spacing_mm` the voxels are those of the scanner (`SCANNERS`; 2 to 5.5 mm for the usual one)
-    over the whole field; with one of them the other follows from the field's size; with both, the grid is centred in
-    the field. `lesions` fixes their number (as far as there is room), `lesion_ml` is the median of their volumes.
-    `ct_grid` "pet" samples the CT at the PET's voxels, as nnU-Net needs; "own" at its own, finer ones. `outline` is
-    what label and instances show: each lesion's true extent, or, as "41%", its isocontour at this share of its
-    maximum. The patient is the same in every field, for all tracers and in all scanners; the lesions are drawn for the
-    field.
+    Without `shape` and `spacing_mm`, the voxels are those of the scanner (`SCANNERS`; 2 to 5.5 mm for the usual one)
+    over the whole field. With one of them, the other follows from the field's size; with both, the grid is centred in
+    the field. `lesions` sets the number of lesions (if there is enough space), `lesion_ml` their median volume.
+    `ct_grid` "pet" samples the CT at the PET's voxels, as nnU-Net requires; "own" uses its own, finer grid. `outline`
+    defines label and instances: the true extent, or an isocontour such as "41%". The patient is the same for every
+    field, tracer and scanner; lesions are drawn for the field.
 
     Not modelled: scatter, attenuation-dependent noise, breathing blur, edge overshoot. Raises InputError for arguments
     out of range.
@@ -176,14 +175,14 @@ def make_phantom(
     scanning = _stream(seed, case, 2)
     grid = _grid(FIELDS[field], patient, made_by, scanning, shape, spacing_mm)
     psf_mm = float(scanning.uniform(*made_by.psf_mm))
-    # narrower than a voxel it would not smooth
+    # a filter narrower than a voxel would not smooth
     filter_mm = max(float(scanning.uniform(*made_by.filter_mm)), 1.25 * max(grid.spacing_mm))
     liver_noise = float(scanning.uniform(*made_by.liver_noise))
     rigid_mm = np.clip(scanning.normal(0, 1.5, 3), -4, 4)
 
     size = np.asarray(grid.spacing_mm) * grid.shape
     low = np.asarray(grid.origin_mm) - np.asarray(grid.spacing_mm) / 2
-    border = np.minimum(12.0, size / 8)  # lesions' centres keep this far from the field's faces
+    border = np.minimum(12.0, size / 8)  # minimum distance of lesion centres from the field's faces
     drawing = _stream(seed, case, 3)
     count = draw_count(drawing, field == "whole-body")
     found = draw_lesions(

@@ -1,4 +1,4 @@
-"""The skeleton of the standing phantom, and where in it metastases sit.
+"""The skeleton of the phantom, and the sites of bone metastases.
 
 A man of about 175 cm. Origin: midline, middle of the trunk, upper edge of the pubic symphysis; mm, x right, y
 front, z up.
@@ -40,9 +40,7 @@ RIBS = (
 
 @dataclass(frozen=True)
 class Site:
-    """Where lesions may sit: along `points` (mm), up to `radius_mm` off it; a lesion thicker than that grows
-    along it.
-    """
+    """A lesion site: along `points` (mm), up to `radius_mm` away; a thicker lesion is stretched along it."""
 
     region: str
     points: np.ndarray
@@ -67,9 +65,7 @@ def both_sides(points: list[Point]) -> list[list[Point]]:
 
 
 def spine() -> tuple[list[Part], list[Site], dict[str, float]]:
-    """Vertebral bodies with discs, canal, arches and spinous processes; also the height of each thoracic body
-    by name.
-    """
+    """Vertebral bodies with discs, canal, arches and spinous processes; and the height of each thoracic body."""
     parts: list[Part] = []
     sites: list[Site] = []
     heights: dict[str, float] = {}

@@ -1,5 +1,4 @@
-"""What each tissue looks like: its HU on CT and its SUV on PET, for two PSMA ligands and for FDG, with the variation
-between patients.
+"""HU and SUV of each tissue, for two PSMA tracers and FDG, with the variation between patients.
 
 Sources of the uptake (SUV by body weight)
 - PSMA, 18F-DCFPyL, 65 scans, mean of organ SUVmean with SD between scans: kidney 20.1 and 19.4 (4.6), parotid
@@ -9,15 +8,15 @@ Sources of the uptake (SUV by body weight)
   colon 10.6 (9.2) in 65 %, thyroid 4.5 in 22 %. "Evaluation of practical interpretation hurdles in 68Ga-PSMA
   PET/CT in 55 patients", Clin Nucl Med 2017;42(7).
 - PSMA-1007, 1086 patients, median SUVmean (interquartile range): kidney 13.1 (4.6), liver 11.8 (4.4), parotid 18.6
-  (6.8), spleen 11.3 (5.8). Trägårdh et al., Clin Physiol Funct Imaging 2025, doi 10.1111/cpf.70016. It leaves through
-  the liver: bile is bright and urine is not (Dang et al., Front Med 2023;10:1238333); lesions are as bright as with
-  PSMA-11 (Hoberück et al., EJNMMI Res 2021;11:109). Everything else is taken from the column PSMA.
+  (6.8), spleen 11.3 (5.8). Trägårdh et al., Clin Physiol Funct Imaging 2025, doi 10.1111/cpf.70016. Excretion is
+  hepatobiliary: bile is bright and urine is not (Dang et al., Front Med 2023;10:1238333); lesion uptake is as with
+  PSMA-11 (Hoberück et al., EJNMMI Res 2021;11:109). All other values are those of the column PSMA.
 - FDG: cerebellum 8.0 (2.2), Wang et al., Mol Imaging Biol 2007;9:83; liver SUVmean 1.88 (0.41), 343 patients,
   Liu et al., Iran J Radiol 2019;16(2):e84881. Myocardium and urine vary the most, with diet and with filling.
 Small organs are blurred by the scanner: a published SUVmean of a lacrimal or salivary gland is lower than its
 true concentration. The values below are true concentrations, chosen so that the *measured* mean agrees with
-the source (`MEASURED_SUV`, held by a test). What has no source above (muscle, fat, lung, blood, bowel
-contents, ...) is a plausible background and claims no more.
+the source (`MEASURED_SUV`, checked by a test). Tissues without a source above (muscle, fat, lung, blood, bowel
+contents, ...) have plausible background values.
 
 HU are the usual unenhanced values (fat -100, water 0, muscle 50, liver 55, spleen 48, kidney 32, lung -800,
 trabecular bone 150 to 250, cortical bone 900).
@@ -127,7 +126,7 @@ def draw_suv(rng: np.random.Generator, tracer: str) -> dict[str, float]:
     for (
         name,
         tissue,
-    ) in TISSUES.items():  # one draw per tissue, needed or not: a patient's values never depend on the tracer
+    ) in TISSUES.items():  # one draw per tissue, used or not, so that the draws do not depend on the tracer
         mean, variation = tissue.fdg if tracer == "fdg" else tissue.psma
         if tracer == "psma-1007":
             mean, variation = PSMA_1007.get(name, (mean, variation))

@@ -1,4 +1,4 @@
-"""The autoPET IV protocol with a promptable model: a first mask by itself, then ten pairs of clicks."""
+"""The autoPET IV protocol with a promptable model: a first mask without clicks, then ten pairs of clicks."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ def autopet_steps(
 ) -> Iterator[np.ndarray]:
     """The masks of the protocol's 11 steps, (X, Y, Z) bool, canonical; each is a new array.
 
-    Step 0 has no clicks: the model is clicked at every local PET maximum that `proposals_from_pet` finds at its default
-    settings. Each further step adds the protocol's next foreground and its next background click
-    (`prompts.autopet.autopet_clicks`), which are fixed beforehand and do not depend on the masks. The protocol does not
-    say which lesion a click belongs to; here:
+    Step 0 has no user clicks: the model is clicked at every local PET maximum that `proposals_from_pet` finds with
+    default settings. Each further step adds the next foreground and the next background click of the protocol
+    (`prompts.autopet.autopet_clicks`), which are fixed in advance and do not depend on the masks. The protocol does not
+    define to which lesion a click belongs. Here:
 
-    - A foreground click inside the mask of a lesion corrects that lesion (the first one, where masks overlap); any
-      other begins a new lesion, which is also given the background clicks so far.
-    - A background click goes to every lesion whose region holds it. A lesion that nobody but a proposal has clicked is
-      given up when a background click falls inside its mask.
+    - A foreground click inside the mask of a lesion corrects that lesion (the first one if masks overlap). Any other
+      starts a new lesion, which also gets the background clicks so far.
+    - A background click applies to every lesion whose region contains it. A lesion that only has a proposal's click is
+      removed if a background click falls inside its mask.
 
     Args:
-        model: used from scratch; its image is replaced.
-        images: by modality, as far as the model sees them.
-        label: truth; only the clicks are taken from it.
-        pet: in SUV, on the label's grid; for proposals and background clicks.
-        seed: of the clicks; the challenge's is 42.
+        model: the method; its image and lesions are replaced.
+        images: the model's input images by modality.
+        label: ground truth, used only to simulate the clicks.
+        pet: PET in SUV on the label's grid, for proposals and background clicks.
+        seed: seed of the clicks; the challenge uses 42.
 
     Raises:
         InputError: a PET on another grid than the label.
@@ -46,7 +46,7 @@ def autopet_steps(
         scan.begin(np.array(proposal.coords_vox, np.float64), confirmed=False)
     yield scan.mask()
 
-    # In the file's own axis order, which the protocol's draws depend on.
+    # In the file's own axis order, on which the protocol's random draws depend.
     stored_mask, stored_pet = (label.source.from_canonical(volume.array) for volume in (label, pet))
     clicks = autopet_clicks(stored_mask, stored_pet, seed=seed)
     positions = label.from_source_vox(clicks.coords_vox)
@@ -60,7 +60,7 @@ def autopet_steps(
 
 
 class _Scan:
-    """The lesions of one scan while it is clicked."""
+    """The lesions of one scan during the protocol."""
 
     def __init__(self, model: Clickable, shape: tuple[int, ...]) -> None:
         self._model, self._shape = model, shape

@@ -1,4 +1,4 @@
-"""A scan with a file of clicks, a mask to start from, or both: read, checked, and grouped by lesion."""
+"""Reads a scan with a click file, a start mask, or both, and groups the clicks by lesion."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ from sammed3d_ft.prompted.start_lesions import StartLesions
 
 @dataclass
 class ClickedLesion:
-    """The clicks of one lesion, in the file's order; none for a lesion of the starting mask that stays as it is."""
+    """The clicks of one lesion, in the file's order; no clicks for an unchanged lesion of the start mask."""
 
     number: int
-    """In the instance image and the table, from 1."""
+    """Number in the instance map and the table, from 1."""
     name: int | str | None
-    """What the click file calls it."""
+    """The lesion's id in the click file."""
     positions_vox: list[np.ndarray] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     start: int | None = None
-    """The lesion of `StartLesions` that it starts from."""
+    """Index (from 1) of the lesion of `StartLesions` that it starts from."""
 
 
 def group_clicks(
     clicks: Sequence[Click], coords_vox: np.ndarray, source: Path, start: StartLesions | None = None
 ) -> tuple[list[ClickedLesion], list[np.ndarray]]:
-    """The lesions of a click file, in the order of their first clicks, and the clicks that belong to all.
+    """Group clicks into lesions, in the order of their first clicks; also return the clicks that apply to all lesions.
 
-    A lesion whose id is a whole number from 1 to 2147483647 keeps it; other ids, and foreground clicks without one
-    (each is a lesion of its own), get the lowest free numbers. Background clicks without an id belong to all lesions.
+    A lesion whose id is a whole number from 1 to 2147483647 keeps it. Lesions with other ids get the lowest free
+    numbers, and so does each foreground click without an id, which is a separate lesion. Background clicks without an
+    id apply to all lesions.
 
-    With a mask to start from, a click without an id that lies in one of its lesions refines that lesion, and so
-    does one whose id is the lesion's number in an instance map. A lesion with another id starts from the one that
-    its first click lies in, if any. Lesions of the mask that no click refines come last, without clicks.
+    With a start mask, a click refines the lesion of the mask in which it lies, if it has no id, or the one whose number
+    in the instance map is its id. A lesion with another id starts from the lesion of the mask in which its first click
+    lies, if any. Lesions of the mask without clicks come last.
 
     Args:
-        clicks: the clicks; at least one, unless there is a mask.
-        coords_vox: (N, 3) of the clicks, canonical voxels.
-        source: the click file, for messages.
-        start: the lesions of a mask.
+        clicks: the clicks; at least one, unless there is a start mask.
+        coords_vox: (N, 3) canonical voxels of the clicks.
+        source: the click file, for error messages.
+        start: the lesions of the start mask.
 
     Raises:
-        InputError: no foreground click at all and no mask; a lesion whose first click is background and that has
-            no mask to take it away from; or one that is a lesion of the mask by its id and another by its place.
+        InputError: no foreground click and no start mask; a lesion without a start mask whose first click is
+            background; a foreground click whose id and position belong to different lesions of the start mask.
     """
     whole = {click.lesion for click in clicks if isinstance(click.lesion, int)}
     taken = {number for number in whole if 1 <= number <= MOST_LESION_NUMBER}
@@ -63,7 +64,7 @@ def group_clicks(
     background: list[np.ndarray] = []
 
     def of_mask(which: int) -> ClickedLesion:
-        """The lesion that is one of the mask's own, with its number where it has one."""
+        """The lesion for one of the start mask's lesions, with the mask's number if it has one."""
         if which not in by_start:
             number = next(free) if start is None or start.numbers is None else start.numbers[which - 1]
             by_start[which] = ClickedLesion(number, None, start=which)
@@ -79,8 +80,8 @@ def group_clicks(
             if click.label == 1 and hit not in (None, named):
                 there = hit if start is None or start.numbers is None else start.numbers[hit - 1]
                 raise InputError(
-                    f"{source}: point {number} is foreground of lesion {name}, but lies in lesion {there} of the mask "
-                    "to start from; give it that number, or leave its id out"
+                    f"{source}: point {number} is a foreground click of lesion {name}, but lies in lesion {there} of "
+                    "the start mask; give it that lesion id, or none"
                 )
             lesion = by_name[name] = of_mask(named)
             lesion.name = name
@@ -91,7 +92,7 @@ def group_clicks(
             continue
         elif click.label == 0 and hit is None:
             raise InputError(
-                f"{source}: point {number} is the first of lesion {name!r} and background; "
+                f"{source}: point {number}, the first click of lesion {name!r}, is background; "
                 "start each lesion with a foreground click"
             )
         else:
@@ -107,32 +108,32 @@ def group_clicks(
             if which not in started:
                 of_mask(which)
     elif not lesions:
-        raise InputError(f"{source}: holds no foreground click; each lesion needs at least one")
+        raise InputError(f"{source}: contains no foreground click; each lesion needs at least one")
     return lesions, background
 
 
 @dataclass(frozen=True)
 class ClickedScan:
-    """What is to be segmented: an image, where it was clicked, and what to start from."""
+    """An image, its clicks, and its start mask."""
 
     image: Path
     volume: Volume
     lesions: list[ClickedLesion]
     background_vox: list[np.ndarray]
-    """Clicks that count for every lesion whose crop holds them, canonical voxels."""
+    """Background clicks, canonical voxels, that apply to every lesion whose crop contains them."""
     start: StartLesions | None
     files: dict[str, Path]
-    """What it was read from, by kind: image, clicks, start."""
+    """The files read, keyed by image, clicks, start."""
 
     @classmethod
     def read(cls, image: Path, clicks: Path | None, start: Path | None = None) -> ClickedScan:
-        """Reads them; without clicks the deepest point of each lesion of the mask is its click.
+        """Read the files; without clicks, each lesion of the start mask is clicked at its deepest point.
 
         Raises:
-            InputError: whatever is wrong with one of them, or if they do not belong together; neither clicks nor mask.
+            InputError: an invalid file, files that do not belong together, or neither clicks nor start mask.
         """
         if clicks is None and start is None:
-            raise InputError(f"{image}: nothing says where its lesions are; give --clicks, or a mask by --start")
+            raise InputError(f"{image}: no clicks and no start mask; give --clicks or --start")
         volume = read_image(image)
         lesions_of_mask = None if start is None else StartLesions.read(start, image, volume)
         points: list[Click] = []

@@ -23,21 +23,26 @@ from sammed3d_ft.training.config import (
 
 
 class DataConfig(CasesConfig):
-    """Which cases, modalities and targets."""
+    """Cases, modalities and targets."""
 
     targets: Literal["each", "all"] = "each"
-    clip: dict[str, tuple[float, float]] = Field(default_factory=dict)
-    repeats: int = Field(1, ge=1)  # how often an epoch shows each lesion; each time drawn anew
-    shapes: int = Field(0, ge=0)  # generic promptable shapes per epoch, beside the lesions: for pre-training
+    clip: dict[str, tuple[float, float] | Literal["none"]] = Field(default_factory=dict)
+    repeats: int = Field(1, ge=1)  # samples per lesion and epoch, each drawn separately
+    shapes: int = Field(0, ge=0)  # generic shapes per epoch in addition to the lesions, for pre-training
 
 
 class ModelConfig(Section):
-    """Architecture, base weights (a file, "mini", or "random") and crop spacing; none of them is assumed."""
+    """Architecture, base weights (a file, a name such as "mini", or "random") and crop spacing.
+
+    Variant and weights have no default.
+    """
 
     variant: str
     weights: str
     spacing_mm: float | None = Field(None, gt=0)
-    zoom: bool = True  # look closer at small lesions, and farther around large ones, in training and validation
+    zoom: bool = (
+        True  # auto-zoom: finer crops for small lesions, coarser ones for large lesions, in training and validation
+    )
 
     @model_validator(mode="after")
     def _known(self) -> ModelConfig:
@@ -47,15 +52,15 @@ class ModelConfig(Section):
 
 
 class ClickConfig(Section):
-    """How clicks, and what is there before the first, are simulated in training."""
+    """Simulation of clicks and initial masks in training."""
 
     first: str = "uniform"
     next: str = "error_mixed"
     rounds: int = Field(8, ge=1, le=20)
     gradient_rounds: int | None = Field(2, ge=1)  # rounds with loss and gradient: the first and random later ones
     accumulate: bool = True
-    start_masks: float = Field(0.2, ge=0, le=1)  # share of samples that start from a mask: right, wrong or empty
-    ambiguous: float = Field(0.0, ge=0, le=1)  # share of samples whose target has another outline than the lesion
+    start_masks: float = Field(0.2, ge=0, le=1)  # fraction of samples that start from a mask: correct, wrong or empty
+    ambiguous: float = Field(0.0, ge=0, le=1)  # fraction of samples whose target has another outline than the lesion
 
     @model_validator(mode="after")
     def _known(self) -> ClickConfig:
@@ -69,7 +74,7 @@ class ClickConfig(Section):
 
 
 class TuneConfig(Section):
-    """Which parameters train."""
+    """Which parameters are trained."""
 
     method: Literal["decoder", "lora", "full"] = "decoder"
     lora_rank: int = Field(8, ge=1)
@@ -114,7 +119,7 @@ SELECTED_BY = (1, 5)
 
 
 class ValidateConfig(ScoringConfig):
-    """Validation on the scans' own grids by a simulated user, by the code of `predict`."""
+    """Validation with a simulated user on the scans' own grids, with the code of `predict`."""
 
     clicks: tuple[int, ...] = (1, 3, 5, 10)  # during training up to 5, by which the best is chosen; at its end all
 
@@ -128,7 +133,7 @@ class ValidateConfig(ScoringConfig):
 
 
 class PromptedConfig(Section):
-    """One fine-tuning of SAM-Med3D, which is prompted by clicks."""
+    """The config of one fine-tuning of SAM-Med3D."""
 
     run: RunConfig
     data: DataConfig
@@ -144,12 +149,8 @@ class PromptedConfig(Section):
     track: TrackConfig = TrackConfig()
 
     @property
-    def spacing_mm(self) -> float:
-        return self.model.spacing_mm or VARIANTS[self.model.variant].spacing_mm
-
-    @property
     def memory_savers(self) -> list[str]:
-        """Settings that need less memory, those with the smallest side effects first."""
+        """Settings that save memory, those with the smallest side effects first."""
         ways, rounds = self.optim.smaller_batch, self.clicks.rounds
         if rounds > 1:
             ways.append(f"clicks.rounds={rounds - 1} (now {rounds})")

@@ -1,4 +1,4 @@
-"""A lesion seen in one crop: encoded once, decoded click by click, and its logits on the scan's own voxels."""
+"""A lesion in one crop: encoded once, decoded click by click, with logits on the scan's own voxels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sammed3d_ft.prompted.preprocessing import prepare_crop
 
 
 class PromptableModel(Protocol):
-    """All that is asked of a network; `SAMMed3D` has it, and so may a stand-in."""
+    """The network interface that prediction needs, implemented by `SAMMed3D` and by stand-ins in tests."""
 
     @property
     def image_size(self) -> int: ...
@@ -43,7 +43,7 @@ class PlacedClick:
 
     Attributes:
         position_vox: (3,) float64, canonical voxels.
-        voxel: (3,) int64, the voxel it lies in; of the face between two the upper one.
+        voxel: (3,) int64, the voxel that contains it; on a face between two voxels, the upper one.
         label: 1 foreground, 0 background.
     """
 
@@ -53,21 +53,21 @@ class PlacedClick:
 
     @classmethod
     def at(cls, position_vox: np.ndarray, label: int, shape: tuple[int, ...]) -> PlacedClick:
-        """A click on or within the outer faces of a scan of this shape."""
+        """A click inside, or on an outer face of, a scan of this shape."""
         voxel = np.clip(np.floor(position_vox + 0.5).astype(np.int64), 0, np.array(shape) - 1)
         return cls(position_vox, voxel, label)
 
 
 @dataclass(frozen=True, eq=False)
 class StartMask:
-    """A lesion as somebody else has drawn it: ``region.shape`` bool in its bounding box, at least one voxel."""
+    """An existing mask of a lesion: ``region.shape`` bool in its bounding box, at least one voxel."""
 
     region: Region
     mask: np.ndarray
 
     @classmethod
     def of(cls, mask: np.ndarray, box: tuple[slice, slice, slice], corner_vox: Sequence[int] = (0, 0, 0)) -> StartMask:
-        """Of a mask within its bounding box in an array whose first voxel is ``corner_vox`` of the scan."""
+        """From a mask in its bounding box ``box`` of an array whose first voxel is ``corner_vox`` of the scan."""
         sides = list(zip(box, corner_vox, strict=True))
         region = Region.of([side.start + at for side, at in sides], [side.stop + at for side, at in sides])
         return cls(region, np.ascontiguousarray(mask))
@@ -84,15 +84,15 @@ class StartMask:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """What a crop's newest decoder pass gave, in each of its mirrorings; never changed, so that it can be kept."""
+    """Decoder output of a crop, for each mirrored version. Immutable, so that states can share it."""
 
     low: tuple[Tensor | None, ...]
-    """(1, 1, L, L, L) logits, fed back in the next pass; None before the first."""
+    """(1, 1, L, L, L) logits, fed back in the next pass; None before the first pass."""
     predicted_iou: float = math.nan
 
 
 def crops_at_once(device: torch.device) -> int:
-    """How many crops the encoder is given together: a single one leaves a GPU half idle, and a CPU not."""
+    """Batch size of the encoder: a single crop does not fill a GPU, but a CPU."""
     return 4 if device.type == "cuda" else 1
 
 
@@ -100,21 +100,21 @@ def encode_crops(model: PromptableModel, channels: Tensor, grids: Sequence[CropG
     """(1, D, g, g, g) embedding of each crop."""
     count, embeddings = crops_at_once(model.device), []
     for first in range(0, len(grids), count):
-        # Cut on the CPU, so that a crop is the same whatever the device.
+        # Read on the CPU, so that a crop does not depend on the device.
         crops = torch.stack([prepare_crop(channels, grid) for grid in grids[first : first + count]])
         embeddings += model.image_encoder(crops.to(model.device)).split(1)
     return embeddings
 
 
 class LesionCrop:
-    """A lesion in one crop, in one orientation or mirrored in several.
+    """A lesion in one crop, or in several mirrored versions of it.
 
     Args:
-        model: encodes the crop here, once for each grid, unless that was done.
+        model: the network; encodes each grid, unless ``embeddings`` are given.
         channels: (C, X, Y, Z) of the scan, see `preprocessing.channels`.
-        grids: the crop, or its mirrorings about its centre voxel: their mean counts.
-        start: what the decoder is given as the lesion's mask before its first click.
-        embeddings: of the grids, where they were encoded before.
+        grids: the crop, or its mirrored versions about the centre voxel, whose logits are averaged.
+        start: mask passed to the decoder as the previous mask of the first click.
+        embeddings: embeddings of the grids, if already computed.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class LesionCrop:
         self.model = model
         self.grids = tuple(grids)
         shape = (channels.shape[1], channels.shape[2], channels.shape[3])
-        # A crop has one voxel more on one side of its centre; what all mirrorings cover is symmetric.
+        # A crop has one voxel more on one side of its centre; the part that all mirrored versions cover is symmetric.
         regions = [covered_region(grid, shape) for grid in grids]
         first, last = np.max([r.start for r in regions], 0), np.min([r.stop for r in regions], 0)
         # A crop may be smaller than a voxel of the scan.
@@ -145,12 +145,12 @@ class LesionCrop:
         return self.region.holds(click.voxel)
 
     def decode(self, before: Decoded, clicks: Sequence[PlacedClick], accumulate: bool) -> Decoded:
-        """One pass of the decoder with these clicks, as far as they lie here; none when the newest does not.
+        """One decoder pass with the clicks inside this crop; returns ``before`` if the newest click is outside.
 
         Args:
-            before: what the last pass gave; `unclicked` at first.
-            clicks: all so far, the newest last.
-            accumulate: give all of them; False gives the newest alone.
+            before: output of the last pass; `unclicked` for the first.
+            clicks: all clicks so far, the newest last.
+            accumulate: use all of them; False uses only the newest.
         """
         if not self.holds(clicks[-1]):
             return before
@@ -169,7 +169,7 @@ class LesionCrop:
         return Decoded(tuple(low for low, _ in passes), float(np.mean([iou for _, iou in passes])))
 
     def logits(self, decoded: Decoded) -> np.ndarray:
-        """``region.shape`` float32, the mean of the mirrorings."""
+        """``region.shape`` float32, the mean over the mirrored versions."""
         total: Tensor | None = None
         for grid, low in zip(self.grids, decoded.low, strict=True):
             assert low is not None
@@ -193,10 +193,10 @@ class LesionCrop:
 
 
 def shares(crops: Sequence[LesionCrop], mask: np.ndarray) -> np.ndarray:
-    """(number of crops,) float64, how many of a mask's voxels each crop decides by the weights of `merged_logits`.
+    """(number of crops,) float64: how many of a mask's voxels each crop decides, by the weights of `merged_logits`.
 
     Args:
-        crops: finest first.
+        crops: the crops, finest first.
         mask: ``crops[-1].region.shape`` bool.
     """
     outer, box = crops[-1].region, bounding_box(mask)
@@ -213,7 +213,7 @@ def shares(crops: Sequence[LesionCrop], mask: np.ndarray) -> np.ndarray:
 
 
 def merged_logits(crops: Sequence[LesionCrop], logits: Sequence[np.ndarray]) -> np.ndarray:
-    """``crops[-1].region.shape``: each crop inside the next, coarser one, giving way softly towards its border."""
+    """Merge crops (finest first) into ``crops[-1].region.shape``; each is blended into the next, coarser one."""
     outer, merged = crops[-1].region, logits[-1]
     if len(crops) > 1:
         merged = merged.copy()
@@ -224,7 +224,7 @@ def merged_logits(crops: Sequence[LesionCrop], logits: Sequence[np.ndarray]) -> 
 
 
 def reaches_beyond(region: Region, mask: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether a mask (``region.shape`` bool) touches a face of its region beyond which the scan goes on."""
+    """Whether a mask (``region.shape`` bool) touches a face of its region that is not a face of the scan."""
     for axis, size in enumerate(shape):
         within = region.slices[axis]
         for inside_scan, face in ((within.start > 0, 0), (within.stop < size, -1)):
@@ -235,7 +235,7 @@ def reaches_beyond(region: Region, mask: np.ndarray, shape: tuple[int, ...]) -> 
 
 @contextmanager
 def evaluating(model: PromptableModel) -> Iterator[None]:
-    """Evaluation mode for a while: a predictor may share its model with a training loop."""
+    """Temporarily switch to evaluation mode, because a predictor may share its model with a training loop."""
     modules = model.modules() if isinstance(model, nn.Module) else ()
     training = [module for module in modules if module.training]
     for module in training:

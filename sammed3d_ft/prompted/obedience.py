@@ -1,9 +1,11 @@
-"""Obedience: what clicks say holds in the logits of their lesion, whatever the network made of them.
+"""Enforces clicks in a lesion's logits, whatever the network predicted.
 
-1. A click that the network's mask contradicts turns its voxel and the connected ones within 6 mm that are nearer to it
-   than the border of the mask (a user clicks the middle of an error, which ends about there) and than opposite clicks.
-2. What a foreground click takes in must be more like it than like any background click or its surroundings.
-3. What then hangs together with no foreground click is not part of the lesion.
+1. If the network's mask contradicts a click, the click's voxel and the connected voxels within 6 mm are relabelled,
+   provided they are nearer to the click than the border of the mask is (users click the middle of an error, so it ends
+   about there), and nearer to it than to any click with the opposite label.
+2. A foreground click adds only voxels whose value is closer to its own than to that of any background click or of its
+   surroundings.
+3. Components without a foreground click are then removed from the lesion.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ from prompts.depth import bounding_box
 from sammed3d_ft.images.crops import Region
 from sammed3d_ft.prompted.lesion_crops import PlacedClick
 
-# How far a click reaches at most. Where the network found nothing, nothing else bounds it.
+# Maximum reach of a click. Where the network found nothing, this is the only limit.
 _REACH_MM = 6.0
-# Logits of voxels that clicks have turned: a probability of 0.88 or 0.12, whatever the network's was.
+# Logits of relabelled voxels: a probability of 0.88 or 0.12, whatever the network predicted.
 _TURNED = 2.0
-# What a foreground click's value is compared with besides: this percentile of the values about it outside the mask.
+# The surroundings of a foreground click: this percentile of the values around it outside the mask.
 _SURROUNDINGS = 10
 
 Voxel = tuple[int, int, int]
@@ -30,14 +32,16 @@ Voxel = tuple[int, int, int]
 def obeyed(
     logits: np.ndarray, region: Region, clicks: Sequence[PlacedClick], image: np.ndarray, spacing_mm: np.ndarray
 ) -> np.ndarray:
-    """A lesion's logits that obey its clicks: the mask (> 0) holds every foreground click's voxel, no background
-    click's, and no component (18-connected) without a foreground click. Logits that do so already come back as given.
+    """Return a lesion's logits with its clicks enforced.
+
+    The mask (> 0) then contains the voxel of every foreground click and of no background click, and no 18-connected
+    component without a foreground click. Logits that already satisfy this are returned unchanged.
 
     Args:
-        logits: ``region.shape`` float32; not changed.
-        region: the part of the scan they are known in; it holds all clicks.
-        clicks: of the lesion, the newest last; of several on one voxel the newest counts.
-        image: (X, Y, Z) of the scan, the values that resemblance is judged by.
+        logits: ``region.shape`` float32; not modified.
+        region: the region of the logits; it contains all clicks.
+        clicks: the lesion's clicks, the newest last; of several on one voxel, the newest counts.
+        image: (X, Y, Z) of the scan; similarity is judged by its values.
         spacing_mm: (3,) of the scan.
     """
     labels: dict[Voxel, int] = {}
@@ -64,12 +68,12 @@ def obeyed(
 def _neighbourhood(
     voxel: Voxel, labels: Mapping[Voxel, int], mask: np.ndarray, image: np.ndarray, spacing_mm: np.ndarray
 ) -> tuple[tuple[slice, slice, slice], np.ndarray]:
-    """What a click that the mask contradicts takes along: a box of the region, and which of its voxels.
+    """The voxels to relabel around a click that the mask contradicts: a box of the region, and a bool mask in it.
 
     Args:
-        voxel: of the click.
-        labels: of all clicked voxels.
-        mask: (X, Y, Z) bool, the network's.
+        voxel: the clicked voxel.
+        labels: labels of all clicked voxels.
+        mask: (X, Y, Z) bool, the network's mask.
         image: (X, Y, Z).
     """
     reach_vox = np.ceil(_REACH_MM / spacing_mm).astype(int)
@@ -77,13 +81,13 @@ def _neighbourhood(
     box, here = (x, y, z), (voxel[0] - x.start, voxel[1] - y.start, voxel[2] - z.start)
     foreground = labels[voxel] == 1
     near, values, distance = mask[box], image[box], _distance_mm(voxel, box, mask.shape, spacing_mm)
-    right = distance[near == foreground]  # of the voxels that are already as the click says
+    right = distance[near == foreground]  # of voxels that already agree with the click
     radius = min(_REACH_MM, float(right.min(initial=np.inf)))
     opposite = [other for other, label in labels.items() if label != labels[voxel]]
     taken = distance < radius
     for other in opposite:
         taken &= distance < _distance_mm(other, box, mask.shape, spacing_mm)
-    if foreground:  # what a background click takes away ends with the mask; here the image must say where to end
+    if foreground:  # a background click is limited by the mask; a foreground click must be limited by the image
         unlike = [float(image[other]) for other in opposite]
         unlike.append(float(np.percentile(values[~near & (distance <= 2 * radius)], _SURROUNDINGS)))
         for value in unlike:
@@ -96,7 +100,7 @@ def _neighbourhood(
 def _distance_mm(
     voxel: Voxel, box: tuple[slice, slice, slice], shape: tuple[int, ...], spacing_mm: np.ndarray
 ) -> np.ndarray:
-    """From a voxel's centre to those of a box of an array of this shape."""
+    """Distances from a voxel's centre to the voxel centres of a box of an array of this shape."""
     x, y, z = (
         ((np.arange(*side.indices(size)) - v) * step) ** 2
         for side, size, v, step in zip(box, shape, voxel, spacing_mm, strict=True)
@@ -105,7 +109,7 @@ def _distance_mm(
 
 
 def with_a_click(mask: np.ndarray, foreground: Sequence[Voxel]) -> np.ndarray:
-    """The components of a mask (18-connected, as lesions are) that hold one of its voxels."""
+    """The 18-connected components of a mask that contain one of the ``foreground`` voxels."""
     left = np.zeros_like(mask)
     box = bounding_box(mask)
     if box is not None:

@@ -1,4 +1,4 @@
-"""The predictor: clicks on a scan become lesions on the scan's own voxels, with the encoder run once each."""
+"""The predictor: turns clicks on a scan into lesions on the scan's own voxels."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from sammed3d_ft.prompted.lesion_crops import (
 )
 from sammed3d_ft.prompted.prediction import LesionPrediction, highest_probability, instance_map, union_mask
 from sammed3d_ft.prompted.preprocessing import Preprocessing, channels
-from sammed3d_ft.prompted.pretrained import open_pretrained
+from sammed3d_ft.prompted.pretrained import click_mode, open_pretrained
 from sammed3d_ft.prompted.sites import Site, SiteDecoder
 
-# Clicks in mm come back to voxels through an affine that a file stores in float32. Rounded to this many
-# decimals of a voxel, one scan stored in two axis orders gives the same clicks, bit for bit.
+# Clicks in mm are converted to voxels with an affine that is stored in float32. They are rounded to this many decimals,
+# so that a scan stored in two axis orders gives the same clicks, bit for bit.
 _CLICK_DECIMALS = 3
 # Crops and steps are rounded to 1e-6 voxels (`crop_grid`); no scanner resolves a hundredth of this.
 _FINEST_MM = 0.01
-MOST_LESION_NUMBER = int(np.iinfo(np.int32).max)  # what an instance map holds
+MOST_LESION_NUMBER = int(np.iinfo(np.int32).max)  # the largest number that an instance map can hold
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class _LesionState:
-    """A lesion after some of its clicks. A click makes a new state, which remembers the one before for `undo`."""
+    """A lesion after some of its clicks. Each click creates a new state that keeps the previous one for `undo`."""
 
     start: StartMask | None = None
     sites: tuple[Site, ...] = ()
@@ -55,38 +55,34 @@ class _LesionState:
 class Predictor:
     """Interactive segmentation of the lesions of one scan at a time.
 
-    Each lesion is seen in a crop that is centred on its first click, as in training. The first click costs
-    one pass of the encoder for each crop; every click costs one of the decoder, which is given all clicks so far and
-    its own previous logits. Embeddings are kept until `set_image` or `reset`.
+    Each lesion has a crop centred on its first click, as in training. The encoder runs once per crop, the decoder at
+    every click, with all clicks so far and its own previous logits. Embeddings are kept until `set_image` or `reset`.
 
-    A lesion can start from a mask (`add_mask`), a CNN's for example, and is then corrected by clicks.
+    A lesion can start from a mask (`add_mask`), such as a CNN's, which clicks then correct.
 
-    After its first click the crop is zoomed: a lesion that is small in it is seen a second time in a crop of a quarter
-    or a half of the spacing about the same centre, where it takes at most half of the edge. One that reaches the crop's
-    border, then or after a later click, is seen in crops of twice and, if need be, four times the spacing. Where crops
-    overlap the finer one holds, and gives way softly to the coarser one towards its border.
+    Auto-zoom: after the first click, a lesion that is small in its crop gets a finer crop with the same centre, at 1/4
+    or 1/2 of the spacing, of whose edge it spans at most half. A lesion that reaches the crop's border, after the first
+    or a later click, gets coarser crops, at 2 and if needed 4 times the spacing. Where crops overlap, the finer one is
+    used, blended into the coarser one towards its border.
 
-    A foreground click outside all crops of its lesion opens a site of its own: crops about that click, zoomed in
-    the same way. Further clicks go to every site whose crop holds them, and the lesion's logits are the highest of
-    its sites'.
+    A foreground click outside all crops of its lesion opens another site: crops around that click, zoomed likewise.
+    Later clicks go to every site whose crop contains them. The lesion's logits are the maximum over its sites.
 
-    All positions are canonical voxel coordinates (``Volume.to_vox`` gives them for world mm): integers are
-    voxel centres, axes x, y, z point to Right, Anterior, Superior.
+    All positions are canonical voxel coordinates (``Volume.to_vox`` converts world mm): integers are voxel centres, and
+    the axes x, y, z point to Right, Anterior, Superior.
 
     Args:
-        model: `SAMMed3D`, or anything that acts like it.
-        preprocessing: what the model was trained with.
-        device: where to move the model; None leaves it where it is.
-        accumulate: give the decoder all clicks so far; False gives it the newest alone, for models that
-            were trained so.
-        zoom: look closer where a lesion is small in its crop, and further where it reaches the crop's border.
-        flips: see each crop in its eight mirrorings about the first click, clicks mirrored along, and take the mean
-            of their logits: eight times the work.
-        obey: what clicks say holds, whatever the network makes of them; see `obedience`. False shows the network's own
-            answer.
+        model: `SAMMed3D`, or another `PromptableModel`.
+        preprocessing: the preprocessing used in training.
+        device: device to move the model to; None leaves it where it is.
+        accumulate: pass all clicks so far to the decoder; False passes only the newest, for models trained that way.
+        zoom: use auto-zoom.
+        flips: test-time augmentation: average the logits over the eight mirrored versions of each crop (about its
+            centre, clicks included). Eight times the cost.
+        obey: enforce the clicks, see `obedience`; False returns the network's own prediction.
 
     Raises:
-        InputError: the model's input channels and the modalities differ in number.
+        InputError: the number of the model's input channels differs from the number of modalities.
     """
 
     def __init__(
@@ -112,6 +108,8 @@ class Predictor:
         self.zoom = zoom
         self.flips = flips
         self.obey = obey
+        self.preset: str | None = None
+        """Name of the published weights whose settings are used; set by `from_pretrained`."""
         self._volume: Volume | None = None
         self._channels = torch.empty(0)
         self._lesions: dict[int, _LesionState] = {}
@@ -127,87 +125,101 @@ class Predictor:
         flips: bool = False,
         spacing_mm: float | None = None,
         obey: bool = True,
+        accumulate: bool | None = None,
     ) -> Predictor:
-        """The predictor of a checkpoint.
+        """Load a predictor from a checkpoint.
 
         Args:
-            path: an export (its metadata say how to preprocess), a published checkpoint (PT at the spacing of
-                its variant), or the folder of a LoRA adapter.
-            device: None takes a CUDA device if there is one, else the CPU.
-            base: the weights an adapter was trained on.
-            flips, obey: as for the class.
-            spacing_mm: of the crops; None takes what the checkpoint was trained with. Finer crops show small lesions
-                larger, at the price of seeing less around them.
+            path: an export (its metadata define the preprocessing), a published checkpoint (by name or file;
+                see `open_pretrained`), the folder of a LoRA adapter, or ``hub:owner/name`` for an export or adapter on
+                the Hugging Face hub.
+            device: None selects CUDA if available, else the CPU.
+            base: the weights that an adapter was trained on.
+            flips, obey: see the class.
+            spacing_mm: crop spacing; None uses that of the training. Finer crops enlarge small lesions but show less of
+                their surroundings.
+            accumulate: see the class; None uses that of the training.
+
+        A ``spacing_mm`` or ``accumulate`` that differs from the training is used, with a warning in the log.
 
         Raises:
-            InputError: see `open_pretrained`; a device that is not there; a spacing below 0.01 mm.
+            InputError: see `open_pretrained`; an unavailable device; a spacing below 0.01 mm.
         """
-        chosen = usable_device(device)  # before the weights are read, which takes longer
+        chosen = usable_device(device)  # checked first, because reading the weights takes longer
         if spacing_mm is not None and not (_FINEST_MM <= spacing_mm < math.inf):
             raise InputError(f"crop spacing {spacing_mm:g} mm: expected a length of at least {_FINEST_MM:g} mm")
         found = open_pretrained(path, base)
         preprocessing = found.preprocessing
         if spacing_mm is not None:
+            if "preprocessing" in found.stated and spacing_mm != preprocessing.spacing_mm:
+                was = preprocessing.spacing_mm
+                _log.warning("%s was trained with crops at %g mm; used here at %g mm", path, was, spacing_mm)
             preprocessing = replace(preprocessing, spacing_mm=spacing_mm)
-        return cls(found.model, preprocessing, chosen, found.accumulate, flips=flips, obey=obey)
+        if accumulate is not None and "accumulate_clicks" in found.stated and accumulate != found.accumulate:
+            modes = click_mode(found.accumulate), click_mode(accumulate)
+            _log.warning("%s was trained with %s; used here with %s", path, *modes)
+        accumulate = found.accumulate if accumulate is None else accumulate
+        predictor = cls(found.model, preprocessing, chosen, accumulate, flips=flips, obey=obey)
+        predictor.preset = found.preset
+        return predictor
 
     def set_image(self, images: Mapping[str, Volume]) -> None:
-        """Takes the scan to segment, by modality (PT in SUV, CT in HU); forgets all lesions.
+        """Set the scan to segment, by modality (PT in SUV, CT in HU), and remove all lesions.
 
         Raises:
-            InputError: a modality the model needs is missing, or an array without its grid.
+            InputError: a required modality is missing, or an array without its grid.
         """
         given = images.values() if isinstance(images, Mapping) else [images]
         wrong = [type(image).__name__ for image in given if not isinstance(image, Volume)]
         if wrong or not isinstance(images, Mapping):
             raise InputError(
                 f"set_image got {wrong[0] if wrong else 'a Volume'}, expected images by modality, such as "
-                "{'PT': read_image('pet.nii.gz')} or {'PT': from_array(array, affine)}: alone, an array has no spacing"
+                "{'PT': read_image('pet.nii.gz')} or {'PT': from_array(array, affine)}: an array alone has no spacing"
             )
         self._channels = channels(images, self.preprocessing)
         self._volume = images[self.preprocessing.modalities[0]]
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all lesions and clicks; the scan stays."""
+        """Remove all lesions and clicks; keep the scan."""
         self._lesions = {}
         self._predictions = {}
         self._ahead = {}
 
     @property
     def volume(self) -> Volume:
-        """The scan whose grid everything is on; `InputError` before `set_image`."""
+        """The scan whose grid all results have; InputError before `set_image`."""
         if self._volume is None:
             raise InputError("no image yet: call set_image before clicking")
         return self._volume
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The images it must be given; the first one's grid is that of the case."""
+        """The required images; results are on the grid of the first."""
         return self.preprocessing.modalities
 
     @property
     def lesions(self) -> tuple[int, ...]:
-        """Numbers of the lesions there are, in the order of their first clicks or masks."""
+        """Numbers of the lesions, in the order of their first clicks or masks."""
         return tuple(self._lesions)
 
     def add_mask(
         self, mask: np.ndarray, lesion: int = 1, corner_vox: tuple[int, int, int] = (0, 0, 0)
     ) -> LesionPrediction:
-        """Starts a lesion from a mask; clicks then correct it. Without a click the mask stays as it is.
+        """Start a lesion from a mask that clicks can correct. Without clicks the mask is returned unchanged.
 
-        The decoder is given the mask in place of its own previous logits in the lesion's first round. The first
-        click need not lie in the mask, nor be foreground: of the clicks first given, the first foreground one inside
-        the mask goes before the others or, if there is none, a click on the mask's deepest point, away from the
-        background ones. Nothing of the mask is kept that the clicked lesion's crops do not cover.
+        In the lesion's first round, the decoder gets the mask instead of previous logits. The first click may be
+        background or lie outside the mask: the first foreground click inside the mask is used before the others. If
+        there is none, the predictor adds one at the mask's deepest point, away from background clicks. Parts of the
+        mask outside the lesion's crops are dropped at the first click.
 
         Args:
-            mask: (X, Y, Z), canonical; bool, or 0 for background. Of the scan's shape, or a part of it.
-            lesion: its number, from 1 to 2147483647; what it was before is forgotten.
-            corner_vox: where the mask's first voxel lies in the scan.
+            mask: (X, Y, Z), canonical; bool, or 0 for background. Of the scan's shape or smaller.
+            lesion: the lesion's number, from 1 to 2147483647; an existing lesion is replaced.
+            corner_vox: position of the mask's first voxel in the scan.
 
         Raises:
-            InputError: no image, a mask that does not fit into the scan, or an empty one.
+            InputError: no image, a mask that does not fit into the scan, or an empty mask.
         """
         _check_number(lesion)
         corner, shape = np.array(corner_vox), self.volume.array.shape
@@ -217,37 +229,37 @@ class Predictor:
             )
         box = bounding_box(mask != 0)
         if box is None:
-            raise InputError(f"lesion {lesion}: the mask to start from is empty")
+            raise InputError(f"lesion {lesion}: the start mask is empty")
         start = StartMask.of(mask[box] != 0, box, corner_vox)
         return self._keep(lesion, _LesionState(start), self._site_decoder())
 
     def add_click(self, position_vox: Any, label: int = 1, lesion: int = 1) -> LesionPrediction:
-        """One more click on a lesion, and what the lesion then looks like.
+        """Add a click to a lesion and return the lesion's new prediction.
 
-        A foreground click outside the lesion's crops opens a crop of its own. A background click there has nothing
-        to take away and is left out with a warning in the log.
+        A foreground click outside the lesion's crops opens another crop. A background click there is ignored, with a
+        warning in the log.
 
         Args:
             position_vox: (3,) canonical voxel coordinates.
-            label: 1 foreground, 0 background. A lesion's first click must be foreground, unless it has a mask.
-            lesion: its number, from 1 to 2147483647; a new number starts a new lesion.
+            label: 1 foreground, 0 background. A lesion's first click must be foreground, unless it has a start mask.
+            lesion: the lesion's number, from 1 to 2147483647; a new number starts a new lesion.
 
         Raises:
-            InputError: no image; a position outside of it; a first click in the background.
+            InputError: no image, a position outside the image, or a first click in the background.
         """
         return self.add_clicks([position_vox], [label], lesion)
 
     def add_clicks(self, positions_vox: Iterable[Any], labels: Iterable[int], lesion: int = 1) -> LesionPrediction:
-        """Several clicks on one lesion, as if given one after the other: one decoder pass each.
+        """Add several clicks to one lesion, in order, with one decoder pass each.
 
-        Nothing changes when one of them is refused.
+        If one of them is invalid, nothing changes.
 
         Args:
             positions_vox: (N, 3), N at least 1.
             labels: (N,).
 
         Raises:
-            InputError: as `add_click`; no clicks.
+            InputError: as `add_click`, or no clicks.
         """
         clicks = [
             PlacedClick.at(self._checked(position, label, lesion), int(label), self.volume.array.shape)
@@ -259,7 +271,7 @@ class Predictor:
         state = given = self._lesions.get(lesion, _LesionState())
         first_by_itself = False
         if not state.sites and state.start is not None:
-            # The crop must be that of the mask: about a click far away from it, nothing of the mask would be left.
+            # The crop must be on the mask: a crop around a distant click would contain nothing of it.
             inside = (n for n, click in enumerate(clicks) if click.label == 1 and state.start.holds(click))
             first = next(inside, None)
             first_by_itself = first is None
@@ -276,31 +288,32 @@ class Predictor:
                 sites = self._after_click(state, click, decoder)
                 if sites is None:
                     _log.warning(
-                        "lesion %d: the background click %s lies outside its crops, changes nothing and is left out",
+                        "lesion %d: the background click %s lies outside its crops and is ignored",
                         lesion,
                         self._place(click.position_vox),
                     )
                     continue
                 state = _LesionState(state.start, sites, (*state.clicks, click), before)
-                # A click that the mask was given by itself is taken back together with the user's first.
+                # A click that the predictor added to the mask is undone together with the user's first click.
                 before = before if number == 0 and first_by_itself else state
             return self._predictions[lesion] if state is given else self._keep(lesion, state, decoder)
 
     def undo(self, lesion: int) -> LesionPrediction | None:
-        """Takes back a lesion's newest click (the last of `LesionPrediction.clicks`), as if it had never been given.
+        """Undo a lesion's newest click (the last of `LesionPrediction.clicks`), bit for bit; the encoder is not run.
 
-        The encoder is not run. The click on a start mask's deepest point that the predictor gave by itself is taken
-        back together with the user's first.
+        A click that the predictor added at a start mask's deepest point is undone together with the user's first click.
 
         Returns:
-            The lesion without the click: the mask again where it started from one; None when it is gone.
+            The lesion without the click, or its start mask; None if nothing is left of it.
 
         Raises:
             InputError: no such lesion, or a mask without clicks.
         """
         state = self._state(lesion)
         if not state.clicks:
-            raise InputError(f"lesion {lesion}: it is a mask without clicks; `remove` takes it away altogether")
+            raise InputError(
+                f"lesion {lesion} is a mask without clicks, so there is nothing to undo; `remove` deletes it"
+            )
         if state.before is None:
             self.remove(lesion)
             return None
@@ -308,17 +321,17 @@ class Predictor:
             return self._keep(lesion, state.before, self._site_decoder())
 
     def remove(self, lesion: int) -> None:
-        """Forgets a lesion with all its clicks; `InputError` when there is none of this number."""
+        """Delete a lesion and its clicks; InputError if there is no lesion with this number."""
         self._state(lesion)
         del self._lesions[lesion], self._predictions[lesion]
 
     def encode_ahead(self, positions_vox: Iterable[Any]) -> None:
-        """Encodes the crops of lesions that will first be clicked at these positions, several at once.
+        """Encode the crops of lesions whose first clicks will be at these positions, several crops per batch.
 
-        Where that gains nothing, as on a CPU, nothing is done; the first clicks cost the same there.
+        Does nothing on a CPU, where batches gain nothing.
 
         Raises:
-            InputError: no image; a position outside of it.
+            InputError: no image, or a position outside it.
         """
         if crops_at_once(self.model.device) == 1:
             return
@@ -329,12 +342,12 @@ class Predictor:
         self._ahead = {grids: [next(embeddings) for _ in grids] for grids in crops}
 
     def crop_holds(self, position_vox: Any, lesion: int) -> bool:
-        """Whether a position lies in a crop of a lesion; never of a mask without clicks, which has none."""
+        """Whether a position lies in one of a lesion's crops; a mask without clicks has none."""
         voxel = np.floor(np.asarray(position_vox, np.float64) + 0.5)
         return any(site.region.holds(voxel) for site in self._state(lesion).sites)
 
     def lesion(self, lesion: int) -> LesionPrediction:
-        """The present prediction of a lesion; `InputError` when it was never clicked."""
+        """The current prediction of a lesion; InputError if there is no lesion with this number."""
         self._state(lesion)
         return self._predictions[lesion]
 
@@ -345,8 +358,7 @@ class Predictor:
     def instances(self) -> np.ndarray:
         """(X, Y, Z) int32, canonical: the lesion's number, 0 background.
 
-        Where lesions overlap, the one with the highest probability has the voxel (the lowest number, when
-        equal).
+        Where lesions overlap, the voxel belongs to the one with the highest probability (if equal, the lowest number).
         """
         return instance_map(self._predictions.values(), Region.of((0, 0, 0), self.volume.array.shape))
 
@@ -357,14 +369,14 @@ class Predictor:
     def _state(self, lesion: int) -> _LesionState:
         if lesion not in self._lesions:
             known = ", ".join(map(str, self._lesions)) or "none"
-            raise InputError(f"lesion {lesion} has no clicks yet; those that have: {known}")
+            raise InputError(f"there is no lesion {lesion}; existing lesions: {known}")
         return self._lesions[lesion]
 
     def _site_decoder(self) -> SiteDecoder:
         return self._decoders()()
 
     def _decoders(self) -> Callable[[], SiteDecoder]:
-        """Makes decoders of the present scan."""
+        """A function that creates a decoder for the current scan."""
         return partial(
             SiteDecoder,
             self.model,
@@ -378,31 +390,31 @@ class Predictor:
         )
 
     def _after_click(self, state: _LesionState, click: PlacedClick, decoder: SiteDecoder) -> tuple[Site, ...] | None:
-        """The lesion's sites after one more click; None when it is in the background and in no crop."""
+        """The lesion's sites after one more click; None for a background click outside all crops."""
         clicks = (*state.clicks, click)
         if any(site.holds(click) for site in state.sites):
             return tuple(decoder.clicked(site, clicks) if site.holds(click) else site for site in state.sites)
         if click.label == 0:
             return None
-        # The mask belongs to the first site; one that opens far away from it sees the lesion there as a new one.
+        # The start mask belongs to the first site; further sites segment the lesion without it.
         start = None if state.sites else state.start
         ahead = self._ahead.pop(decoder.grids(click.position_vox), None)
         return (*state.sites, decoder.opened(clicks, start, ahead))
 
     def _own_click(self, start: StartMask, clicks: list[PlacedClick]) -> PlacedClick:
-        """On the deepest point of a mask whose voxels with background clicks count as outside."""
+        """A click at the deepest point of a mask; voxels with background clicks count as outside the mask."""
         mask = start.mask.copy()
         for click in clicks:
             if click.label == 0 and start.holds(click):
                 mask[tuple(click.voxel - start.region.start)] = False
         deepest = deepest_point(mask, self.volume.spacing_mm)
         if deepest is None:
-            raise InputError("every voxel of the mask has a background click; nothing remains to start from")
+            raise InputError("every voxel of the start mask has a background click")
         position_vox = deepest[0] + np.array(start.region.start, np.float64)
         return PlacedClick.at(position_vox, 1, self.volume.array.shape)
 
     def _keep(self, lesion: int, state: _LesionState, decoder: SiteDecoder) -> LesionPrediction:
-        """Makes this the lesion's present state, and the prediction of it."""
+        """Store the lesion's new state and its prediction."""
         if not state.sites:
             start = state.start
             assert start is not None
@@ -411,24 +423,25 @@ class Predictor:
         else:
             region, logits, iou = decoder.lesion(state.sites, state.clicks)
             again = partial(_logits, self._decoders(), state)
-            prediction = LesionPrediction.of(lesion, region, logits, iou, tuple(map(_as_told, state.clicks)), again)
+            clicks = tuple(map(_position_and_label, state.clicks))
+            prediction = LesionPrediction.of(lesion, region, logits, iou, clicks, again)
         self._lesions[lesion], self._predictions[lesion] = state, prediction
         return prediction
 
     def _checked(self, position_vox: Any, label: int, lesion: int) -> np.ndarray:
-        """The position, rounded, after making sure that it can be a click on this scan."""
+        """The rounded position; InputError if it is not a valid click on this scan."""
         position = np.asarray(position_vox, np.float64)
         if position.shape != (3,) or not np.isfinite(position).all():
-            raise InputError(f"lesion {lesion}: a click is three finite voxel coordinates, got {position_vox}")
+            raise InputError(f"lesion {lesion}: expected three finite voxel coordinates, got {position_vox}")
         if label not in (0, 1):
-            raise InputError(f"lesion {lesion}: a click's label is 1 (foreground) or 0, got {label!r}")
+            raise InputError(f"lesion {lesion}: expected label 1 (foreground) or 0 (background), got {label!r}")
         position = np.round(position, _CLICK_DECIMALS) + 0.0  # no negative zero
         shape = self.volume.array.shape
         if (position < -0.5).any() or (position > np.asarray(shape) - 0.5).any():
             allowed = ", ".join(f"0..{n - 1}" for n in shape)
             raise InputError(
-                f"lesion {lesion}: the click {self._place(position)} lies outside the image, whose voxels "
-                f"run over ({allowed}) in RAS+ order; check that the clicks belong to this image"
+                f"lesion {lesion}: the click {self._place(position)} lies outside the image (RAS+ voxel indices "
+                f"{allowed}); check that the clicks belong to this image"
             )
         return position
 
@@ -438,21 +451,21 @@ class Predictor:
         return f"at RAS+ voxel ({vox}), RAS ({mm}) mm,"
 
     def _precision(self) -> torch.autocast:
-        """Full precision, also where a caller trains in mixed precision."""
+        """Full precision, even if the caller trains in mixed precision."""
         return torch.autocast(self.model.device.type, enabled=False)
 
 
 def _check_number(lesion: int) -> None:
     if not isinstance(lesion, int | np.integer) or not 1 <= lesion <= MOST_LESION_NUMBER:
-        raise InputError(f"lesion {lesion!r}: lesions are numbered from 1 to {MOST_LESION_NUMBER}")
+        raise InputError(f"lesion {lesion!r}: expected a lesion number from 1 to {MOST_LESION_NUMBER}")
 
 
 @torch.inference_mode()
 def _logits(decoders: Callable[[], SiteDecoder], state: _LesionState) -> np.ndarray:
-    """A lesion's logits on its region, from what the decoder gave; a new decoder, because it keeps what it makes."""
+    """Recompute a lesion's logits on its region, by a new `SiteDecoder`, because each caches what it computes."""
     return decoders().lesion(state.sites, state.clicks)[1]
 
 
-def _as_told(click: PlacedClick) -> tuple[tuple[float, float, float], int]:
+def _position_and_label(click: PlacedClick) -> tuple[tuple[float, float, float], int]:
     x, y, z = (float(c) for c in click.position_vox)
     return (x, y, z), click.label

@@ -25,23 +25,27 @@ class Preprocessing:
     Attributes:
         modalities: the input channels in order. The grid of the first one is the grid of the case.
         spacing_mm: isotropic spacing of the crop.
-        clip: clipping limits by modality, PT in SUV and CT in HU; missing modalities get the default range.
+        clip: clipping limits by modality, PT in SUV and CT in HU; missing modalities get the default range, and None
+            leaves the values as they are.
     """
 
     modalities: tuple[str, ...] = ("PT",)
     spacing_mm: float = 1.5
-    clip: dict[str, tuple[float, float]] = field(default_factory=dict)
+    clip: dict[str, tuple[float, float] | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.modalities or len(set(self.modalities)) != len(self.modalities):
             raise InputError(f"modalities {list(self.modalities)}: expected distinct modalities, such as PT, CT")
         if not (np.isfinite(self.spacing_mm) and self.spacing_mm > 0):
             raise InputError(f"crop spacing {self.spacing_mm} mm: expected a positive number")
-        limits: dict[str, tuple[float, float]] = {}
+        limits: dict[str, tuple[float, float] | None] = {}
         for modality in self.modalities:
+            if modality not in self.clip and modality not in CLIP_RANGES:
+                raise InputError(f"modality {modality!r} has no clipping range; use PT or CT, or set its range")
             given = self.clip.get(modality, CLIP_RANGES.get(modality))
             if given is None:
-                raise InputError(f"modality {modality!r} has no clipping range; use PT or CT, or set its range")
+                limits[modality] = None
+                continue
             low, high = float(given[0]), float(given[1])
             if not low < high:
                 raise InputError(f"clipping of {modality} to [{low:g}, {high:g}]: expected low < high")
@@ -50,6 +54,10 @@ class Preprocessing:
         if unused:
             raise InputError(f"clipping of {unused[0]!r}: not among the modalities {', '.join(self.modalities)}")
         object.__setattr__(self, "clip", limits)
+
+    def __str__(self) -> str:
+        clipped = (f"{name} {_range(self.clip[name])}" for name in self.modalities)
+        return f"{', '.join(clipped)}, crops at {self.spacing_mm:g} mm"
 
     def to_json(self) -> str:
         """One line of JSON, identical for equal settings."""
@@ -63,7 +71,7 @@ class Preprocessing:
             content: dict[str, Any] = json.loads(text)
             if content.keys() != {"modalities", "spacing_mm", "clip"}:
                 raise ValueError(f"has {sorted(content)}")
-            limits = {name: (float(low), float(high)) for name, (low, high) in content["clip"].items()}
+            limits = {name: None if given is None else _pair(*given) for name, given in content["clip"].items()}
             return cls(tuple(content["modalities"]), float(content["spacing_mm"]), limits)
         except InputError:
             raise
@@ -71,6 +79,14 @@ class Preprocessing:
             raise InputError(
                 f"preprocessing of an export: expected modalities, spacing_mm and clip as JSON ({error})"
             ) from error
+
+
+def _pair(low: Any, high: Any) -> tuple[float, float]:
+    return float(low), float(high)
+
+
+def _range(limits: tuple[float, float] | None) -> str:
+    return "not clipped" if limits is None else f"clipped to [{limits[0]:g}, {limits[1]:g}]"
 
 
 def channels(images: Mapping[str, Volume], preprocessing: Preprocessing, case: str = "") -> Tensor:

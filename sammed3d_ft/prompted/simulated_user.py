@@ -1,4 +1,4 @@
-"""A simulated user on the scan's own grid: clicks each lesion, sees the predicted mask, corrects it."""
+"""A simulated user, on the scan's own grid: clicks each lesion, then corrects the predicted mask."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from sammed3d_ft.images.images import Volume, grid_difference, read_image, read_
 
 
 class SegmentedLesion(Protocol):
-    """What a click gives back: the lesion as it is now, known inside a region of the volume."""
+    """The result of a click: the lesion's mask inside a region of the volume."""
 
     @property
     def region(self) -> Region: ...
     @property
     def mask(self) -> np.ndarray: ...  # region.shape, bool
     @property
-    def predicted_iou(self) -> float: ...  # NaN where nothing is predicted
+    def predicted_iou(self) -> float: ...  # NaN if the method predicts none
 
 
 class Clickable(Protocol):
-    """Whatever turns clicks into lesions: `Predictor`, a threshold rule, a 2D model slice by slice."""
+    """A method that turns clicks into lesions: `Predictor`, a threshold rule, or a 2D model slice by slice."""
 
     @property
-    def modalities(self) -> tuple[str, ...]: ...  # images it must be given; the first one's grid is the case's
-    def set_image(self, images: Mapping[str, Volume]) -> None: ...  # forgets all lesions
+    def modalities(self) -> tuple[str, ...]: ...  # required images; the case has the grid of the first
+    def set_image(self, images: Mapping[str, Volume]) -> None: ...  # removes all lesions
     def add_click(self, position_vox: Any, label: int = 1, lesion: int = 1) -> SegmentedLesion: ...
     def remove(self, lesion: int) -> None: ...  # forgets a lesion that was clicked
 
 
 @dataclass(frozen=True)
 class LesionScore:
-    """One lesion's Dice after k clicks."""
+    """Dice and predicted IoU of one lesion, by number of clicks."""
 
     lesion: int
     volume_ml: float
@@ -53,7 +53,7 @@ class LesionScore:
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One case's Dice after k clicks on each of its lesions; None where the label is empty."""
+    """Dice of one case, by number of clicks on each of its lesions; None if the label is empty."""
 
     case: str
     dice: dict[int, float] | None
@@ -72,21 +72,20 @@ def simulate_case(
     targets: str = "each",
     on_mask: Callable[[int, np.ndarray], None] | None = None,
 ) -> CaseScore:
-    """Dice after k clicks, on the grid of the images.
+    """Dice after k clicks per lesion, on the grid of the images.
 
-    The first click is the lesion's deepest point; each further one the deepest point of the error between
-    mask and truth, as far as the model's region reaches. A perfect mask gets no further click and keeps its
-    score. All is deterministic.
+    The first click is the lesion's deepest point. Each further click is the deepest point of the error inside the
+    region that the model predicted. A perfect mask gets no further click and keeps its score. Deterministic.
 
     Args:
-        model: used from scratch; its image is replaced.
-        images: by modality.
-        label: truth on the first modality's grid.
+        model: the method; its image and lesions are replaced.
+        images: images by modality.
+        label: ground truth on the first modality's grid.
         clicks_at: numbers of clicks per lesion at which to score.
-        case: the case's id.
-        connectivity: of lesions.
-        targets: "each" lesion clicked by itself, or "all" as one.
-        on_mask: is given k and the union of all lesions after k clicks on each, (X, Y, Z) bool, canonical.
+        case: case ID.
+        connectivity: connectivity of lesions.
+        targets: "each" clicks every lesion separately, "all" treats them as one.
+        on_mask: called with k and the union of all lesions after k clicks on each, (X, Y, Z) bool, canonical.
     """
     model.set_image(images)
     lesions, count = lesions_from_mask(label.array, connectivity)
@@ -150,7 +149,7 @@ def simulate_files(
     connectivity: int = 18,
     targets: str = "each",
 ) -> CaseScore:
-    """`simulate_case` of a manifest's case: its images, as far as the model sees them, and its label.
+    """`simulate_case` for a case of a manifest.
 
     Raises:
         InputError: see `read_case`.
@@ -160,17 +159,17 @@ def simulate_files(
 
 
 def read_case(case: Case, modalities: Sequence[str]) -> tuple[dict[str, Volume], Volume]:
-    """A case's images of some modalities and its label.
+    """Read a case's images of the given modalities and its label.
 
     Raises:
-        InputError: no label, a modality that is missing, a file that cannot be read, or a label on another
-            grid than the first modality.
+        InputError: no label, a missing modality, an unreadable file, or a label on another grid than the first
+            modality.
     """
     if case.label is None:
-        raise InputError(f"case {case.id}: scoring needs a label, the manifest names none")
+        raise InputError(f"case {case.id}: scoring needs a label, but the manifest has none")
     missing = [name for name in modalities if name not in case.images]
     if missing:
-        raise InputError(f"case {case.id}: the manifest names no {' and no '.join(missing)} image")
+        raise InputError(f"case {case.id}: the manifest has no {' and no '.join(missing)} image")
     images = {name: read_image(case.images[name], case=case.id) for name in modalities}
     label = read_label(case.label, case=case.id)
     if difference := grid_difference(label, images[modalities[0]]):

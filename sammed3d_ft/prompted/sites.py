@@ -1,4 +1,4 @@
-"""Sites: a lesion in the crops about one of its clicks, decoded click by click, and several of them as one lesion."""
+"""Sites: the crops around one click of a lesion, decoded click by click, and merged into one lesion."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from sammed3d_ft.prompted.lesion_crops import (
 from sammed3d_ft.prompted.obedience import obeyed, with_a_click
 
 _COARSEST = 4.0  # times the model's spacing: a crop of 192 mm becomes one of 0.77 m
-# What a finer crop has for previous logits at first: the lesion as the coarser crop shows it (True), or nothing. On
-# phantoms the former is better at one click (small lesions 0.71 against 0.65) and alike from three on.
+# The initial previous logits of a finer crop: the lesion as predicted in the coarser crop (True), or none. On phantoms
+# the former is better at one click (Dice of small lesions 0.71 against 0.65) and equal from three clicks on.
 _FINER_STARTS_FROM_COARSER = True
-# Where no crop of a lesion reaches: a probability of 0 in float32, and finite, so that sums of logits stay numbers.
+# Logit outside all crops of a lesion: a probability of 0 in float32, but finite, so that sums of logits are finite.
 NOWHERE = -100.0
 _AS_IT_LIES = ((False, False, False),)
 _MIRRORINGS = tuple((x, y, z) for x in (False, True) for y in (False, True) for z in (False, True))
@@ -35,14 +35,14 @@ _MIRRORINGS = tuple((x, y, z) for x in (False, True) for y in (False, True) for 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A lesion in the crops about one of its clicks, after some clicks; the crops are shared by later states.
+    """A lesion in the crops around one of its clicks, after some clicks. Immutable; later states share the crops.
 
     Attributes:
-        opened_by: which of the lesion's clicks it is centred on.
-        crops: finest first.
-        scales: of each crop's spacing, times the model's.
-        decoded: what the newest pass of the decoder gave in each.
-        start: the mask that the lesion started from, in its first site.
+        opened_by: index of the click on which the site is centred.
+        crops: the crops, finest first.
+        scales: spacing of each crop, as a multiple of the model's.
+        decoded: newest decoder output of each crop.
+        start: the lesion's start mask; only in its first site.
     """
 
     opened_by: int
@@ -56,24 +56,24 @@ class Site:
         return self.crops[-1].region
 
     def holds(self, click: PlacedClick) -> bool:
-        """Whether the click's voxel lies in its largest crop."""
+        """Whether the click's voxel lies in the site's largest crop."""
         return self.crops[-1].holds(click)
 
 
 class SiteDecoder:
-    """Opens sites on one scan, gives them clicks, and makes one lesion of them.
+    """Opens sites on one scan, applies clicks to them, and merges them into one lesion.
 
-    It keeps the logits of each site's newest state, which may be large: made anew for each call of the predictor.
+    It caches the logits of each site's newest state, which can be large; the predictor creates one for each call.
 
     Args:
         model: the network.
         channels: (C, X, Y, Z) of the scan, see `preprocessing.channels`.
-        volume: the scan whose grid everything is on, as it was before clipping.
-        crop_spacing_mm: of the crop that a site begins with.
-        accumulate: give the decoder all clicks so far, or the newest alone.
-        zoom: look closer where a lesion is small in its crop, and further where it reaches the crop's border.
-        flips: see each crop in its eight mirrorings.
-        obey: see `obedience.obeyed`.
+        volume: the scan before clipping, whose grid the results have.
+        crop_spacing_mm: spacing of a site's first crop.
+        accumulate: pass all clicks so far to the decoder, or only the newest.
+        zoom: use auto-zoom, see `Predictor`.
+        flips: average over the eight mirrored versions of each crop.
+        obey: enforce the clicks, see `obedience.obeyed`.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class SiteDecoder:
         self._site_obeyed: dict[Site, np.ndarray] = {}
 
     def grids(self, centre_vox: np.ndarray, scale: float = 1.0) -> tuple[CropGrid, ...]:
-        """The crop about a position at ``scale`` times the spacing, in each of its mirrorings."""
+        """The crop centred on a position at ``scale`` times the spacing, in each mirrored version."""
         spacing_mm = scale * self.crop_spacing_mm
         return tuple(
             crop_grid(centre_vox, self.volume.spacing_mm, spacing_mm, self.model.image_size, flips=flips)
@@ -109,12 +109,12 @@ class SiteDecoder:
         start: StartMask | None = None,
         embeddings: Sequence[Tensor] | None = None,
     ) -> Site:
-        """A site about the newest click, which is given that click and the earlier ones that its crop holds.
+        """A new site around the newest click, decoded with that click and the earlier ones inside its crop.
 
         Args:
-            clicks: all of the lesion so far.
-            start: what the decoder is given as the lesion's mask before its first click.
-            embeddings: of the crops, where they were encoded before.
+            clicks: all clicks of the lesion so far.
+            start: mask passed to the decoder as the previous mask of the first click.
+            embeddings: embeddings of the crops, if already computed.
         """
         opened_by = len(clicks) - 1
         crop = LesionCrop(self.model, self.channels, self.grids(clicks[-1].position_vox), start, embeddings)
@@ -122,7 +122,7 @@ class SiteDecoder:
         return self._zoomed_out(self._zoomed_in(site, clicks), clicks)
 
     def clicked(self, site: Site, clicks: Sequence[PlacedClick]) -> Site:
-        """The site after the newest of a lesion's clicks: a pass of the decoder in every crop that holds it."""
+        """The site after a lesion's newest click: one decoder pass in every crop that contains it."""
         self._forget(site)
         ordered = _own_first(clicks, site.opened_by)
         decoded = tuple(
@@ -131,7 +131,7 @@ class SiteDecoder:
         return self._zoomed_out(replace(site, decoded=decoded), clicks)
 
     def lesion(self, sites: Sequence[Site], clicks: Sequence[PlacedClick]) -> tuple[Region, np.ndarray, float]:
-        """The lesion that sites show after all of its clicks: its region, logits (``region.shape``), predicted IoU."""
+        """The lesion after all its clicks, merged from its sites: region, logits (``region.shape``), predicted IoU."""
         each = [self._logits(site) for site in sites]
         region, logits = lesion_logits(sites, each)
         shown = self._obeyed(sites[0], clicks) if len(sites) == 1 else self._obeying(region, logits, clicks)
@@ -149,7 +149,7 @@ class SiteDecoder:
         return self._site_logits[site]
 
     def _obeyed(self, site: Site, clicks: Sequence[PlacedClick]) -> np.ndarray:
-        """`_logits` that obey the clicks in the site; there must have been no further ones since it was made."""
+        """`_logits` with the clicks inside the site enforced; valid only if the site has had no click since."""
         if site not in self._site_obeyed:
             held = [click for click in clicks if site.holds(click)]
             self._site_obeyed[site] = self._obeying(site.region, self._logits(site), held)
@@ -167,10 +167,10 @@ class SiteDecoder:
         self._site_obeyed.pop(site, None)
 
     def _zoomed_in(self, site: Site, clicks: Sequence[PlacedClick]) -> Site:
-        """With a finer crop where the lesion is small in the first one: one further pass of the encoder, at most.
+        """Add a finer crop if the lesion is small in the first one.
 
-        Only when a site opens. A finer crop answers anew inside itself; later, that would undo what the user has
-        corrected there. A coarser one (`_zoomed_out`) adds only what lies outside of the others, at any time.
+        Only when a site opens: a finer crop replaces the prediction inside it, which would later undo the user's
+        corrections. A coarser crop (`_zoomed_out`) only adds what lies outside the others, and can come at any time.
         """
         if not self.zoom:
             return site
@@ -185,13 +185,13 @@ class SiteDecoder:
         return self._with_crop(site, scale, clicks, lesion if _FINER_STARTS_FROM_COARSER else site.start)
 
     def _zoomed_out(self, site: Site, clicks: Sequence[PlacedClick]) -> Site:
-        """With coarser crops, as long as the lesion leaves the coarsest."""
+        """Add coarser crops while the lesion extends beyond the coarsest one."""
         while self.zoom and site.scales[-1] < _COARSEST and self._leaves(site, clicks):
             site = self._with_crop(site, 2 * site.scales[-1], clicks, site.start)
         return site
 
     def _with_crop(self, site: Site, scale: float, clicks: Sequence[PlacedClick], start: StartMask | None) -> Site:
-        """With one more crop about the same centre, finer or coarser than all others, which is given all clicks."""
+        """Add a crop with the same centre, finer or coarser than all others, decoded with all clicks so far."""
         centre_vox = np.array(site.crops[0].grids[0].centre_vox)
         crop = LesionCrop(self.model, self.channels, self.grids(centre_vox, scale), start)
         decoded = self._from_the_first(crop, site.opened_by, clicks)
@@ -207,20 +207,20 @@ class SiteDecoder:
         )
 
     def _about(self, click: PlacedClick, site: Site, clicks: Sequence[PlacedClick]) -> StartMask | None:
-        """The component of the site's mask that a click lies in; None when it lies in none."""
+        """The component of the site's mask that contains a click; None if none does."""
         mask = self._obeyed(site, clicks) > 0
         x, y, z = (int(v) for v in click.voxel - np.array(site.region.start))
         part = with_a_click(mask, [(x, y, z)]) if mask[x, y, z] else np.zeros_like(mask)
         return None if (box := bounding_box(part)) is None else StartMask.of(part[box], box, site.region.start)
 
     def _leaves(self, site: Site, clicks: Sequence[PlacedClick]) -> bool:
-        """Whether the lesion, or the mask it started from, goes on beyond the coarsest crop."""
+        """Whether the lesion, or its start mask, extends beyond the coarsest crop."""
         if site.start is not None and not site.region.encloses(site.start.region):
             return True
         return reaches_beyond(site.region, self._obeyed(site, clicks) > 0, self.volume.array.shape)
 
     def _from_the_first(self, crop: LesionCrop, opened_by: int, clicks: Sequence[PlacedClick]) -> Decoded:
-        """A new crop after all clicks so far, one after the other."""
+        """Decoder output of a new crop after all clicks so far, applied in order."""
         ordered, decoded = _own_first(clicks, opened_by), crop.unclicked
         for count in range(1, len(ordered) + 1):
             decoded = crop.decode(decoded, ordered[:count], self.accumulate)
@@ -228,12 +228,12 @@ class SiteDecoder:
 
 
 def _own_first(clicks: Sequence[PlacedClick], opened_by: int) -> list[PlacedClick]:
-    """In training a crop's first click is the one that it is centred on."""
+    """The clicks with the site's own click first, because in training a crop is centred on its first click."""
     return [clicks[opened_by], *clicks[:opened_by], *clicks[opened_by + 1 :]]
 
 
 def lesion_logits(sites: Sequence[Site], logits: Sequence[np.ndarray]) -> tuple[Region, np.ndarray]:
-    """The highest of the sites' logits on the smallest region that holds all of them; `NOWHERE` between them."""
+    """The maximum of the sites' logits on the smallest region that contains all sites; `NOWHERE` between them."""
     if len(sites) == 1:
         return sites[0].region, logits[0]
     region = bounding_region([site.region for site in sites])
@@ -245,12 +245,14 @@ def lesion_logits(sites: Sequence[Site], logits: Sequence[np.ndarray]) -> tuple[
 
 
 def predicted_iou(sites: Sequence[Site], logits: Sequence[np.ndarray], region: Region, mask: np.ndarray) -> float:
-    """Of the lesion: the mean over its voxels of what the crops that decide them predict; of all crops, if empty.
+    """The lesion's predicted IoU: the crops' predictions, weighted by the number of lesion voxels that each decides.
+
+    If the mask is empty, the unweighted mean over all crops.
 
     Args:
-        sites: of the lesion.
-        logits: of each site; the site with the highest has a voxel, the first one of equals.
-        region: of the lesion.
+        sites: the lesion's sites.
+        logits: logits of each site; a voxel is decided by the site with the highest (if equal, the first).
+        region: the lesion's region.
         mask: ``region.shape`` bool.
     """
     values = [decoded.predicted_iou for site in sites for decoded in site.decoded]

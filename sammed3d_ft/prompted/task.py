@@ -33,13 +33,16 @@ from sammed3d_ft.model.adapters import (
     trainable_state,
 )
 from sammed3d_ft.model.build import seeded_model
-from sammed3d_ft.model.weights import load_weights, read_state_dict, save_safetensors
+from sammed3d_ft.model.published import PublishedWeights
+from sammed3d_ft.model.variants import VARIANTS
+from sammed3d_ft.model.weights import load_weights, origin, published_weights, read_state_dict, save_safetensors
 from sammed3d_ft.prompted.augment import AugmentationRanges
 from sammed3d_ft.prompted.config import SELECTED_BY, PromptedConfig
 from sammed3d_ft.prompted.embedding_cache import CachedSamples, EmbeddingCache
 from sammed3d_ft.prompted.lesion_store import LesionStore, open_store, prepare_case, stored_name
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.preprocessing import Preprocessing
+from sammed3d_ft.prompted.pretrained import click_mode, preset_preprocessing
 from sammed3d_ft.prompted.promptable_shapes import ShapeSamples
 from sammed3d_ft.prompted.samples import LesionSamples, SampleSettings
 from sammed3d_ft.prompted.simulated_user import CaseScore, simulate_files
@@ -72,7 +75,15 @@ class PromptedTask:
                 f"data.shapes {config.data.shapes}: generic shapes are PET-like and different in every epoch, so they "
                 f"require data.modalities [PT] and tune.method full or lora"
             )
-        self.preprocessing = Preprocessing(config.data.modalities, config.spacing_mm, dict(config.data.clip))
+        published = published_weights(config.model.weights)
+        preset = Preprocessing(config.data.modalities, VARIANTS[config.model.variant].spacing_mm)
+        if published is not None:
+            preset = preset_preprocessing(published, config.data.modalities)
+        limits = {name: None if given == "none" else given for name, given in config.data.clip.items()}
+        self.preprocessing = Preprocessing(
+            config.data.modalities, config.model.spacing_mm or preset.spacing_mm, {**preset.clip, **limits}
+        )
+        self._start = [] if published is None else self._preset_lines(published)
         self.model = seeded_model(config.model.variant, config.run.seed, in_channels=len(config.data.modalities))
         if config.model.weights == "random":
             self.base_hash = state_hash(self.model.state_dict())
@@ -92,7 +103,7 @@ class PromptedTask:
         self.samples = SampleSettings(
             crop_size=self.model.image_size,
             logits_size=self.model.variant.logits_size,
-            spacing_mm=config.spacing_mm,
+            spacing_mm=self.preprocessing.spacing_mm,
             first_click=config.clicks.first,
             ranges=AugmentationRanges(**config.augment.model_dump()),
             seed=config.run.seed,
@@ -109,8 +120,17 @@ class PromptedTask:
         return self.config.model.weights != "random"
 
     def lines(self) -> list[str]:
-        """Summary of the trainable parameters."""
-        return self.tuning.lines()
+        """Summary of the trainable parameters, and of published weights that training starts from."""
+        return [*self.tuning.lines(), *self._start]
+
+    def _preset_lines(self, published: PublishedWeights) -> list[str]:
+        """What the weights were trained with, and the settings of this run where they differ."""
+        modalities = tuple(name for name in self.preprocessing.modalities if name in published.clip)
+        preset = preset_preprocessing(published, modalities or tuple(published.clip))
+        trained = f"{preset}, {click_mode(published.accumulate)}"
+        here = f"{self.preprocessing}, {click_mode(self.config.clicks.accumulate)}"
+        lines = [f"base weights {published.name}, licence: {published.licence}", f"  trained with {trained}"]
+        return lines if here == trained else [*lines, f"  fine-tuned here with {here}"]
 
     def state(self) -> dict[str, Tensor]:
         """The trainable parameters; checkpoints do not repeat frozen weights."""
@@ -182,7 +202,7 @@ class PromptedTask:
         return len(self.store) * self.config.data.repeats + self.config.data.shapes
 
     def datasets(self) -> Callable[[int], Dataset[Any]]:
-        """Makes the training samples of an epoch."""
+        """A function that creates the training samples of an epoch."""
         assert self.store is not None
         if self.cache is not None:
             return partial(CachedSamples, self.cache, repeats=self.config.data.repeats)
@@ -292,6 +312,7 @@ class PromptedTask:
             "method": self.config.tune.method,
             "base_weights": self.config.model.weights,
             "base_hash": self.base_hash,
+            **origin(self.config.model.weights),
             "version": sammed3d_ft.__version__,
             **{key: str(value) for key, value in facts.items()},
         }

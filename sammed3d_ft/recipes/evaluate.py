@@ -5,7 +5,9 @@ An interrupted evaluation resumes where it stopped; under `accelerate launch` th
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
@@ -19,6 +21,8 @@ from sammed3d_ft.evaluation.cohort import CaseEvaluation, Foreground, evaluate_p
 from sammed3d_ft.evaluation.html_report import write_page
 from sammed3d_ft.evaluation.pairing import CasePaths, pair_files, pair_folders, pair_manifest
 from sammed3d_ft.evaluation.report import write_report
+from sammed3d_ft.images.outputs import record_beside
+from sammed3d_ft.prompted.pretrained import click_mode
 from sammed3d_ft.training.run_lock import locked_run
 
 
@@ -90,6 +94,7 @@ def run(
             "foreground": foreground,
             "instances": instances,
             "compat": list(compat),
+            "predicted_by": _predicted_by(pairs),
         }
         summary = write_report(evaluations, out if rank == 0 else None, configuration)
         if rank == 0:
@@ -110,6 +115,18 @@ def _pairs(pred: Path, gt: Path, pet: Path | None, split: str | None, probabilit
     if gt.is_file():
         return pair_files(pred, gt, pet, probability=probabilities)
     return pair_folders(pred, gt, pet, probability_dir=probabilities)
+
+
+def _predicted_by(pairs: Sequence[CasePaths]) -> list[str]:
+    """The prompted models and click modes that `predict` recorded beside the masks; empty for other masks."""
+    found: Counter[str] = Counter()
+    for pair in pairs:
+        try:
+            record = json.loads(record_beside(pair.pred, "predict").read_text(encoding="utf-8"))
+            found[f"{record['checkpoint']}, {click_mode(record['accumulate_clicks'])}"] += 1
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return [f"{model}: {count} of {len(pairs)} masks" for model, count in found.items()]
 
 
 def _gathered(mine: list[CaseEvaluation], pairs: Sequence[CasePaths]) -> list[CaseEvaluation]:

@@ -1,4 +1,4 @@
-"""Predict: one scan to a mask on its own grid and a table of its lesions, by clicks or by an automatic network."""
+"""Predict: segment one scan, by clicks or by an automatic network, and write the mask and the lesion table."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from sammed3d_ft.files import without_nan, write_csv, write_whole
 from sammed3d_ft.images.images import Volume, image_stem, read_image, write_float, write_mask
 from sammed3d_ft.images.outputs import check_image_names, check_places, record_beside
 from sammed3d_ft.lesions.table import TABLE_COLUMNS, lesion_table
+from sammed3d_ft.model.weights import origin
 from sammed3d_ft.prompted.clicked_scan import ClickedLesion, ClickedScan
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.provenance import MASK_PACKAGES, file_hashes, package_versions, state_hash
@@ -35,14 +36,14 @@ _log = logging.getLogger(__name__)
 
 CLICKED_COLUMNS = (
     *("lesion_id", "name", *TABLE_COLUMNS[1:]),
-    *("predicted_iou", "foreground_clicks", "background_clicks"),
+    *("predicted_iou", "foreground_clicks", "background_clicks", "accumulate_clicks"),
 )
-"""Of the CSV of lesions; a lesion in which nothing was found has empty cells."""
+"""Columns of the lesion table; a lesion with an empty mask has empty cells."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The lesions found on a scan; arrays are (X, Y, Z), canonical."""
+    """The lesions of a scan; arrays are (X, Y, Z), canonical."""
 
     mask: np.ndarray
     instances: np.ndarray
@@ -50,12 +51,12 @@ class Found:
     columns: Sequence[str]
     rows: list[dict[str, Any]]
     made: Literal["SEMIAUTOMATIC", "AUTOMATIC"]
-    """How, in DICOM's words."""
+    """How the mask was made, in DICOM's terms."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A predictor, and what the record of a prediction says of it."""
+    """A predictor, and the facts about it that are stored in the record of a prediction."""
 
     predictor: Predictor
     facts: dict[str, Any]
@@ -63,20 +64,20 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where the results of one scan go; None where one is not asked for."""
+    """The output files of one scan; None for a file that is not wanted."""
 
     mask: Path
-    """Of all lesions, on the grid of the image."""
+    """Mask of all lesions, on the grid of the image."""
     instances: Path | None = None
-    """Image of lesion numbers."""
+    """Instance map."""
     probability: Path | None = None
-    """Image of the highest lesion probability."""
+    """Map of the highest lesion probability."""
     table: Path | None = None
-    """CSV with a row per lesion."""
+    """CSV with one row per lesion."""
     figure: Path | None = None
-    """PNG of the scan's maximum-intensity projections with the mask; of PET only."""
+    """PNG of the PET's maximum-intensity projections with the mask."""
     seg: Path | None = None
-    """DICOM SEG with a segment per lesion, on the DICOM series that the image was imported from."""
+    """DICOM SEG with one segment per lesion, on the DICOM series from which the image was imported."""
 
     @property
     def record(self) -> Path:
@@ -100,40 +101,43 @@ def run(
     flips: bool = False,
     spacing_mm: float | None = None,
     obey: bool = True,
+    accumulate: bool | None = None,
     source: Path | None = None,
     series: str | None = None,
 ) -> dict[str, Any]:
-    """Segment one scan and return the record of it, as written beside the mask.
+    """Segment one scan, write the results, and return the record that is written beside the mask.
 
-    The export of an automatic network segments the scan without clicks; its lesions are the 18-connected components.
+    The export of an automatic network segments the scan without clicks; lesions are its 18-connected components.
 
     Args:
-        image: the first modality the model sees: PET in SUV, or CT for a model of CT alone.
-        clicks: a click file of any form that `prompts` reads; None to click each lesion of ``start`` once, and for an
-            automatic network, which takes none of ``clicks``, ``start``, ``base``, ``flips``, ``spacing_mm``.
-        checkpoint, base, device, flips, spacing_mm, obey: see `Predictor.from_pretrained`.
-        outputs: what to write, and where.
-        ct: for a model that sees CT as its second channel.
+        image: the model's first modality: PET in SUV, or CT for a CT-only model.
+        clicks: a click file in any format that `prompts` reads. None clicks each lesion of ``start`` once. An automatic
+            network accepts none of ``clicks``, ``start``, ``base``, ``flips``, ``spacing_mm``,
+            ``accumulate``.
+        checkpoint, base, device, flips, spacing_mm, obey, accumulate: see `Predictor.from_pretrained`.
+        outputs: the files to write.
+        ct: CT for a model with PET and CT.
         start: a mask or instance map on the image's grid; see `group_clicks`.
-        source, series: folder of the DICOM series that the image was imported from, and its Series Instance UID where
-            the folder holds several; for a DICOM SEG.
+        source, series: for a DICOM SEG, the folder of the DICOM series from which the image was imported, and its
+            Series Instance UID if the folder contains several.
 
     Raises:
-        InputError: anything wrong with the input; nothing has been written then.
+        InputError: invalid input; nothing has been written then.
     """
     started = time.perf_counter()
     check_image_names(outputs.mask, outputs.instances, outputs.probability)
     if (outputs.seg is None) != (source is None) or (series is not None and source is None):
-        raise InputError("a DICOM SEG needs both its file, --seg, and the DICOM folder of the image, --source")
+        raise InputError("a DICOM SEG needs both --seg FILE and --source DICOM_FOLDER")
     check_places(
         outputs=[*outputs.asked_for.values(), outputs.record],
         inputs=[path for path in (image, clicks, start, checkpoint, ct, base) if path is not None],
     )
-    # What is quick to check comes before the weights.
+    # Quick checks first, because reading the weights takes longer.
     if is_automatic(checkpoint):
         needless = {"--clicks": clicks, "--start": start, "--base": base, "--spacing-mm": spacing_mm}
         given = [name for name, value in needless.items() if value is not None]
         given += [name for name, value in (("--flips", flips), ("--no-obey", not obey)) if value]
+        given += [] if accumulate is None else ["--accumulate-clicks" if accumulate else "--newest-click-only"]
         if given:
             raise InputError(f"{checkpoint} is an automatic network, which takes no clicks: omit {', '.join(given)}")
         volume = read_image(image)
@@ -141,7 +145,7 @@ def run(
         return _segment_automatically(checkpoint, device, image, volume, ct, outputs, started, dicom)
     scan = ClickedScan.read(image, clicks, start)
     dicom = None if source is None else _series_of(image, scan.volume, source, series)
-    model = load_model(checkpoint, device, base, flips, spacing_mm, obey)
+    model = load_model(checkpoint, device, base, flips, spacing_mm, obey, accumulate)
     return segment(model, scan, ct, outputs, started, dicom)
 
 
@@ -158,14 +162,17 @@ def load_model(
     flips: bool = False,
     spacing_mm: float | None = None,
     obey: bool = True,
+    accumulate: bool | None = None,
 ) -> LoadedModel:
-    """A model to segment scans with; see `Predictor.from_pretrained`."""
-    predictor = Predictor.from_pretrained(checkpoint, device, base, flips, spacing_mm, obey)
+    """Load a prompted model; see `Predictor.from_pretrained`."""
+    predictor = Predictor.from_pretrained(checkpoint, device, base, flips, spacing_mm, obey, accumulate)
     model = predictor.model
-    assert isinstance(model, nn.Module)  # as all that comes from a checkpoint
+    assert isinstance(model, nn.Module)  # true for every model from a checkpoint
     facts = {
         **_facts(model, model.device, checkpoint),
         "base": None if base is None else str(base),
+        **origin(base or checkpoint),
+        "preset": predictor.preset,
         "preprocessing": json.loads(predictor.preprocessing.to_json()),
         "accumulate_clicks": predictor.accumulate,
         "zoom": predictor.zoom,
@@ -187,12 +194,14 @@ def _facts(model: nn.Module, device: torch.device, checkpoint: Path) -> dict[str
 def _images(
     modalities: Sequence[str], checkpoint: str, volume: Volume, ct: Path | None, image: Path, outputs: Outputs
 ) -> dict[str, Volume]:
-    """What the model sees, by modality, checked against the model and for plausible values."""
+    """The model's input images by modality, after checking that they fit the model and have plausible values."""
     first, *others = modalities
     if ct is not None and others != ["CT"]:
-        raise InputError(f"{checkpoint} sees {first} alone; leave out --ct, or use a model of PT and CT")
+        raise InputError(f"{checkpoint} uses {first} only: omit --ct, or use a model with PT and CT")
     if outputs.figure is not None and first != "PT":
-        raise InputError(f"--figure {outputs.figure}: drawn of PET, but {checkpoint} sees CT first; leave it out")
+        raise InputError(
+            f"--figure {outputs.figure}: figures show a PET, but the first modality of {checkpoint} is {first}; omit it"
+        )
     files = {first: image} | ({} if ct is None else {"CT": ct})
     images = {first: volume} | ({} if ct is None else {"CT": read_image(ct)})
     for modality, file in files.items():
@@ -225,7 +234,7 @@ def _segment_automatically(
         rows=[without_nan(lesion.as_row()) for lesion in lesion_table(instances, volume.affine, pet)],
         made="AUTOMATIC",
     )
-    assert isinstance(segmenter.network, nn.Module)  # as all that comes from a checkpoint
+    assert isinstance(segmenter.network, nn.Module)  # true for every network from an export
     facts = {**_facts(segmenter.network, segmenter.device, checkpoint), "metadata": segmenter.metadata}
     files = {"image": image} | ({} if ct is None else {"ct": ct})
     return _write(found, facts, volume, files, outputs, started, dicom)
@@ -239,15 +248,15 @@ def segment(
     started: float,
     dicom: Series | None = None,
 ) -> dict[str, Any]:
-    """Segments one scan, writes what is asked for, the record last, and returns the record.
+    """Segment one clicked scan, write the requested files and then the record, and return the record.
 
     Args:
-        started: `time.perf_counter` when work on this scan began.
-        dicom: the series that a DICOM SEG refers to. None is written when no lesion has a voxel: the standard has no
-            empty one.
+        started: `time.perf_counter()` when work on this scan began.
+        dicom: the series that the DICOM SEG references. If the mask is empty, no SEG is written, because the standard
+            does not allow an empty one.
 
     Raises:
-        InputError: model and images do not fit, a PET that cannot be in SUV, or a file cannot be written.
+        InputError: images that do not fit the model, a PET that is not in SUV, or a file that cannot be written.
     """
     predictor, checkpoint = model.predictor, model.facts["checkpoint"]
     predictor.set_image(_images(predictor.modalities, checkpoint, scan.volume, ct, scan.image, outputs))
@@ -265,7 +274,7 @@ def segment(
             predictor.add_click(position, 0, number)
         if not holders:
             at = ", ".join(f"{c:.1f}" for c in scan.volume.to_mm(position))
-            _log.warning("the background click at RAS (%s) mm is in no lesion's crop: left out", at)
+            _log.warning("the background click at RAS (%s) mm lies outside all crops and is ignored", at)
 
     return write_results(model, scan, scan.files | ({} if ct is None else {"ct": ct}), outputs, started, dicom)
 
@@ -278,11 +287,11 @@ def write_results(
     started: float,
     dicom: Series | None = None,
 ) -> dict[str, Any]:
-    """Writes what a clicked predictor found, the record last, and returns the record; the last part of `segment`.
+    """Write the results of a predictor, the record last, and return the record: the last part of `segment`.
 
     Args:
-        model: its predictor holds the lesions of ``scan``, all clicks given.
-        files: what the images and clicks were read from, by kind, for the record.
+        model: its predictor has received all clicks of ``scan``.
+        files: the input files by kind, for the record.
 
     Raises:
         InputError: a file cannot be written.
@@ -322,7 +331,7 @@ def _write(
             write_seg(outputs.seg, found.instances, image, dicom, found.made)
         else:
             del written["seg"]
-            _log.warning("%s: not written, no lesion has a voxel and a DICOM SEG cannot be empty", outputs.seg)
+            _log.warning("%s: not written, because the mask is empty and a DICOM SEG cannot be", outputs.seg)
     record = {
         **facts,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -338,7 +347,7 @@ def _write(
 def lesion_rows(
     predictor: Predictor, lesions: Sequence[ClickedLesion], instances: np.ndarray, pet: np.ndarray | None
 ) -> list[dict[str, Any]]:
-    """The rows of `CLICKED_COLUMNS`: one per lesion, also where nothing was found; None is n/a."""
+    """Rows of the lesion table (`CLICKED_COLUMNS`): one per lesion, even if its mask is empty; None means n/a."""
     found = {row.lesion_id: row.as_row() for row in lesion_table(instances, predictor.volume.affine, pet)}
     rows = []
     for lesion in sorted(lesions, key=lambda lesion: lesion.number):
@@ -350,6 +359,7 @@ def lesion_rows(
             "predicted_iou": prediction.predicted_iou,
             "foreground_clicks": labels.count(1),
             "background_clicks": labels.count(0),
+            "accumulate_clicks": str(predictor.accumulate).lower(),
         }
         rows.append(without_nan(row))
     return rows

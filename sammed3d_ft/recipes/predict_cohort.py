@@ -1,4 +1,4 @@
-"""Predict a cohort: every case of a manifest that has clicks, shared among processes, resumable case by case."""
+"""Predict a cohort: segment every case of a manifest from its click file; processes share the cases."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from sammed3d_ft.provenance import file_hashes
 from sammed3d_ft.recipes.predict import LoadedModel, Outputs, load_model, segment
 
 # A case is predicted again when one of these has changed since its record was written.
-_SETTINGS = ("model_hash", "flips", "zoom", "obey", "preprocessing")
+_SETTINGS = ("model_hash", "flips", "zoom", "obey", "accumulate_clicks", "preprocessing")
 
 
 @dataclass(frozen=True)
 class CohortOutcome:
-    """How many cases there are in all processes, and what became of them."""
+    """Number of cases predicted now and before, over all processes, and the failures."""
 
     done: int
     done_before: int
     failed: dict[str, str]
-    """By case id: the one line of what was wrong."""
+    """One-line error message by case id."""
     first_process: bool
-    """Whether this process is the one to tell of it."""
+    """Whether this process reports the outcome."""
+    accumulate: bool
+    """Whether the decoder received all clicks so far, or only the newest."""
 
 
 def run(
@@ -45,57 +47,61 @@ def run(
     flips: bool = False,
     spacing_mm: float | None = None,
     obey: bool = True,
+    accumulate: bool | None = None,
 ) -> CohortOutcome:
-    """Writes ``masks/``, ``instances/``, ``lesions/`` (CSV) and, if asked, ``figures/`` for each case.
+    """Write ``masks/``, ``instances/``, ``lesions/`` (CSV) and, if requested, ``figures/`` for each case.
 
-    A case is done when its record (``masks/<id>.predict.json``, written last) is there and names the same model, image
-    and clicks by their hashes, the same ``flips``, ``zoom``, ``obey`` and preprocessing; such a case is not done again.
-    A case that fails does not stop the others. Started by ``accelerate launch``, the processes share the cases.
+    A case is skipped if its record (``masks/<id>.predict.json``, written last) has the same hashes of model, image and
+    clicks and the same ``flips``, ``zoom``, ``obey``, ``accumulate`` and preprocessing. A failed case does
+    not stop the others. Under ``accelerate launch``, the processes share the cases.
 
     Args:
-        manifest: its images are used, its labels are not.
-        clicks: folder of click files, ``<id>.json`` (or .mrk.json, .fcsv), of any form that `prompts` reads.
-        checkpoint, base, device, flips, spacing_mm, obey: see `Predictor.from_pretrained`; ``device`` None takes that
-            of the process.
-        out: folder.
-        split: only these cases.
+        manifest: a manifest; its labels are not used.
+        clicks: folder of click files in any format that `prompts` reads: ``<id>.json``, ``.mrk.json`` or ``.fcsv``.
+        checkpoint, base, device, flips, spacing_mm, obey, accumulate: see `Predictor.from_pretrained`; ``device`` None
+            uses that of the process.
+        out: output folder.
+        split: use only the cases of this split.
 
     Raises:
-        InputError: a manifest, a model or a folder that cannot be read: nothing was done then.
+        InputError: an unreadable manifest, model or folder; nothing has been written then.
     """
     state = Accelerator()
     found = read_manifest(manifest)
     cases = found.cases if split is None else found.split(split)
     if not cases:
-        raise InputError(f"{manifest}: no case{'' if split is None else f' of split {split!r}'}")
+        raise InputError(f"{manifest}: no cases{'' if split is None else f' in split {split!r}'}")
     if not clicks.is_dir():
-        raise InputError(f"{clicks}: no such folder; it should hold a click file per case, such as {cases[0].id}.json")
-    model = load_model(checkpoint, device or str(state.device), base, flips, spacing_mm, obey)
+        raise InputError(
+            f"{clicks}: no such folder; expected one with a click file per case, such as {cases[0].id}.json"
+        )
+    model = load_model(checkpoint, device or str(state.device), base, flips, spacing_mm, obey, accumulate)
     failed: dict[str, str] = {}
     counts = [0, 0]
     mine = cases[state.process_index :: state.num_processes]
     for case in tqdm(mine, "predict", unit="case", disable=not state.is_local_main_process):
         try:
             counts[int(_predict_case(case, model, clicks, out, figures))] += 1
-        except (InputError, RuntimeError) as error:  # such as a card out of memory: the next scan may be smaller
+        except (InputError, RuntimeError) as error:  # such as a GPU out of memory: the next scan may be smaller
             failed[case.id] = " ".join(str(error).split())[:500]
     gathered = gather_object([(counts, failed)]) if state.num_processes > 1 else [(counts, failed)]
-    state.end_training()  # no thread of the process group is left when the interpreter ends
+    state.end_training()  # ends the threads of the process group before the interpreter exits
     return CohortOutcome(
         done=sum(part[0][0] for part in gathered),
         done_before=sum(part[0][1] for part in gathered),
         failed=dict(sorted(item for part in gathered for item in part[1].items())),
         first_process=state.is_main_process,
+        accumulate=model.predictor.accumulate,
     )
 
 
 def _predict_case(case: Case, model: LoadedModel, clicks: Path, out: Path, figures: bool) -> bool:
-    """Predicts one case; True if that was done before."""
+    """Predict one case, unless it is done already; returns whether it was."""
     started = time.perf_counter()
     first, *others = model.predictor.preprocessing.modalities
     missing = [name for name in (first, *others) if name not in case.images]
     if missing:
-        raise InputError(f"the manifest names no {' and no '.join(missing)} image, which the model sees")
+        raise InputError(f"the manifest has no {' and no '.join(missing)} image, which the model needs")
     image, ct = case.images[first], case.images["CT"] if others else None
     given = _click_file(clicks, case.id)
     outputs = Outputs(
@@ -115,7 +121,7 @@ def _click_file(folder: Path, case: str) -> Path:
     for ending in (".json", ".mrk.json", ".fcsv"):
         if (folder / f"{case}{ending}").is_file():
             return folder / f"{case}{ending}"
-    raise InputError(f"no click file {folder / case}.json (nor .mrk.json, .fcsv)")
+    raise InputError(f"no click file {folder / case}.json, .mrk.json or .fcsv")
 
 
 def _is_done(outputs: Outputs, model: LoadedModel, files: dict[str, Path]) -> bool:
@@ -124,10 +130,10 @@ def _is_done(outputs: Outputs, model: LoadedModel, files: dict[str, Path]) -> bo
         same_model = all(record[fact] == model.facts[fact] for fact in _SETTINGS)
         before = {name: given["sha256"] for name, given in record["inputs"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False  # none, or not one of ours: it is made anew
+        return False  # missing or unreadable: predict again
     if not same_model or not all(path.is_file() for path in outputs.asked_for.values()):
         return False
     try:
         return before == {name: given["sha256"] for name, given in file_hashes(files).items()}
     except OSError:
-        return False  # an input is gone: reading it will say so
+        return False  # an input is missing: reading it will report the error

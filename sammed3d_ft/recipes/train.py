@@ -1,4 +1,4 @@
-"""Training: one linear loop from config to exported model, for every task and any number of processes."""
+"""Train: one linear loop from config to exported model, for every task and any number of processes."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ from sammed3d_ft.training.task import Task
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> PromptedConfig | AutomaticConfig:
-    """Reads a YAML config and applies overrides. A section ``network`` makes it the config of a baseline.
+    """Read a YAML config and apply overrides. A config with a section ``network`` trains a baseline.
 
     Args:
-        path: a file; a bare name such as ``configs/decoder.yaml`` is also looked up among the shipped ones.
-        overrides: ``key.path=value``, values as YAML.
+        path: a file; names such as ``configs/decoder.yaml`` are also looked up among the shipped configs.
+        overrides: ``key.path=value``, with values in YAML.
 
     Raises:
-        InputError: one line for all that is wrong, with near names for unknown keys.
+        InputError: an invalid config; one line lists all errors, with suggestions for unknown keys.
     """
     file = find_config(path)
     content = read_content(file, overrides)
@@ -81,27 +81,29 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> PromptedConfig | A
 
 
 def build_task(config: PromptedConfig | AutomaticConfig, manifest: Manifest) -> Task:
-    """What the config's kind of training asks for; the loop knows no more of it."""
+    """The task of a config: everything that the loop needs to know about the kind of training."""
     if isinstance(config, AutomaticConfig):
         return AutomaticTask(config, manifest)
     return PromptedTask(config, manifest)
 
 
 def train(config: PromptedConfig | AutomaticConfig) -> dict[str, Any]:
-    """Runs or continues one training; returns the content of the run's ``summary.json``.
+    """Start or resume a training run; return the content of its ``summary.json``.
 
     Raises:
-        InputError: anything wrong with config, data or weights, before training starts; a loss or gradient
-            that is no number; a disk that is full. What was written before is whole in each case.
+        InputError: before training, an error in config, data or weights; during training, a NaN loss or gradient, or a
+            full disk. Files written before remain intact.
     """
     started = time.monotonic()
     accelerator = _accelerator(config)
     main_process = accelerator.is_main_process
-    if accelerator.num_processes > 1 and accelerator.process_index < 2:  # two, since one may be the one that dies
+    if (
+        accelerator.num_processes > 1 and accelerator.process_index < 2
+    ):  # two, because one of them may be the one killed
         tell_when_stopped(
-            f"process {accelerator.process_index} of {accelerator.num_processes} was told to stop: another one ended, "
-            "or the job was cancelled. The launcher's report names the first that ended and its signal (SIGKILL: "
-            "often out of memory). The same command goes on from the last checkpoint"
+            f"process {accelerator.process_index} of {accelerator.num_processes} was stopped, because another process "
+            "ended or the job was cancelled. The launcher's report names the first process that ended and its signal "
+            "(SIGKILL: often out of memory). Re-run the same command to resume from the last checkpoint"
         )
 
     manifest = read_manifest(config.data.manifest)
@@ -114,18 +116,18 @@ def train(config: PromptedConfig | AutomaticConfig) -> dict[str, Any]:
 
 @dataclass
 class _Run:
-    """A training under way: its parts, and how far it has come."""
+    """State of a running training: its parts and its progress."""
 
     config: PromptedConfig | AutomaticConfig
     task: Task
     accelerator: Accelerator
     optimizer: torch.optim.Optimizer
-    epoch: int = 0  # of those that are complete
-    batch: int = 0  # of those of this epoch that are done
-    step: int = 0  # of the optimiser's
+    epoch: int = 0  # completed epochs
+    batch: int = 0  # completed batches of the current epoch
+    step: int = 0  # completed optimiser steps
     saved_step: int = 0
     best: dict[str, Any] = field(default_factory=lambda: {"score": -1.0, "step": -1})
-    log: MetricsLog | None = None  # of the main process
+    log: MetricsLog | None = None  # only in the main process
 
     @property
     def folder(self) -> Path:
@@ -137,15 +139,15 @@ def _train(
 ) -> dict[str, Any]:
     folder, main_process = config.run.dir, accelerator.is_main_process
 
-    # 1. What there is: an earlier run is recognised before it is written to.
+    # 1. Find an earlier run and check that it may be resumed, before anything is written.
     checkpoint = newest_checkpoint(folder)
     if checkpoint is not None:
         refuse_changed_config(config.as_plain(), folder, tell=main_process)
         if read_state(checkpoint)["epoch"] == config.optim.epochs and (folder / "summary.json").exists():
             return _finished(config, main_process)
-    accelerator.wait_for_everyone()  # all have read the earlier run's config before it is written anew
+    accelerator.wait_for_everyone()  # all processes have read the earlier config before it is overwritten
     if main_process:
-        for left in folder.rglob(f".*{INCOMPLETE}"):  # by a process that was killed
+        for left in folder.rglob(f".*{INCOMPLETE}"):  # incomplete files of a killed process
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         write_whole(folder / "config.yaml", yaml.safe_dump(config.as_plain(), sort_keys=False))
     accelerator.wait_for_everyone()
@@ -168,12 +170,12 @@ def _train(
     if accelerator.num_processes == 1:
         task.model.to(accelerator.device)
 
-    # 3. Where to start.
+    # 3. Starting point.
     run = _Run(config, task, accelerator, optimizer)
     if checkpoint is not None:
         _restore(run, checkpoint)
     if main_process:
-        for later in list_checkpoints(folder / "best"):  # what was best after the checkpoint will be found again
+        for later in list_checkpoints(folder / "best"):  # best models after the checkpoint will be found again
             if int(later.name[5:]) > run.best["step"]:
                 shutil.rmtree(later)
         run.log = MetricsLog(folder / "metrics.jsonl", None if checkpoint is None else run.step)
@@ -189,7 +191,7 @@ def _train(
     show = accelerator.is_local_main_process
     with tqdm(total=total_steps, initial=run.step, desc="training", unit="step", disable=not show) as bar:
         if checkpoint is None and task.starts_trained:
-            _validate(run)  # what training has to beat; if it never does, these weights are the best
+            _validate(run)  # if training never improves on the initial weights, they remain the best
         while run.epoch < config.optim.epochs:
             model.train()
             batches = epoch_batches(task.sample_count, batch_size, config.run.seed, run.epoch, rank, world)[run.batch :]
@@ -200,7 +202,7 @@ def _train(
                 losses: list[Tensor] = []
                 values: list[dict[str, Tensor]] = []
                 cases: list[list[str]] = []
-                # The last group of an epoch may be short: the mean is over what it holds, and nothing is dropped.
+                # The last group of an epoch may be smaller; its mean is over its own batches, and none is dropped.
                 for position in range(len(group)):
                     batch = _to_device(next(loaded), accelerator.device)
                     last = position == len(group) - 1
@@ -213,7 +215,7 @@ def _train(
                     values.append(numbers)
                     cases.append(task.case_ids(batch))
                 norm = accelerator.clip_grad_norm_(task.model.parameters(), config.optim.clip_norm or math.inf)
-                *loss_values, norm = torch.stack([*losses, norm.float()]).tolist()  # one synchronisation for all
+                *loss_values, norm = torch.stack([*losses, norm.float()]).tolist()  # a single device synchronisation
                 _stop_unless_finite(run, loss_values, norm, cases)
                 factor = schedule_factor(run.step, config.optim.warmup, total_steps)
                 set_learning_rates(optimizer, factor)
@@ -234,7 +236,7 @@ def _train(
             elif run.step - run.saved_step >= config.checkpoint.every_steps:
                 _save(run)
 
-    # 5. The best model: exported, and tested once.
+    # 5. Export the best model and test it once.
     return _finish(run, time.monotonic() - started)
 
 
@@ -246,8 +248,8 @@ def _restore(run: _Run, checkpoint: Path) -> None:
     run.saved_step = run.step
     if run.best["step"] >= 0 and not (run.folder / "best" / f"step_{run.best['step']}").is_dir():
         raise InputError(
-            f"{run.folder / 'best'} lacks step_{run.best['step']}, the best model so far by {checkpoint}: restore it, "
-            f"or remove {run.folder} to begin anew"
+            f"{run.folder / 'best'} does not contain step_{run.best['step']}, the best model so far according to "
+            f"{checkpoint}: restore it, or remove {run.folder} to start again"
         )
     refuse_unequal_replicas(run.accelerator, run.step, run.task.state())
     if run.accelerator.is_main_process:
@@ -271,11 +273,11 @@ def _record(run: _Run, values: dict[str, float]) -> None:
 
 
 def _validate(run: _Run) -> None:
-    """Scores the model, keeps it if it is the best so far, and saves a checkpoint."""
+    """Score the model, keep it if it is the best so far, and save a checkpoint."""
     summary = run.task.summary(run.task.score(run.accelerator, "val", selecting=True), "val")
     score = run.task.selection(summary)
     if math.isnan(score):
-        raise InputError("no lesion in any validation case, so no best model can be chosen: see the manifest")
+        raise InputError("no lesions in any validation case, so no best model can be selected: check the labels")
     _record(run, {**summary, "epoch": run.epoch})
     if score > run.best["score"]:
         run.best = {"score": score, "step": run.step, "epoch": run.epoch, **summary}
@@ -290,7 +292,12 @@ def _validate(run: _Run) -> None:
 
 
 def _stop_unless_finite(run: _Run, losses: list[float], norm: float, cases: list[list[str]]) -> None:
-    """Once a step, before the optimiser's; all processes stop together. Losses and cases by micro-batch."""
+    """Stop all processes before the optimiser step if a loss or the gradient is NaN or infinite, and name the cases.
+
+    Args:
+        losses, cases: by micro-batch.
+        norm: of the gradient.
+    """
     if all_agree(run.accelerator, all(map(math.isfinite, (*losses, norm)))):
         return
     run.optimizer.zero_grad(set_to_none=True)
@@ -301,9 +308,9 @@ def _stop_unless_finite(run: _Run, losses: list[float], norm: float, cases: list
         what, names = "gradient", gathered(run.accelerator, [case for ids in cases for case in ids])
     _save(run)
     raise InputError(
-        f"step {run.step}: the {what} is not a finite number, for {', '.join(sorted(set(names)))}; the weights from "
-        f"before this step are in {run.folder / 'checkpoints' / f'step_{run.step}'}. Look at these cases, or begin "
-        f"anew with a lower {' and '.join(run.config.optim.learning_rate_keys)}"
+        f"step {run.step}: the {what} is NaN or infinite for {', '.join(sorted(set(names)))}; the weights before this "
+        f"step are in {run.folder / 'checkpoints' / f'step_{run.step}'}. Check these cases, or start again with a "
+        f"lower {' and '.join(run.config.optim.learning_rate_keys)}"
     )
 
 
@@ -311,7 +318,7 @@ def _finish(run: _Run, seconds: float) -> dict[str, Any]:
     config, task, accelerator, best = run.config, run.task, run.accelerator, run.best
     accelerator.wait_for_everyone()
     task.load_state(read_checkpoint(run.folder / "best" / f"step_{best['step']}").model)
-    summary: dict[str, Any] = {"best": best, "seconds": round(seconds, 1)}  # of the last start
+    summary: dict[str, Any] = {"best": best, "seconds": round(seconds, 1)}  # since the last start
     scores = {"val": task.score(accelerator, "val")}
     if config.validate_.test and task.cases.test:
         scores["test"] = task.score(accelerator, "test")
@@ -332,22 +339,22 @@ def _accelerator(config: PromptedConfig | AutomaticConfig) -> Accelerator:
     precision = config.optim.precision
     if precision == "auto":
         on_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
-        has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)  # emulated it would be slow
+        has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)  # emulation is slow
         precision = "bf16" if has_bf16 else "no"
     try:
         accelerator = Accelerator(
             mixed_precision=precision,
             log_with=list(config.track.trackers) or None,
             project_dir=str(config.run.dir),
-            # The first process checks the data, and shares of a validation differ: others may wait for long.
+            # Processes may wait long for each other: the first one checks the data, and validation cases differ.
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
         )
-    except ValueError as error:  # an unknown tracker, or one that is not installed
+    except ValueError as error:  # a tracker that is unknown or not installed
         raise InputError(f"track.trackers {list(config.track.trackers)}: {' '.join(str(error).split())}") from error
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise InputError(
-            f"started with {accelerator.distributed_type.value}, which shards a model that fits every card "
-            "(100 M parameters): launch with `accelerate launch --multi_gpu`; for memory, lower optim.batch_size"
+            f"started with {accelerator.distributed_type.value}, which shards models that do not fit on one GPU; this "
+            "one (100 M parameters) does: use `accelerate launch --multi_gpu`; to save memory, lower optim.batch_size"
         )
     return accelerator
 
@@ -355,7 +362,7 @@ def _accelerator(config: PromptedConfig | AutomaticConfig) -> Accelerator:
 def _finished(config: PromptedConfig | AutomaticConfig, main_process: bool) -> dict[str, Any]:
     summary: dict[str, Any] = json.loads((config.run.dir / "summary.json").read_text())
     if main_process:
-        print(f"{config.run.dir} is finished; nothing is left to do")
+        print(f"{config.run.dir} is finished; nothing to do")
         _print_summary(summary, config)
     return summary
 
@@ -371,20 +378,21 @@ def _print_summary(summary: dict[str, Any], config: PromptedConfig | AutomaticCo
     task = AutomaticTask if isinstance(config, AutomaticConfig) else PromptedTask
     console = Console()
     console.print(task.results(summary))
-    console.print(f"best at epoch {summary['best'].get('epoch')}, {summary['seconds']:.0f} s in all")
+    console.print(f"best epoch: {summary['best'].get('epoch')}; {summary['seconds']:.0f} s in total")
     for name in ("export/model.safetensors", "curves.png", "val_cases.csv"):
         console.print(f"  {config.run.dir / name}", soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line of ``finetune.py``. Wrong input: one line on stderr, exit code 2."""
+    """Command line of ``finetune.py``. Invalid input: one line on stderr, exit code 2."""
     parser = argparse.ArgumentParser(
         prog="finetune.py",
-        description="Fine-tune SAM-Med3D, or train a baseline. "
-        "Start with: accelerate launch finetune.py --config configs/decoder.yaml",
+        description="Fine-tune SAM-Med3D, or train a baseline. If interrupted, re-run the same command to resume.",
+        epilog="Example: accelerate launch finetune.py --config configs/decoder.yaml data.manifest=manifest.json "
+        "optim.epochs=20",
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file, such as configs/decoder.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings to change")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that override the file")
     given = parser.parse_args(arguments)
     try:
         config = load_config(given.config, given.overrides)
@@ -396,7 +404,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise
             raise InputError(explained) from error
     except InputError as error:
-        # One that a loader process raised comes with that process's traceback before it.
+        # An error from a data-loading process is preceded by that process's traceback.
         print_error(str(error).strip().rpartition("InputError: ")[2])
         leave(2)
     leave(0)

@@ -9,17 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
-    """Part of a config. Unknown keys are refused, and nothing changes once it is read."""
+    """Part of a config: unknown keys are refused, and values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def as_plain(self) -> dict[str, Any]:
-        """The settings as JSON-able values, every default filled in."""
+        """All settings, defaults included, as JSON-serialisable values."""
         return self.model_dump(mode="json", by_alias=True)
 
 
 class RunConfig(Section):
-    """Where a run is kept and how it starts."""
+    """Folder of the run, seed, and resuming."""
 
     dir: Path
     seed: int = 0
@@ -27,7 +27,7 @@ class RunConfig(Section):
 
 
 class CasesConfig(Section):
-    """Which cases, and which of their images the network sees."""
+    """The cases, and the modalities used as input."""
 
     manifest: Path
     modalities: tuple[Literal["PT", "CT"], ...] = Field(("PT",), min_length=1)
@@ -36,11 +36,11 @@ class CasesConfig(Section):
 
 
 class MaskLossConfig(Section):
-    """The loss between logits and mask."""
+    """The mask loss."""
 
     name: Literal["l1dfl", "dice", "dice_ce", "dice_focal"] = "l1dfl"
     options: dict[str, Any] = Field(default_factory=dict)
-    warm_start: float = Field(0.0, ge=0, lt=1)  # share of the steps, the first ones, with Dice-CE instead
+    warm_start: float = Field(0.0, ge=0, lt=1)  # initial fraction of the steps with Dice-CE instead
 
     @model_validator(mode="after")
     def _consistent(self) -> MaskLossConfig:
@@ -59,44 +59,44 @@ class StepsConfig(Section):
     batch_size: int = Field(4, ge=1)
     accumulate: int = Field(1, ge=1)
     weight_decay: float = Field(0.01, ge=0)
-    warmup: float = Field(0.1, ge=0, lt=1)  # share of all steps
-    clip_norm: float | None = Field(1.0, gt=0)  # None: gradients are left as they are
+    warmup: float = Field(0.1, ge=0, lt=1)  # fraction of all steps
+    clip_norm: float | None = Field(1.0, gt=0)  # None: no clipping
     precision: Literal["auto", "no", "bf16"] = "auto"
 
     @property
     def learning_rate_keys(self) -> list[str]:
-        """The settings that hold learning rates, as they are given."""
+        """The keys of the learning rates, as used in overrides."""
         return [f"optim.{name}" for name in type(self).model_fields if name.startswith("lr")]
 
     @property
     def smaller_batch(self) -> list[str]:
-        """Settings that need less memory for the same step."""
+        """Settings that save memory without changing the step."""
         if self.batch_size == 1:
             return []
         return [f"optim.batch_size={self.batch_size // 2} optim.accumulate={self.accumulate * 2} (the same step)"]
 
     @property
     def lower_precision(self) -> list[str]:
-        """Settings that need less memory by a lower precision."""
+        """Settings that save memory by lower precision."""
         return ["optim.precision=bf16"] if self.precision == "no" else []
 
 
 class ScoringConfig(Section):
-    """Validation on the scans' own grids, by the code that is used on new scans."""
+    """Validation on the scans' own grids, with the code used for new scans."""
 
     every_epochs: int = Field(5, ge=1)
     test: bool = True
 
 
 class CheckpointConfig(Section):
-    """When checkpoints are written and how many stay."""
+    """Interval and number of checkpoints."""
 
     every_steps: int = Field(200, ge=1)
     keep: int = Field(2, ge=1)
 
 
 class TrackConfig(Section):
-    """Trackers by accelerate's names; metrics.jsonl is always written."""
+    """Trackers, by accelerate's names; metrics.jsonl is always written."""
 
     trackers: tuple[str, ...] = ("tensorboard",)
     log_every_steps: int = Field(5, ge=1)

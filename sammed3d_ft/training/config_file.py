@@ -95,12 +95,12 @@ def _keys(model: type[BaseModel], parents: Sequence[int | str]) -> list[str]:
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
-# What may change between a run and its continuation without making the result another one.
+# Settings that may differ when a run is resumed, because they do not affect the result.
 _MAY_CHANGE = ("run.resume", "data.workers", "track.", "checkpoint.", "cache.dir")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[list[str], list[str]]:
-    """``key: old -> new`` of every setting that differs: those that matter to the result, and those that do not."""
+    """``key: old -> new`` of every changed setting: those that affect the result, and those that do not."""
     matter: list[str] = []
     harmless: list[str] = []
     for key in sorted({*old, *new}):

@@ -15,7 +15,7 @@ def explain_failure(error: RuntimeError, memory_savers: Sequence[str]) -> str | 
     """One line that explains a failure that is not a bug; None for any other error.
 
     Args:
-        memory_savers: settings that need less memory, those with the smallest side effects first.
+        memory_savers: settings that save memory, those with the smallest side effects first.
     """
     text = " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
@@ -31,7 +31,7 @@ def explain_failure(error: RuntimeError, memory_savers: Sequence[str]) -> str | 
 
 
 def print_error(message: str) -> None:
-    """Print an error once, although every process may meet it: the others wait, so that the first one can print it.
+    """Print an error once, even if every process raises it: the others wait, so that the first one can print it.
 
     The launcher ends all processes as soon as one has ended, so a process that is still alive after the wait is the
     only one with this error.

@@ -1,4 +1,4 @@
-"""AdamW with a learning rate per part, warm-up and cosine decay."""
+"""AdamW with separate learning rates for parts of the model, warm-up and cosine decay."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def build_optimizer(
     learning_rates: Mapping[str, float],
     weight_decay: float,
 ) -> torch.optim.AdamW:
-    """AdamW over the parameters that train.
+    """AdamW for the trainable parameters.
 
     Args:
-        named_parameters: of the model; frozen ones are left out.
-        learning_rates: by name prefix; the longest prefix that fits wins, "" fits all.
-        weight_decay: of matrices and kernels. Biases, norms, embeddings and the IoU head, whose unused
-            outputs have zero gradient and would only be decayed, get none.
+        named_parameters: parameters of the model; frozen ones are skipped.
+        learning_rates: by name prefix; the longest matching prefix applies, "" matches all.
+        weight_decay: weight decay of matrices and kernels. Biases, norms and embeddings have none, and neither has the
+            IoU head, whose unused outputs have zero gradient and would only decay.
     """
     groups: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in named_parameters:
@@ -53,8 +53,8 @@ def schedule_factor(step: int, warmup: float, total_steps: int) -> float:
 
     Args:
         step: 0 to total_steps - 1.
-        warmup: share of the steps, at least 0 and below 1; rounded to whole steps.
-        total_steps: of the whole run.
+        warmup: fraction of the steps, from 0 to below 1; rounded to whole steps.
+        total_steps: steps of the whole run.
     """
     warmup_steps = round(warmup * total_steps)
     if step < warmup_steps:
@@ -64,7 +64,7 @@ def schedule_factor(step: int, warmup: float, total_steps: int) -> float:
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Sets every group's rate to its base rate times the factor."""
+    """Set every group's learning rate to its base rate times the factor."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
 
@@ -80,7 +80,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Puts back what `optimizer_tensors` gave."""
+    """Restore the tensors returned by `optimizer_tensors`."""
     used: set[str] = set()
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):

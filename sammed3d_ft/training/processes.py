@@ -1,4 +1,4 @@
-"""What the processes of a training tell each other: whether a step is sound, names, and the values to log."""
+"""Communication between the processes of a training: agreement, names, and values to log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def all_agree(accelerator: Accelerator, mine: bool) -> bool:
-    """Whether it holds on every process."""
+    """Whether a condition holds on every process."""
     if accelerator.num_processes == 1:
         return mine
     wrong = torch.tensor(float(not mine), device=accelerator.device)
@@ -19,7 +19,7 @@ def all_agree(accelerator: Accelerator, mine: bool) -> bool:
 
 
 def gathered(accelerator: Accelerator, mine: list[str]) -> list[str]:
-    """The lists of all processes as one, the same on each."""
+    """The lists of all processes, concatenated; the same on every process."""
     return gather_object(mine) if accelerator.num_processes > 1 else mine
 
 
@@ -27,11 +27,11 @@ def logged_values(accelerator: Accelerator, values: Sequence[Mapping[str, Tensor
     """A step's values to log, from its micro-batches on all processes.
 
     Args:
-        accelerator: of the run.
-        values: scalars by name, for each micro-batch of this process; equally many on every process.
+        accelerator: accelerator of the run.
+        values: scalars by name for each micro-batch of this process; the same number on every process.
 
     Returns:
-        Means, weighted equally as in the loss that the step optimises; of names like ``train/max_...`` the maximum.
+        Means with equal weights, as in the loss of the step; maxima for names like ``train/max_...``.
     """
     stacked = torch.stack([torch.stack([value.detach().float() for value in each.values()]) for each in values])
     if accelerator.num_processes > 1:

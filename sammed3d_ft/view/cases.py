@@ -1,4 +1,4 @@
-"""The scans that a viewer opens: one, or the cases of a manifest; where their work is kept, and what is done."""
+"""The scans to view, a single one or the cases of a manifest, with their work folders and saved state."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ TABLE, FIGURE, SEG, RECORD = "lesions.csv", "projections.png", "lesions.dcm", "m
 
 @dataclass(frozen=True)
 class ViewedCase:
-    """One scan and the folder of the work on it."""
+    """One scan and its work folder."""
 
     id: str
     image: Path
     """An image file, or a DICOM folder."""
     folder: Path
-    """Where clicks and results go; only this program chooses the names in it."""
+    """Work folder for clicks and results, with fixed file names."""
     ct: Path | None = None
     clicks: Path | None = None
-    """Earlier clicks to begin with."""
+    """Initial clicks."""
     start: Path | None = None
-    """A mask to begin with."""
+    """Initial mask."""
     series: tuple[str, ...] = ()
-    """Series Instance UIDs to choose in a DICOM folder."""
+    """Series Instance UIDs to use from a DICOM folder."""
     listed: Case | None = None
-    """Its entry in the manifest."""
+    """The case's entry in the manifest."""
 
     @property
     def is_dicom(self) -> bool:
         return self.image.is_dir()
 
     def check(self) -> None:
-        """Raise InputError for what can be seen to be wrong without reading voxels."""
+        """Raise InputError for problems visible without reading voxels."""
         if not self.is_dicom:
             read_grid(self.image)
             for given in (self.ct, self.start):
                 if given is not None:
                     read_grid(given)
             if self.series:
-                raise InputError(f"--series chooses in a DICOM folder, but {self.image} is a file")
+                raise InputError(f"--series is for a DICOM folder, but {self.image} is a file")
         elif self.ct is not None:
-            raise InputError(f"{self.image} is a DICOM folder, whose CT is found by itself; leave out --ct")
+            raise InputError(f"{self.image} is a DICOM folder, from which the CT is read as well; omit --ct")
         if self.clicks is not None and not self.clicks.is_file():
             raise InputError(f"{self.clicks}: no such click file")
 
     @property
     def saved(self) -> bool:
-        """Whether results lie in the folder that belong to the clicks in it."""
+        """Whether the folder contains results for the clicks in it."""
         try:
             inputs = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))["inputs"]
             for kind, name in (("clicks", CLICKS), ("start", START)):
@@ -76,31 +76,31 @@ def single_case(
     start: Path | None = None,
     series: Sequence[str] = (),
 ) -> ViewedCase:
-    """A scan by itself; without ``out``, its folder is NAME_view beside it."""
+    """The case of a single scan; the default folder is NAME_view beside it."""
     name = image_stem(image) if not image.is_dir() else image.resolve().name
     folder = out or image.resolve().parent / f"{name}_view"
     return ViewedCase(name or image.name, image, folder, ct, clicks, start, tuple(series))
 
 
 def cohort_cases(manifest: Path, out: Path, clicks: Path | None, start: Path | None) -> list[ViewedCase]:
-    """The cases of a manifest, each with a folder of its own in ``out``.
+    """The cases of a manifest, each with its own folder in ``out``.
 
     Args:
         clicks: folder of click files, ``<id>.json`` (or .mrk.json, .fcsv), for the cases that have one.
         start: folder of masks, ``<id>.nii.gz`` or another image format, for the cases that have one.
 
     Raises:
-        InputError: no such manifest or folder, no case, or a case without images.
+        InputError: a missing manifest or folder, no cases, or a case without images.
     """
     for folder in (clicks, start):
         if folder is not None and not folder.is_dir():
             raise InputError(
-                f"{folder}: no such folder; with --manifest it should hold a file per case, named by its id"
+                f"{folder}: no such folder; with --manifest, expected a folder with one file per case, named by case id"
             )
     cases = []
     for case in read_manifest(manifest).cases:
         if Path(case.id).name != case.id or case.id in (".", ".."):
-            raise InputError(f"{manifest}: case {case.id!r} cannot name a folder; rename it")
+            raise InputError(f"{manifest}: case id {case.id!r} is not a valid folder name; rename it")
         image = case.images.get("PT") or case.images["CT"]
         cases.append(
             ViewedCase(
@@ -114,14 +114,14 @@ def cohort_cases(manifest: Path, out: Path, clicks: Path | None, start: Path | N
             )
         )
     if not cases:
-        raise InputError(f"{manifest}: lists no case")
+        raise InputError(f"{manifest}: contains no cases")
     return cases
 
 
 def write_annotated(cases: Sequence[ViewedCase], path: Path) -> None:
-    """Writes the manifest of the cases that are saved, each with its instance map as the label.
+    """Write a manifest of the saved cases, with their instance maps as labels.
 
-    A case without a split is for training.
+    Cases without a split are assigned to train.
     """
     done = [case for case in cases if case.listed is not None and case.saved]
     write_manifest(

@@ -1,8 +1,8 @@
-"""Who may talk to the viewer's server, and what every answer says to the browser.
+"""Access control of the viewer's server, and the security headers of its responses.
 
-The server listens on 127.0.0.1, but other programs and every web page open in the user's browser can reach it there.
-A request is refused unless it names this server as its host (DNS rebinding), comes from its own page (cross-site
-requests), carries the token of the link (other users and programs) and is small.
+The server listens on 127.0.0.1, where other programs and every web page in the user's browser can reach it. A request
+is refused unless its host is this server (against DNS rebinding), it comes from the viewer's page (against cross-site
+requests), it carries the token of the link (against other users and programs), and it is small.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HEADERS = {
 
 
 class Refused(Exception):
-    """A request that is not served; the text is for whoever reads the answer."""
+    """A refused request; the text is the error message of the response."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -41,13 +41,13 @@ class Refused(Exception):
 
 
 class Guard:
-    """ASGI middleware: refuses what is not the viewer's own page, and adds the security headers.
+    """ASGI middleware that refuses requests from anything but the viewer's page and adds the security headers.
 
     Args:
         app: the application.
-        port: where the server listens.
-        token: what the page sends in `TOKEN_HEADER`.
-        open_paths: paths served without the token: the page's own files, which hold nothing of a patient.
+        port: port of the server.
+        token: the token that the page sends in `TOKEN_HEADER`.
+        open_paths: paths served without the token: the page's own files, which contain no patient data.
     """
 
     def __init__(self, app: ASGIApp, port: int, token: str, open_paths: Iterable[str]) -> None:
@@ -71,7 +71,7 @@ class Guard:
             await send(message)
 
         try:
-            body = await _small_body(receive)  # first: an answer before it may be lost with the connection
+            body = await _small_body(receive)  # read first: a response sent before it may be lost with the connection
             self._check(scope)
             await self._app(scope, _replay(body, receive), guarded)
         except Refused as refused:
@@ -83,7 +83,7 @@ class Guard:
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
         if len(headers.get("host", [])) != 1 or headers["host"][0] not in self._hosts:
-            raise Refused(421, "this server answers to its own address only")
+            raise Refused(421, "wrong host: open the link that the viewer printed")
         if any(origin not in self._origins for origin in headers.get("origin", [])):
             raise Refused(403, "requests from other pages are refused")
         opens_page = (
@@ -105,7 +105,7 @@ class Guard:
 
 
 async def _small_body(receive: Receive) -> bytes:
-    """The body of a request, refused when it is large, without reading it all, or slow."""
+    """Read the body of a request; a large body (without reading all of it) or a slow one is refused."""
     body = b""
     try:
         async with asyncio.timeout(_BODY_SECONDS):
@@ -115,15 +115,15 @@ async def _small_body(receive: Receive) -> bytes:
                     raise Refused(400, "connection closed")
                 body += message.get("body", b"")
                 if len(body) > MOST_BODY_BYTES:
-                    raise Refused(413, f"a request's body may have {MOST_BODY_BYTES} bytes")
+                    raise Refused(413, f"request body too large; at most {MOST_BODY_BYTES} bytes")
                 if not message.get("more_body"):
                     return body
     except TimeoutError:
-        raise Refused(408, "the request's body did not arrive") from None
+        raise Refused(408, "timeout while reading the request body") from None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Gives the body that was read already, then what the connection says."""
+    """Return the body that was already read, then the further messages of the connection."""
     given = False
 
     async def again() -> Message:

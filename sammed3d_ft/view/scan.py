@@ -1,4 +1,4 @@
-"""Reads the scan that is viewed: image files or a DICOM folder, and what the page is told about it."""
+"""Reads the scan to view, from image files or a DICOM folder, and collects notes for the page."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ _HU = (-32768, 32767)
 
 @dataclass
 class Scan:
-    """The images of a case as far as they have been read."""
+    """The images of a case that have been read so far."""
 
     image: Path
-    """The file that was read; for DICOM, the imported one."""
+    """The image file; for DICOM, the imported one."""
     volume: Volume
     modality: str
-    """Of the image: PT, or CT when it looks like one."""
+    """Modality of the image: CT if its values look like one, otherwise PT."""
     ct: Path | None
-    """File of the CT beside a PET."""
+    """The CT file that accompanies a PET."""
     patient: str = ""
-    """Of a DICOM series, for the page alone: never logged or stored."""
+    """Patient of a DICOM series, shown on the page; never logged or stored."""
     notes: list[str] = field(default_factory=list)
     not_suv: str | None = None
-    """Why a PET cannot be in SUV; it can then be looked at, but not clicked."""
+    """Why a PET cannot be in SUV; it can then be viewed, but not segmented."""
     ct_volume: Volume | None = None
 
     @property
     def volumes(self) -> dict[str, Volume]:
-        """By modality, as read so far."""
+        """The volumes read so far, by modality."""
         found = {self.modality: self.volume}
         return found if self.ct_volume is None else found | {"CT": self.ct_volume}
 
     def read_ct(self) -> None:
-        """Reads the CT, if there is one, which can take longer than the PET."""
+        """Read the CT, if there is one. It is read separately, because it can take longer than the PET."""
         if self.ct is not None:
             volume = read_image(self.ct)
             self.notes += [f"CT: {doubt}" for doubt in doubts("CT", volume.array)]
@@ -49,10 +49,10 @@ class Scan:
 
 
 def read_scan(case: ViewedCase) -> Scan:
-    """The image of a case, without its CT; `Scan.read_ct` reads that.
+    """Read the image of a case, without its CT (see `Scan.read_ct`).
 
     Raises:
-        InputError: it cannot be read or imported.
+        InputError: an image that cannot be read or imported.
     """
     image, ct, patient, notes = case.image, case.ct, "", list[str]()
     if case.is_dicom:
@@ -75,7 +75,7 @@ def read_scan(case: ViewedCase) -> Scan:
 
 
 def _import(case: ViewedCase) -> tuple[str, list[str]]:
-    """Imports a DICOM folder into the case's own, unless that was done before; the patient, and notes."""
+    """Import a DICOM folder into the case's folder, unless that is already done; return the patient and notes."""
     from sammed3d_ft.dicom.folder import scan_folder  # the DICOM libraries take a while to import
     from sammed3d_ft.recipes.import_dicom import run
 
@@ -88,7 +88,7 @@ def _import(case: ViewedCase) -> tuple[str, list[str]]:
         try:
             run(case.image, case.folder, case.series, ct=any(one.modality == "CT" for one in contents.series))
         except InputError as error:
-            run(case.image, case.folder, case.series)  # refused again where the PET is the reason
+            run(case.image, case.folder, case.series)  # fails again if the PET is the reason
             notes.append(f"without the CT: {error}")
     return patient, notes
 
@@ -108,7 +108,7 @@ def _imported(case: ViewedCase) -> bool:
 
 
 def voxel_bytes(modality: str, volume: Volume) -> memoryview:
-    """Voxels for the page, (x, y, z) in C order: float32 of a PET, int16 HU of a CT (rounded), little-endian."""
+    """Voxels for the page, (x, y, z) in C order, little-endian: float32 for a PET, rounded int16 HU for a CT."""
     array = volume.array
     array = np.clip(np.rint(array), *_HU).astype("<i2") if modality == "CT" else array.astype("<f4", copy=False)
     return np.ascontiguousarray(array).data.cast("B")

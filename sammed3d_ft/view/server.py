@@ -1,4 +1,4 @@
-"""The viewer's server: what the page may ask, and how the server starts and ends."""
+"""The viewer's server: its routes, how it starts, and how it ends."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "page"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 PAGE_FILES = {f"/{file.name}": file for file in sorted(PAGE.iterdir()) if file.suffix in _TYPES}
-_AFTER_FAILURE_SECONDS = 5.0  # for the page to fetch what was wrong, before the program ends
+_AFTER_FAILURE_SECONDS = 5.0  # time for the page to fetch the error before the program exits
 _LARGEST_LESION = 2**31 - 1
 _PART_BYTES = 1 << 22
 
 
 class Viewer:
-    """The cases, and the one that is open.
+    """The cases, and the session of the open one.
 
     Args:
         cases: at least one.
-        load: makes the model; called once, when it is needed.
-        annotated: the manifest of saved cases to keep up to date; for a cohort.
-        failed: called when the first scan cannot be opened.
+        load: loads the model; called once, on first use.
+        annotated: for a cohort, the manifest of saved cases, which is kept up to date.
+        failed: called if the only scan cannot be opened.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Viewer:
         return session
 
     def turn(self, number: int) -> None:
-        """Opens another case."""
+        """Open another case."""
         if not 0 <= number < len(self.cases):
             raise InputError(f"there are {len(self.cases)} cases")
         with self._turning:
@@ -87,7 +87,7 @@ class Viewer:
             self.session = self._opened()
 
     def save(self) -> dict[str, Any]:
-        """Saves the open case, and the manifest of a cohort."""
+        """Save the open case, and the manifest of a cohort."""
         from sammed3d_ft.view.cases import write_annotated
 
         session, number = self.session, self.current
@@ -99,7 +99,7 @@ class Viewer:
         return found
 
     def state(self) -> dict[str, Any]:
-        """What the page shows, without voxels."""
+        """Everything the page shows, except voxels."""
         session, case = self.session, self.cases[self.current]
         scan = session.scan if session.phase == "ready" else None
         found: dict[str, Any] = {
@@ -137,7 +137,7 @@ def _routes(viewer: Viewer) -> Starlette:
 
     def page(request: Request) -> Response:
         path = "/index.html" if request.url.path == "/" else request.url.path
-        file = PAGE_FILES[path]  # a route exists for these names alone
+        file = PAGE_FILES[path]  # routes exist only for these names
         return FileResponse(file, media_type=_TYPES[file.suffix])
 
     def state(request: Request) -> Response:
@@ -149,7 +149,7 @@ def _routes(viewer: Viewer) -> Starlette:
         session, modality = viewer.session, request.path_params["modality"]
         found = {} if session.scan is None or session.phase != "ready" else session.scan.volumes
         if modality not in found:
-            raise InputError("there is no such image yet")
+            raise InputError("this image is not loaded yet")
         content = voxel_bytes(modality, found[modality])
         return StreamingResponse(
             _parts(content, session.image_seen.set),
@@ -225,7 +225,7 @@ def _routes(viewer: Viewer) -> Starlette:
 
 
 def _asked(body: bytes, names: Sequence[str]) -> dict[str, Any]:
-    """The request's JSON object, with exactly these names; only finite numbers."""
+    """The request's JSON object, which must have exactly these names and only finite numbers."""
 
     def refuse(text: str) -> Any:
         raise ValueError(text)
@@ -257,16 +257,16 @@ def _voxel(value: Any, shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _framed(head: dict[str, Any], content: bytes) -> Any:
-    """JSON and raw bytes in one answer: the JSON's length (uint32, little-endian), the JSON, the bytes."""
+    """JSON and raw bytes in one response: the length of the JSON (uint32, little-endian), the JSON, the bytes."""
     from starlette.responses import Response
 
     text = json.dumps(head).encode()
-    text += b" " * (-len(text) % 4)  # so that the bytes after it are aligned
+    text += b" " * (-len(text) % 4)  # aligns the bytes that follow
     return Response(len(text).to_bytes(4, "little") + text + content, media_type="application/octet-stream")
 
 
 def _parts(content: memoryview, sent: Callable[[], None]) -> Iterator[bytes]:
-    """A large answer without a copy of all of it; ``sent`` is called at its end."""
+    """Parts of a large response, so that it is not copied as a whole; ``sent`` is called at the end."""
     for at in range(0, len(content), _PART_BYTES):
         yield bytes(content[at : at + _PART_BYTES])
     sent()
@@ -276,7 +276,7 @@ class RunningServer:
     """A server on a free port of the loopback interface, with its token.
 
     Args:
-        make: builds the viewer; it is given a function to call when the scan cannot be opened.
+        make: creates the viewer; its argument is a function to call if the scan cannot be opened.
     """
 
     def __init__(self, make: Callable[[Callable[[str], None]], Viewer]) -> None:
@@ -287,7 +287,7 @@ class RunningServer:
         self.port = self.address[1]
         self.viewer = make(self._fail)
 
-        import uvicorn  # while the scan is being read
+        import uvicorn  # imported while the scan is being read
 
         config = uvicorn.Config(
             application(self.viewer, self.port, self.token),
@@ -298,11 +298,11 @@ class RunningServer:
 
     @property
     def link(self) -> str:
-        """With the token in the fragment, which browsers do not send."""
+        """The link with the token in its fragment, which browsers do not send to servers."""
         return f"http://127.0.0.1:{self.port}/#{self.token}"
 
     def run(self) -> None:
-        """Serves until it is stopped, or the scan cannot be opened."""
+        """Serve until stopped, or until the scan turns out to be unreadable."""
         self._server.run(sockets=[self._socket])
 
     def stop(self) -> None:
@@ -323,11 +323,11 @@ def serve(
     annotated: Path | None = None,
     browser: bool = True,
 ) -> None:
-    """Serves the viewer until Ctrl+C.
+    """Serve the viewer until Ctrl+C.
 
     Args:
         cases, load, annotated: see `Viewer`.
-        lock: folder of the results, which one program at a time may use.
+        lock: folder of the results, which only one viewer may use at a time.
         browser: open the page in the user's browser.
 
     Raises:
@@ -340,7 +340,7 @@ def serve(
         with locked_run(lock, ".viewer.lock"):
             server = RunningServer(lambda failed: Viewer(cases, load, annotated, failed))
             print(
-                f"Viewer: {server.link}\nKeep this link to yourself. Ctrl+C ends the viewer; clicks are kept.",
+                f"Viewer: {server.link}\nKeep this link to yourself. Ctrl+C ends the viewer; all clicks are saved.",
                 flush=True,
             )
             if browser:
@@ -354,7 +354,7 @@ def serve(
 
 
 def _open_browser(link: str) -> None:
-    """Opens the link by way of a private file: a command line, with the token in it, is seen by all users."""
+    """Open the link through a private file, because a command line with the token would be visible to all users."""
     folder = Path(tempfile.mkdtemp(prefix="sammed3d-view-"))  # for this user alone
     file = folder / "open.html"
     file.write_text(f'<!doctype html><meta http-equiv="refresh" content="0;url={link}"><title>Viewer</title>\n')
@@ -367,4 +367,4 @@ def _open_browser(link: str) -> None:
     timer.daemon = True
     timer.start()
     if not webbrowser.open(file.as_uri()):
-        print("No browser was found: open the link in one on this machine.", file=sys.stderr)
+        print("No browser found: open the link in a browser on this machine.", file=sys.stderr)

@@ -1,8 +1,7 @@
-"""One scan in the viewer: its clicks, kept on disk at every change, and the lesions that a predictor makes of them.
+"""One scan in the viewer: its clicks, saved at every change, and the lesions predicted from them.
 
-The list of clicks is all there is to a session: the predictor is brought to it, forwards and backwards, and a session
-that was interrupted is opened from it. `predict` groups the saved clicks by the same function, so it gives the same
-lesions, bit for bit.
+The list of clicks is the whole state of a session: the predictor is updated to match it, and an interrupted session is
+restored from it. `predict` groups the saved clicks with the same function, so its lesions are the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ Box = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
 class SharedModel:
-    """A model that is loaded once, by the first who needs it."""
+    """A model that is loaded once, on first use."""
 
     def __init__(self, load: Callable[[], LoadedModel]) -> None:
         self._load = load
         self._lock = threading.Lock()
         self._model: LoadedModel | None = None
         self.user: Session | None = None
-        """Whose image and lesions the predictor holds."""
+        """The session whose image and lesions are in the predictor."""
 
     def get(self) -> LoadedModel:
         with self._lock:
@@ -56,42 +55,42 @@ class SharedModel:
 
 @dataclass(frozen=True)
 class _State:
-    """What a user has done."""
+    """The user's actions so far."""
 
     clicks: tuple[Click, ...] = ()
     removed: frozenset[int] = frozenset()
-    """Lesions of the starting mask that were taken away."""
+    """Deleted lesions of the start mask."""
 
 
 @dataclass(frozen=True)
 class _Given:
-    """What the predictor was given for one lesion."""
+    """The predictor's input for one lesion."""
 
     start: tuple[StartLesions, int] | None
     clicks: tuple[tuple[tuple[float, ...], int], ...]
 
 
 class Session:
-    """The work on one case. Its methods may be called from several threads.
+    """Work on one case. Methods may be called from several threads.
 
     Args:
-        case: what to open, and where the work is kept.
-        model: shared by the cases of a cohort, one after the other.
+        case: the case to open, with its work folder.
+        model: the model, shared by all sessions.
     """
 
     def __init__(self, case: ViewedCase, model: SharedModel) -> None:
         self.case = case
         self._model = model
         self.phase = "reading"
-        """reading, ready or failed; the scan is there when it is ready."""
+        """reading, ready or failed; `scan` is set when ready."""
         self.error = ""
         self.busy = ""
-        """What is being computed, for the page."""
+        """The running computation, shown on the page."""
         self.revision = 0
-        """Grows whenever lesions change."""
+        """Increases whenever lesions change."""
         self.scan: Scan | None = None
         self.image_seen = threading.Event()
-        """Set when the page has the first image; the model is loaded after that."""
+        """Set when the page has the first image; only then is the model loaded."""
         self._state = _State()
         self._history: list[_State] = []
         self._saved: _State | None = None
@@ -109,7 +108,7 @@ class Session:
     # Opening
 
     def open(self) -> None:
-        """Reads the scan and earlier work, and brings the predictor to it. Problems end up in ``error``."""
+        """Read the scan and earlier work, and update the predictor to match it. Problems are stored in ``error``."""
         try:
             self.scan = scan = read_scan(self.case)
             self._read_work(scan)
@@ -131,19 +130,19 @@ class Session:
             self.error = str(error)
             self.phase = "failed" if self.phase == "reading" else self.phase
         except Exception:
-            self.error = "a fault of the program; its terminal says more"
+            self.error = "internal error; see the terminal"
             self.phase = "failed" if self.phase == "reading" else self.phase
             raise
         finally:
             self.busy = ""
 
     def close(self) -> None:
-        """Lets a waiting `open` end; the clicks are on disk already."""
+        """End a waiting `open`; the clicks are already on disk."""
         self._closed = True
         self.image_seen.set()
 
     def _read_work(self, scan: Scan) -> None:
-        """The clicks and the mask of an earlier session in the folder, or else those that the case begins with."""
+        """Read clicks and mask of an earlier session from the folder, or else the initial ones of the case."""
         folder, image, volume = self.case.folder, scan.image, scan.volume
         again = (folder / _OPENED).is_file()
         begun = folder / cases.START if again else self.case.start
@@ -162,7 +161,7 @@ class Session:
             clicks = tuple(read) if again else self._numbered(read, scan)
         if again:
             if self.case.clicks is not None or self.case.start is not None:
-                scan.notes.append("the work of an earlier session goes on; --clicks and --start were read then")
+                scan.notes.append("continuing an earlier session; --clicks and --start are ignored")
         else:
             folder.mkdir(parents=True, exist_ok=True)
             self._write_start(self._start)
@@ -174,10 +173,10 @@ class Session:
         self._saved = self._state if self.case.saved else None
 
     def _numbered(self, clicks: list[Click], scan: Scan) -> tuple[Click, ...]:
-        """Clicks of any file with whole numbers as lesions, as `predict` would number them.
+        """The clicks of a file with whole numbers as lesion IDs, numbered as in `predict`.
 
-        Background clicks of no lesion count for each lesion whose crop holds them, as in `predict`; that needs the
-        predictor.
+        Background clicks without a lesion are assigned to each lesion whose crop contains them, as in `predict`; this
+        needs the predictor.
         """
         from sammed3d_ft.prompted.clicked_scan import group_clicks
 
@@ -210,26 +209,26 @@ class Session:
         x, y, z = scan.volume.to_mm(position_vox).tolist()
         return x, y, z
 
-    # What a user does
+    # User actions
 
     def click(self, voxel: tuple[int, int, int], label: int, lesion: int, anyway: bool) -> dict[str, Any]:
-        """One more click. It is on disk before anything is computed.
+        """Add a click. It is saved to disk before anything is computed.
 
         Args:
-            voxel: canonical, inside the scan.
+            voxel: canonical voxel inside the scan.
             label: 1 lesion, 0 background.
-            lesion: its number; a new number starts a lesion.
-            anyway: take a lesion click outside the lesion's crops, which sees the lesion there as well.
+            lesion: the lesion's number; a new number starts a lesion.
+            anyway: accept a foreground click outside the lesion's crops, which opens another crop.
 
         Returns:
-            The news for the page; ``outside`` is set when the click was not taken for that reason.
+            The update for the page; ``outside`` is set if the click was rejected because it is outside the crops.
 
         Raises:
-            InputError: the click cannot be taken.
+            InputError: an invalid click.
         """
         scan = self._ready()
         if scan.not_suv:
-            raise InputError(f"{scan.not_suv}. It can be looked at, but not segmented")
+            raise InputError(f"{scan.not_suv}. It can be viewed, but not segmented")
         click = Click(self._mm(scan, voxel), label, lesion)
         with self._clicking:
             before = self._state
@@ -260,7 +259,7 @@ class Session:
                 self.busy = ""
 
     def undo(self) -> dict[str, Any]:
-        """Takes back the last thing done: a click, a reset or a removal."""
+        """Undo the last action: a click, a reset or a removal."""
         self._ready()
         with self._clicking:
             while self._history and self._history[-1] == self._state:
@@ -272,7 +271,7 @@ class Session:
         return self._update()
 
     def reset(self, lesion: int) -> dict[str, Any]:
-        """Takes away all clicks of a lesion; one of the starting mask is that mask again."""
+        """Remove all clicks of a lesion; a lesion of the start mask returns to that mask."""
         self._ready()
         with self._clicking:
             kept = tuple(click for click in self._state.clicks if click.lesion != lesion)
@@ -282,7 +281,7 @@ class Session:
         return self._update()
 
     def remove(self, lesion: int) -> dict[str, Any]:
-        """Takes away a lesion, also one of the starting mask."""
+        """Delete a lesion, which may be one of the start mask."""
         self._ready()
         with self._clicking:
             kept = tuple(click for click in self._state.clicks if click.lesion != lesion)
@@ -293,7 +292,7 @@ class Session:
         return self._update()
 
     def propose(self) -> list[dict[str, Any]]:
-        """Places of high uptake outside the present lesions, the highest SUV first. They show uptake, not disease."""
+        """Locations of high uptake outside the current lesions, highest SUV first. They show uptake, not disease."""
         from prompts.proposals import proposals_from_pet
 
         scan = self._ready()
@@ -306,7 +305,7 @@ class Session:
         return [{"voxel": list(proposal.coords_vox), "suv": proposal.score} for proposal in free]
 
     def save(self) -> dict[str, Any]:
-        """Writes the results by the code of `predict`; the names of the files by kind."""
+        """Write the results with the code of `predict`; return the folder and the file names."""
         from sammed3d_ft.prompted.clicked_scan import ClickedScan
         from sammed3d_ft.recipes.predict import Outputs, write_results
 
@@ -349,14 +348,14 @@ class Session:
         ]
         return {"folder": str(folder), "files": sorted({name.rsplit("/", 1)[-1] for name in written})}
 
-    # What the page is told
+    # Updates for the page
 
     @property
     def unsaved(self) -> bool:
         return self._state != (self._saved or _State()) or (self._start is not None and self._saved is None)
 
     def news(self, box: Box | None) -> dict[str, Any]:
-        """Clicks and lesions as they are now, and the part of the scan in which lesions changed."""
+        """The current clicks and lesions, and the box in which lesions changed."""
         state = self._state
         clicks: list[dict[str, Any]] = []
         if self.scan is not None and state.clicks:
@@ -381,7 +380,7 @@ class Session:
         }
 
     def table(self) -> dict[str, Any]:
-        """The rows of the lesion table, by the code that writes it, and the revision they belong to."""
+        """The rows of the lesion table, made by the code that writes it, and their revision."""
         from sammed3d_ft.recipes.predict import lesion_rows
 
         scan = self._ready()
@@ -394,14 +393,14 @@ class Session:
             return {"revision": self.revision, "rows": rows}
 
     def labels(self, box: Box | None) -> tuple[dict[str, Any], bytes]:
-        """Codes of lesions (uint16, little-endian, C order) in a box; None: in the box that holds them all."""
+        """Lesion codes (uint16, little-endian, C order) in a box; None uses the bounding box of all lesions."""
         with self._predicting:
             if box is None:
                 box = _union(list(self._boxes.values()))
             head = {"revision": self.revision, "box": box}
             return head, b"" if box is None else self._labels(box).astype("<u2").tobytes()
 
-    # Keeping the state
+    # State
 
     def _ready(self) -> Scan:
         if self.phase != "ready" or self.scan is None:
@@ -417,7 +416,7 @@ class Session:
         self._history.append(before)
 
     def _withdraw(self, click: Click) -> None:
-        """Takes a click back that was refused, with what `undo` would find of it."""
+        """Remove a rejected click, also from the undo history."""
         with self._clicking:
             kept = tuple(one for one in self._state.clicks if one is not click)
             self._keep(replace(self._state, clicks=kept))
@@ -425,7 +424,7 @@ class Session:
                 self._history.pop()
 
     def _keep(self, state: _State) -> None:
-        """Makes this the state, on disk first: what the page has seen is not lost."""
+        """Set the state, on disk first, so that nothing shown on the page is lost."""
         if state.removed not in self._starts:
             self._starts[state.removed] = self._without(state.removed)
         if self._starts[state.removed] is not self._kept_start:
@@ -456,7 +455,7 @@ class Session:
         return self._starts[self._state.removed]
 
     def _without(self, removed: frozenset[int]) -> StartLesions | None:
-        """The starting mask without some of its lesions."""
+        """The start mask without some of its lesions."""
         start = self._start
         assert start is not None
         assert start.numbers is not None
@@ -468,16 +467,17 @@ class Session:
             code[start.numbers.index(number) + 1] = new
         labels = code[start.labels]
         if len(kept) == 1:
-            # A file with one number reads as a binary mask, of which each part is a lesion.
+            # A file with a single number is read as a binary mask, in which each component is a lesion.
             from prompts.lesions import lesions_from_mask
 
             if lesions_from_mask(labels)[1] > 1:
                 raise InputError(
-                    f"lesion {kept[0]} of the starting mask has several parts and cannot stay alone; remove it first"
+                    f"lesion {kept[0]} has several parts and cannot be the only one left of the start mask; delete it "
+                    "first"
                 )
         return StartLesions(labels, tuple(kept))
 
-    # Bringing the predictor to the state
+    # Updating the predictor
 
     def _update(self) -> dict[str, Any]:
         with self._predicting:
@@ -488,17 +488,17 @@ class Session:
                 self.busy = ""
 
     def _predictor(self, scan: Scan) -> Predictor:
-        """The predictor with this scan; the lesions of another case are forgotten."""
+        """The predictor with this scan set; lesions of another case are removed."""
         model = self._model.get()
         predictor = model.predictor
         if self._model.user is not self:
             first, *others = predictor.modalities
             if first != scan.modality:
-                raise InputError(f"the model sees {first} first, but the image looks like {scan.modality}")
+                raise InputError(f"the model needs {first}, but the image looks like {scan.modality}")
             images = {first: scan.volume}
             if "CT" in others:
                 if scan.ct is None:
-                    raise InputError("the model sees PET and CT; give the CT as well (--ct)")
+                    raise InputError("the model needs PET and CT: also give the CT (--ct)")
                 if scan.ct_volume is None:
                     raise InputError("the CT is still being read")
                 images["CT"] = scan.ct_volume
@@ -513,7 +513,7 @@ class Session:
         self._given, self._boxes = {}, {}
 
     def _bring_up_to_date(self) -> Box | None:
-        """Gives the predictor what it lacks; the part of the scan in which lesions changed."""
+        """Update the predictor to match the clicks; return the box in which lesions changed."""
         from sammed3d_ft.prompted.clicked_scan import group_clicks
 
         scan = self._ready()
@@ -549,7 +549,7 @@ class Session:
         return _same_start(have.start, None if start is None or lesion.start is None else (start, lesion.start))
 
     def _bring(self, predictor: Predictor, lesion: ClickedLesion, start: StartLesions | None) -> None:
-        """One lesion, by one click more or less where that is the same as giving all of them anew."""
+        """Update one lesion, with a single click or undo if that is equivalent to applying all clicks again."""
         of_mask = None if lesion.start is None or start is None else (start, lesion.start)
         number, want, have = lesion.number, _clicks_of(lesion), self._given.get(lesion.number)
         step = 0
@@ -577,11 +577,11 @@ class Session:
         self._boxes[number] = (found.box.start, found.box.stop) if found.box_mask.size else None
 
     def _code(self, number: int) -> int:
-        """A small number that stands for a lesion in what the page is sent."""
+        """The code of a lesion in the labels sent to the page."""
         return self._codes.setdefault(number, len(self._codes) + 1)
 
     def _labels(self, box: Box) -> np.ndarray:
-        """Codes of the lesions in a box, (x, y, z) int32, as the instance map of the results has them."""
+        """Lesion codes in a box, (x, y, z) int32, in agreement with the instance map of the results."""
         from sammed3d_ft.images.crops import Region
         from sammed3d_ft.prompted.prediction import instance_map
 
@@ -601,7 +601,7 @@ def _clicks_of(lesion: ClickedLesion) -> tuple[tuple[tuple[float, ...], int], ..
 
 
 def _same_start(one: tuple[StartLesions, int] | None, other: tuple[StartLesions, int] | None) -> bool:
-    """Whether two lesions start from one mask; masks with other lesions taken away keep their numbers."""
+    """Whether two lesions have the same start mask; deleting other lesions does not change the numbers of a mask."""
     if one is None or other is None:
         return one is other
     return (
@@ -612,10 +612,10 @@ def _same_start(one: tuple[StartLesions, int] | None, other: tuple[StartLesions,
 
 
 def _grows(of_mask: tuple[StartLesions, int] | None, clicks: tuple[tuple[tuple[float, ...], int], ...]) -> bool:
-    """Whether a lesion given click by click is the same as given all at once.
+    """Whether applying clicks one by one is equivalent to applying them all at once.
 
-    Of a mask's first clicks, one inside it goes first, whichever it is; only when the very first is that one does the
-    order never change.
+    With a start mask, the first foreground click inside the mask is moved to the front; the order is unchanged only if
+    that is already the first click.
     """
     if of_mask is None:
         return True

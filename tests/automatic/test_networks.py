@@ -1,4 +1,4 @@
-"""The networks: the paper's sizes against MONAI's own, what trains, and SAM-Med3D's encoder inside UNETR."""
+"""The networks: the paper's sizes against MONAI, trainable parameters, and SAM-Med3D's encoder in UNETR."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_paper_network_is_monais(name: str, parameters: int | None) -> None:
     assert shapes == {key: tensor.shape for key, tensor in monais.state_dict().items()}
     if parameters is not None:
         assert sum(p.numel() for p in ours.parameters()) == parameters
-    if name != "unetr":  # which takes crops of 128 voxels alone
+    if name != "unetr":  # which only takes crops of 128 voxels
         monais.load_state_dict(ours.state_dict())
         image = torch.rand(1, 2, 32, 32, 32, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
@@ -47,7 +47,7 @@ def test_a_paper_network_is_monais(name: str, parameters: int | None) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_parameter_that_trains_gets_a_gradient(name: str) -> None:
-    """Several processes would wait for one that does not."""
+    """Unused parameters would make several processes wait for each other."""
     network = build_network(name, "laptop", 2, 64)
     logits = network(torch.rand(1, 2, 64, 64, 64))
     assert logits.shape == (1, 1, 64, 64, 64)
@@ -85,7 +85,7 @@ def test_the_published_encoder_is_tapped_as_in_unetr() -> None:
 
 
 def test_the_encoder_sees_z_scores_of_clipped_suv() -> None:
-    """Uptake in another unit, as long as nothing is clipped, is the same to it; beyond SUV 50 nothing is told apart."""
+    """The output does not depend on the unit of uptake, unless it is clipped; values above SUV 50 are equivalent."""
     network = build_network("unetr_sammed3d", "laptop", 1, 64).eval()
     image = torch.rand(1, 1, 64, 64, 64) * 10
     hot = image.clone()

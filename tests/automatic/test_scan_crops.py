@@ -1,4 +1,4 @@
-"""Training crops: shares, uniform places, keys, what lies in a crop, and turning against scipy."""
+"""Training crops: shares, uniform positions, keys, content of a crop, and rotation against scipy."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def scan(shape: tuple[int, int, int] = (14, 12, 16), channels: int = 2) -> tuple
 
 
 def test_four_crops_in_five_are_drawn_about_lesion_voxels_each_alike() -> None:
-    """And the fifth about a background voxel, each alike and never a lesion's."""
+    """Every fifth crop is centred on a background voxel, all equally likely and never in a lesion."""
     target = np.zeros((3, 4, 5), bool)
     target.flat[[0, 7, 8, 30, 59]] = True  # the first and last voxel among them
     places = np.flatnonzero(target)

@@ -1,4 +1,4 @@
-"""Whole scans at one spacing: places in the world, the way back, axis orders, intensities and the body's box."""
+"""Resampled scans: world positions, the inverse mapping, axis orders, intensities and the body's bounding box."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def test_voxels_keep_their_places_in_the_world_both_ways(spacing_mm: float) -> N
     expected = 30 + mm @ SLOPE_PER_MM
     np.testing.assert_allclose(prepared.channels[0][inside], expected[inside], atol=1e-3)
     np.testing.assert_allclose(np.linalg.norm(prepared.affine[:3, :3], axis=0), spacing_mm, rtol=1e-5)
-    # Every voxel of the scan lies on the grid: none of the returned values is that of the outside.
+    # Every voxel of the scan is on the grid: no returned value is the outside value.
     back = prepared.onto_scan(prepared.channels[0])
     assert back.shape == scan.array.shape
     assert back.min() > 20
-    core = (slice(3, -3),) * 3  # away from the faces, where values are held
+    core = (slice(3, -3),) * 3  # away from the faces, where values are clamped
     np.testing.assert_allclose(back[core], scan.array[core], atol=1e-3)
 
 
@@ -119,7 +119,7 @@ def test_the_body_is_that_of_the_ct_or_without_one_that_of_the_pet() -> None:
 
 @pytest.mark.parametrize("spacing_mm", [1.5, 5.0])
 def test_a_body_within_its_scan_keeps_its_place(spacing_mm: float) -> None:
-    """Channels, label and the way back, against scipy at the same points of the world."""
+    """Channels, label and inverse mapping, against scipy at the same world positions."""
     array = np.zeros((16, 15, 14), np.float32)
     array[5:12, 6:13, 4:9] = np.random.default_rng(2).uniform(1, 9, (7, 7, 5))
     scan = from_array(array, OBLIQUE)

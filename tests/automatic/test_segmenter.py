@@ -1,4 +1,4 @@
-"""Automatic segmentation: places whatever the axis order, windows, channels, and exports that come back."""
+"""Automatic segmentation: world positions for every axis order, windows, channels, and reloaded exports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PET = ScanPreparation(("PT",), 2.5)
 
 
 def lopsided(image: Tensor) -> Tensor:
-    """A stand-in network that treats every axis and direction in its own way."""
+    """A stand-in network that treats every axis and direction differently."""
     first = image[:, :1] - 5
     return first + 0.5 * first.roll(1, 2) - 0.25 * first.roll(-1, 3) + 0.125 * first.roll(2, 4)
 
@@ -98,7 +98,7 @@ def test_windows_overlap_by_half() -> None:
 
 
 def test_the_network_sees_what_it_was_trained_with() -> None:
-    """PET and CT in this order, as `prepare_scan` gives them; PET alone leaves the CT unread."""
+    """PET and CT in this order, as from `prepare_scan`; a PET-only network does not read the CT."""
     pet, ct = from_array(scan((8, 8, 8)), OBLIQUE), from_array(scan((20, 20, 20), 1) * 100 - 900, OBLIQUE)
     seen: list[Tensor] = []
 
@@ -139,7 +139,7 @@ def bf16() -> Iterator[Accelerator]:
 
 
 def test_a_network_that_trains_in_mixed_precision_is_used_in_full(bf16: Accelerator) -> None:
-    """So that validation during training scores what the export will give."""
+    """Validation during training then scores what the export will produce."""
     torch.manual_seed(0)
     network = nn.Conv3d(1, 1, 3, padding=1)
     pet = from_array(scan((8, 8, 8)), OBLIQUE)

@@ -1,4 +1,4 @@
-"""What the tests of a benchmark share."""
+"""Fixtures of the benchmark tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark: every patient tested by a model that saw none of him; done runs stay done; failures are marked."""
+"""The benchmark: no patient is tested by a model trained on that patient; finished runs stay; failures are marked."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_table_holds_what_the_runs_gave(folder: Path, trained: Done) -> None
     assert failures == []
     for clicks, block in ((1, "1 click per lesion"), (5, "5 clicks per lesion")):
         a, b = (expected_dice(folder, row, (0, 1), clicks) for row in "ab")
-        assert 0.5 < b.mean() < a.mean() < 0.97  # a comparison of equals would say nothing
+        assert 0.5 < b.mean() < a.mean() < 0.97  # a comparison of equal methods would be meaningless
         first, second = (line_of(folder / "out", row, block) for row in "ab")
         assert float(first["mean"]) == pytest.approx(a.mean())
         assert float(second["mean"]) == pytest.approx(b.mean())
@@ -71,7 +71,7 @@ def test_the_table_holds_what_the_runs_gave(folder: Path, trained: Done) -> None
             assert float(second[column]) == pytest.approx(test.p)
         assert first["p"] == ""
         assert (second["pairs"], second["patients"], second["of"], second["failed"]) == ("6", "6", "6", "0")
-        assert f"| {block} | b | {clicks} per lesion | 6/6 | {b.mean():.3f} (" in table
+        assert f"| {block} | b | {clicks} per lesion, accumulated | 6/6 | {b.mean():.3f} (" in table
     cases = rows_of(folder / "out" / "cases.csv")
     assert len(cases) == 2 * 2 * 2 * 6  # rows, clicks, seeds, cases
     found = [float(case["dice"]) for case in cases if (case["row"], case["clicks"], case["seed"]) == ("b", "5", "1")]
@@ -81,12 +81,12 @@ def test_the_table_holds_what_the_runs_gave(folder: Path, trained: Done) -> None
     assert page.count("<img") == 4  # curves, boxes of two blocks, sizes
 
 
-def test_what_is_done_is_not_done_again_and_a_missing_run_is_told(folder: Path, trained: Done) -> None:
+def test_what_is_done_is_not_done_again_and_a_missing_run_is_reported(folder: Path, trained: Done) -> None:
     config = write_config(folder)
     table, _ = trained.run(config, limit=5)
     assert len(trained.trainings) == 5
     # No patient is averaged over one seed where others have two.
-    assert "| 1 click per lesion | a | 1 per lesion | 0/6 (6 missing) |  |" in table
+    assert "| 1 click per lesion | a | 1 per lesion, accumulated | 0/6 (6 missing) |  |" in table
     trained.run(config)
     assert len(trained.trainings) == len(set(trained.trainings)) == 12
     assert len(trained.images) == len(set(trained.images)) == 24
@@ -98,11 +98,11 @@ def test_what_is_done_is_not_done_again_and_a_missing_run_is_told(folder: Path, 
     assert (folder / "out" / "table.csv").read_bytes() == before
 
 
-def test_killed_at_any_point_it_goes_on_and_ends_in_the_same_tables(
+def test_killed_at_any_point_it_resumes_and_writes_the_same_tables(
     folder: Path, trained: Done, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
-        """Not an Exception: nothing on the way may handle it."""
+        """Not an Exception, so that no code handles it."""
 
     config = write_config(folder, seeds=[0])
     trained.run(config)
@@ -135,14 +135,12 @@ def test_killed_at_any_point_it_goes_on_and_ends_in_the_same_tables(
             trained.run(config)
     trained.run(config)
     assert len(trained.trainings) == len(set(trained.trainings)) == 6
-    assert len(trained.images) == 12 + 1  # only the case that was under way is seen twice
+    assert len(trained.images) == 12 + 1  # only the interrupted case is processed twice
     assert trained.images[3] == trained.images[4]
     assert (folder / "out" / "table.csv").read_bytes() == wanted
 
 
-def test_masks_are_made_anew_when_the_model_the_clicks_or_a_label_changed_and_the_old_ones_stay(
-    folder: Path, trained: Done
-) -> None:
+def test_new_masks_are_made_when_model_clicks_or_a_label_changed_and_old_ones_stay(folder: Path, trained: Done) -> None:
     trained.run(write_config(folder, seeds=[0]))
     assert len(trained.images) == 12
     first = made_in(folder / "out")
@@ -156,7 +154,7 @@ def test_masks_are_made_anew_when_the_model_the_clicks_or_a_label_changed_and_th
     assert trained.images[14:] == [("a", 0, "train_2"), ("b", 0, "train_2")]
     trained.run(write_config(folder, seeds=[0], clicks=[1, 2, 5]))
     assert len(trained.images) == 16 + 12
-    assert len(trained.trainings) == 6  # they validate at other numbers of clicks, and choose the same model
+    assert len(trained.trainings) == 6  # validation at other numbers of clicks selects the same model
     assert line_of(folder / "out", "a", "2 clicks per lesion")["patients"] == "6"
     trained.run(write_config(folder, seeds=[0], clicks=[1, 2, 5]))
     assert len(trained.images) == 28  # nothing changed
@@ -190,7 +188,7 @@ def test_a_rows_config_need_not_name_run_folder_and_manifest(folder: Path, train
     assert line_of(folder / "out", "b", "1 click per lesion")["patients"] == "6"
 
 
-def test_a_broken_prediction_is_a_marked_row_and_made_anew_by_the_next_call(folder: Path, trained: Done) -> None:
+def test_a_broken_prediction_is_marked_and_repeated_by_the_next_call(folder: Path, trained: Done) -> None:
     config = write_config(folder, seeds=[0])
     trained.run(config)
     mask = current(folder / "out", "b", "y") / "5_clicks" / "train_3.nii.gz"
@@ -198,7 +196,7 @@ def test_a_broken_prediction_is_a_marked_row_and_made_anew_by_the_next_call(fold
     table, (failure,) = trained.run(config)
     assert failure.run == "b, fold y, seed 0"
     assert failure.reason.startswith("case train_3: ")
-    assert "| 5 clicks per lesion | b | 5 per lesion | 5/6 (1 missing) |" in table
+    assert "| 5 clicks per lesion | b | 5 per lesion, accumulated | 5/6 (1 missing) |" in table
     b = np.delete(expected_dice(folder, "b", (0,), 5), 3)
     line = line_of(folder / "out", "b", "5 clicks per lesion")
     assert float(line["mean"]) == pytest.approx(b.mean())
@@ -232,7 +230,7 @@ def test_the_manifests_own_split_is_one_fold(folder: Path, trained: Done) -> Non
     splits = {"train_0": "train", "train_1": "val", "train_2": "test", "train_3": "test", "train_4": "train"}
     wanted = expected_dice(folder, "a", (0, 1), 1)[[2, 3]].mean()
     cases = [replace(case, split=splits.get(case.id)) for case in read_manifest(cohort).cases]
-    cases[5] = replace(cases[5], label=None)  # one that is left out need not have one
+    cases[5] = replace(cases[5], label=None)  # an omitted one needs none
     write_manifest(cohort, cases)
     _, failures = trained.run(write_config(folder, folds="split", folds_key=None))
     assert failures == []
@@ -426,7 +424,7 @@ UNET = [
 
 @pytest.mark.slow
 def test_real_runs_a_failed_one_and_a_checkpoint_as_it_is(folder: Path) -> None:
-    """Nothing is replaced by a stand-in: the command trains, makes masks and scores; one method cannot train."""
+    """Without stand-ins: the command trains, makes masks and scores; one method fails to train."""
     base = folder / "base.safetensors"
     save_safetensors(base, seeded_model("mini", seed=1).state_dict(), {})
     train = str(folder / "train.yaml")
@@ -440,9 +438,9 @@ def test_real_runs_a_failed_one_and_a_checkpoint_as_it_is(folder: Path) -> None:
     ended = CliRunner().invoke(app, ["benchmark", str(write_config(folder, rows=rows, seeds=[0]))])
     assert ended.exit_code == 3
     assert "broken, fold x, seed 0: error: loss l1dfl has no option 'nonsense'" in ended.output
-    assert "| 1 click per lesion | a | 1 per lesion | 6/6 |" in ended.output
-    assert "| 1 click per lesion | broken | 1 per lesion | 0/6 (6 missing) |" in ended.output
-    assert "| 1 click per lesion | as_it_is | 1 per lesion | 6/6 |" in ended.output
+    assert "| 1 click per lesion | a | 1 per lesion, accumulated | 6/6 |" in ended.output
+    assert "| 1 click per lesion | broken | 1 per lesion, accumulated | 0/6 (6 missing) |" in ended.output
+    assert "| 1 click per lesion | as_it_is | 1 per lesion, accumulated | 6/6 |" in ended.output
     assert "| automatic | unet | none | 6/6 |" in ended.output
     assert "| automatic | cascade | none | 6/6 |" in ended.output
     assert (current(folder / "out", "cascade", "x", seed=3) / "automatic" / "train_0.nii.gz").is_file()

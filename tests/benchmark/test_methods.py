@@ -1,4 +1,4 @@
-"""The benchmark's rows in which nothing is trained: tables counted by hand, cascades, rules, both protocols."""
+"""The benchmark's methods without training: hand-counted tables, cascades, rules, both protocols."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_changed_docstring_keeps_masks_and_scores(tmp_path: Path) -> None:
     assert made_in(tmp_path / "out") == made
 
 
-def test_a_stored_score_that_cannot_be_read_is_named_and_made_anew_once_deleted(tmp_path: Path) -> None:
+def test_an_unreadable_stored_score_is_named_and_made_again_once_deleted(tmp_path: Path) -> None:
     config = write_benchmark(tmp_path, TRUTHS, {"suv4": {"rule": {"suv_at_least": 4}}})
     runner.run(config)
     stored = current(tmp_path / "out", "suv4", "0", "evaluation") / "1_clicks" / "cases" / "p1.json"
@@ -210,6 +210,37 @@ def test_a_worker_that_dies_is_a_marked_run(tmp_path: Path, monkeypatch: pytest.
     assert "| suv4 | 1 per lesion | 3/4 (1 missing) |" in table
 
 
+def test_both_click_modes_of_a_checkpoint_are_named_in_every_output(tmp_path: Path) -> None:
+    rows = {"all": {"checkpoint": "mini"}, "newest": {"checkpoint": "mini", "accumulate_clicks": False}}
+    rows["clicked"] = {"rule": {"suv_at_least": 4}}
+    hollow = cube((2, 2, 2), 12) - cube((5, 5, 5), 6)
+    truths = {"p1": cube((3, 2, 4), 10), "p2": hollow, "p3": cube((9, 9, 9), 5)}
+    text, failures = runner.run(write_benchmark(tmp_path, truths, rows, clicks=[1, 3]))
+    assert failures == []
+    out, modes = tmp_path / "out", {"all": "true", "newest": "false", "clicked": ""}
+    for name in ("table.csv", "sizes.csv", "cases.csv"):
+        assert {line["row"]: line["accumulate_clicks"] for line in rows_of(out / name)} == modes
+    for where in (text, (out / "table.md").read_text()):
+        assert "| all | 3 per lesion, accumulated |" in where
+        assert "| newest | 3 per lesion, newest only |" in where
+        assert "| clicked | 3 per lesion |" in where
+        assert "Clicks, accumulated: at each step" in where
+    assert "<td>3 per lesion, newest only</td>" in (out / "table.html").read_text()
+    made_of = {
+        name: json.loads((current(out, name, "0") / "made_of.json").read_text())["made_of"]
+        for name in ("all", "newest")
+    }
+    assert "accumulate_clicks" not in made_of["all"]  # as in benchmarks by earlier versions, whose masks are kept
+    assert made_of["newest"] == {**made_of["all"], "accumulate_clicks": False}
+
+    def masks(row: str, level: str) -> list[bytes]:
+        paths = (current(out, row, str(fold)) / level / f"{case}.nii.gz" for fold, case in enumerate(truths))
+        return [np.asarray(nib.load(path).dataobj).tobytes() for path in paths]
+
+    assert masks("all", "1_clicks") == masks("newest", "1_clicks")
+    assert masks("all", "3_clicks") != masks("newest", "3_clicks")
+
+
 def test_a_cascade_is_clicked_once_at_every_detection_and_by_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,7 +268,7 @@ def test_a_cascade_is_clicked_once_at_every_detection_and_by_nobody_else(
             path.unlink()
         patched.setattr(ThresholdByClicks, "add_click", watched)
         runner.run(config)
-    # The second component of p1 is far from any uptake, so it adds nothing; p2 was missed and is missed.
+    # The second component of p1 is far from any uptake, so it adds nothing; p2 was missed by the detector.
     assert given == [(2, 2, 2, 1, 1), (11, 10, 9, 1, 2), (8, 9, 9, 1, 1), (4, 4, 4, 1, 1)]
     line = line_of(tmp_path / "out", "cascade", "automatic")
     assert (line["clicks"], float(line["mean"])) == ("none", 0.75)
@@ -252,7 +283,7 @@ def test_a_cascade_is_clicked_once_at_every_detection_and_by_nobody_else(
     assert given == [(11, 10, 9, 1, 2), (8, 9, 9, 1, 1)]
     runner.run(config := write_benchmark(tmp_path, TRUTHS, {**rows, "cascade": {"cascade": ALL_DETECTIONS}}))
 
-    save(tmp_path / "found" / "p2.nii.gz", TRUTHS["p2"])  # another detection: that fold's cascade is made anew
+    save(tmp_path / "found" / "p2.nii.gz", TRUTHS["p2"])  # another detection: the cascade of that fold is repeated
     runner.run(config)
     assert float(line_of(tmp_path / "out", "cascade", "automatic")["mean"]) == 1
     (tmp_path / "found" / "p3.nii.gz").unlink()
@@ -286,10 +317,10 @@ def test_the_autopet_protocol_has_eleven_steps_and_areas(tmp_path: Path) -> None
     assert float(line_of(out, "other", last, "auc_dice")["mean"]) == pytest.approx(6.5)
     assert float(line_of(out, "other", last)["mean"]) == 1
     assert float(line_of(out, "other", first)["mean"]) == 0
-    # Proposals find these lesions, which nothing else outshines: right from step 0 to the last.
+    # Proposals find these lesions, which have the highest uptake: correct from step 0 to the last.
     assert float(line_of(out, "suv4", first)["mean"]) == 1
     assert float(line_of(out, "suv4", last, "auc_dice")["mean"]) == pytest.approx(10)
-    # Without clicks a mask stays what it is.
+    # Without clicks a mask is unchanged.
     assert float(line_of(out, "suv3", last, "auc_dice")["mean"]) == pytest.approx(10)
     assert float(line_of(out, "suv3", last, "auc_fpv_ml")["mean"]) == 0
     told = {line["clicks"] for line in rows_of(out / "table.csv") if line["block"] == last}

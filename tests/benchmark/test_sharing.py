@@ -1,4 +1,4 @@
-"""Calls of one benchmark side by side: they share the trainings, and say what they left to another."""
+"""Simultaneous calls of one benchmark share the trainings and report what they left to another call."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_two_calls_share_the_trainings(folder: Path, trained: Done) -> None:
     left = []
 
     def train(training: Training, arguments: list[str]) -> str | None:
-        if not trained.trainings:  # while the first one is under way, another call does all others
+        if not trained.trainings:  # while the first one runs, another call does all others
             trained.trainings.append("begun")
             left.extend(trained.run(config)[1])
         return trained.train(training, arguments)

@@ -37,7 +37,7 @@ def write(path: Path, content: object) -> Path:
 
 
 def predict(folder: Path, *, pet: Path | None = None, clicks: Path | None = None, more: tuple[object, ...] = ()):
-    """The command line of a prediction on a good PET with good clicks, but for what is given."""
+    """The command line of a prediction with valid PET and clicks, except for the given arguments."""
     if pet is None:
         pet = save(folder / "pet.nii.gz", SUV)
     if clicks is None:
@@ -198,9 +198,9 @@ WRONG = {
     slice_of_two_dimensions: r"flat\.nii\.gz: is 2D with shape \(24, 20\), expected a 3D volume",
     several_frames: r"dynamic\.nii\.gz: has several frames",
     picture: r"mip\.png: expected a \.nii",
-    neither_clicks_nor_mask: r"pet\.nii\.gz: nothing says where its lesions are; give --clicks, or a mask by --start",
-    start_on_another_grid: r"start\.nii\.gz: does not lie on the grid of .*pet\.nii\.gz: shape 24x20x17",
-    seg_without_its_source: "needs both its file, --seg, and the DICOM folder",
+    neither_clicks_nor_mask: r"pet\.nii\.gz: no clicks and no start mask; give --clicks or --start",
+    start_on_another_grid: r"start\.nii\.gz: is not on the grid of .*pet\.nii\.gz \(shape 24x20x17",
+    seg_without_its_source: "needs both --seg FILE and --source DICOM_FOLDER",
     missing_slice: r"1 slice\(s\) missing between",
     two_series: r"contains 2 PET series; choose one with --series UID: ",
     slices_of_two_spacings: "mixes slices of different pixel spacing",

@@ -1,4 +1,4 @@
-"""The `sammed3d-ft` command as a process: help, exit codes, and what starting it costs."""
+"""The `sammed3d-ft` command as a process: help, exit codes, and start-up time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.text import Text
 
 from sammed3d_ft import __version__
 from sammed3d_ft.cli import main as command
@@ -33,6 +34,17 @@ def test_help_names_every_command_and_version_prints() -> None:
     words = set(done.stdout.split())
     assert words >= COMMANDS
     assert run("--version").stdout == f"sammed3d-ft {__version__}\n"
+
+
+def test_help_is_shown_as_written() -> None:
+    """Square brackets in a help text would be taken for markup and vanish, as a default in brackets did."""
+    pending, texts = [typer.main.get_command(command.app)], []
+    while pending:
+        one = pending.pop()
+        pending += getattr(one, "commands", {}).values()
+        texts += [text for text in (one.help, *(getattr(option, "help", None) for option in one.params)) if text]
+    assert len(texts) > 100
+    assert [text for text in texts if Text.from_markup(text).plain != text] == []
 
 
 def test_starting_imports_nothing_heavy() -> None:

@@ -44,7 +44,7 @@ def test_a_scan_is_segmented_without_clicks(command: str, tmp_path: Path) -> Non
         "suv_max,suv_mean,suv_peak,suv_peak_flagged,tla\n"
     )
 
-    for useless in (["--flips"], ["--no-obey"], ["--clicks", "c.json"], ["--spacing-mm", "1"]):
+    for useless in (["--flips"], ["--no-obey"], ["--clicks", "c.json"], ["--spacing-mm", "1"], ["--newest-click-only"]):
         refused = CliRunner().invoke(app, [*words, *more, *useless])
         assert isinstance(refused.exception, InputError)
         assert str(refused.exception).endswith(f"takes no clicks: omit {useless[0]}")

@@ -1,4 +1,4 @@
-"""`sammed3d-ft prompts`, and what importing `prompts` costs."""
+"""`sammed3d-ft prompts`, and the import time of `prompts`."""
 
 import json
 import subprocess

@@ -122,7 +122,7 @@ def fetch(endpoint: str, folder: Path, *options: str) -> subprocess.CompletedPro
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    """The error line of a refused command. The client's own progress and retry notes may stand before it."""
+    """The error line of a refused command, after the client's own progress and retry messages."""
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr.strip().splitlines()[-1]
@@ -135,7 +135,7 @@ def test_fetch_then_fetch_again(hub: Hub, tmp_path: Path) -> None:
     assert (tmp_path / "w.pth").read_bytes() == CONTENT
     assert "100%" in done.stderr  # the progress bar
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["w.pth"]
-    hub.shutdown()  # a file that is there needs no hub
+    hub.shutdown()  # an existing file needs no hub
     again = fetch(hub.url, tmp_path)
     assert again.returncode == 0
     assert "already exists" in again.stdout
@@ -156,7 +156,7 @@ def test_a_killed_download_continues(hub: Hub, tmp_path: Path) -> None:
     line, environment = command(hub.url, tmp_path)
     with subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
         assert hub.broken.wait(60)
-        hub.break_after = 0  # what the client asks until it is killed brings nothing
+        hub.break_after = 0  # all requests fail until the client is killed
         while not any(path.stat().st_size for path in tmp_path.glob(".w.pth.*.incomplete")):
             assert first.poll() is None
         first.kill()
@@ -203,6 +203,32 @@ def test_a_hub_out_of_reach_is_one_line_with_the_way_out(tmp_path: Path) -> None
 )
 def test_what_the_hub_does_not_know(options: list[str], said: str, hub: Hub, tmp_path: Path) -> None:
     assert said in one_line(fetch(hub.url, tmp_path, *options))
+
+
+def test_source_and_licence_are_printed_before_the_download(tmp_path: Path) -> None:
+    line, environment = command("http://127.0.0.1:9", tmp_path)
+    line = [*line[: line.index("fetch") + 1], "seganypet_v2"]
+    done = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert "place it at" in one_line(done)
+    assert str(tmp_path / "weights" / "seganypet_v2.pth") in one_line(done)
+    source, licence, trained = done.stdout.splitlines()
+    assert source == "source: https://huggingface.co/YichiZhang98/SegAnyPET, seganypet_v2.pth, revision main"
+    assert licence.startswith("licence: none stated by the authors")
+    assert "11,041 PET scans" in trained
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["seganypet"], "unknown weights 'seganypet': expected sam_med3d_turbo, seganypet_v1"),
+        (["seganypet_v1", "--repo", "lab/weights"], "either the name seganypet_v1 or --repo and --file"),
+    ],
+)
+def test_a_wrong_name(options: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["fetch", *options])
+    assert isinstance(result.exception, InputError)
+    assert said in str(result.exception)
 
 
 def test_a_present_file_with_another_checksum(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""2D SAM slice by slice: the walk through the slices by a stand-in; Meta's network against its own predictor."""
+"""2D SAM slice by slice: propagation with a stand-in; Meta's network against its own predictor."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_background_clicks_count_in_their_slice() -> None:
     found = model.add_click((4, 6, 2), 0)
     wanted = array > 0
     wanted[:, 6:, 2] = False
-    assert np.array_equal(found.mask, wanted)  # its neighbours are clicked inside what is left
+    assert np.array_equal(found.mask, wanted)  # its neighbours are clicked inside the remaining mask
     assert ([(3.0, 4.0), (6.0, 4.0)], [1, 0]) in stand_in.asked
 
 
@@ -110,7 +110,7 @@ class Pooled(nn.Module):
 
 @pytest.fixture
 def without_torchvision() -> Iterator[None]:
-    """Meta's predictor needs two functions of torchvision, which may not be there: Pillow's own do the same."""
+    """Meta's predictor needs two functions of torchvision, which may be missing; Pillow has equivalents."""
     names = ("segment_anything", "torchvision")
     kept = {name: sys.modules.pop(name) for name in [*sys.modules] if name.split(".")[0] in names}
     image = importlib.import_module("PIL.Image")

@@ -1,4 +1,4 @@
-"""Threshold rules by clicks: components counted by hand, and what background clicks take away."""
+"""Threshold rules with clicks: components counted by hand, and what background clicks remove."""
 
 from __future__ import annotations
 

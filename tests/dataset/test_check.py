@@ -41,7 +41,7 @@ def two_lesions():
 
 @pytest.fixture
 def cohort(tmp_path) -> list[Case]:
-    """Four sound cases with PET, CT and label: two in train, one in val, one in test."""
+    """Four valid cases with PET, CT and label: two in train, one in val, one in test."""
     cases = []
     for name, split in (("a", "train"), ("b", "train"), ("c", "val"), ("d", "test")):
         folder = tmp_path / name
@@ -188,7 +188,7 @@ def test_a_file_used_twice_is_an_error_even_through_a_link(cohort, tmp_path):
     assert text.endswith("is used 2 times: PT of a, PT of b")
 
 
-def test_a_label_on_the_cts_grid_is_told(cohort):
+def test_a_label_on_the_cts_grid_is_reported(cohort):
     fine = np.diag([2.0, 2, 3, 1])
     save(cohort[0].images["CT"], np.repeat(np.repeat(hounsfield(), 2, 0), 2, 1), fine)
     assert check(cohort).problems == ()  # a CT may have its own grid

@@ -1,4 +1,4 @@
-"""Manifests: reading, writing, and building them from every form of data set."""
+"""Manifests: reading, writing, and building them from every data set format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splits from files and at random: patients stay whole."""
+"""Splits from files and at random: no patient leakage."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_random_splits_respect_what_is_settled():
     cases = [
         case("known", "p0", "test"),
         case("again", "p0"),  # a patient of the test set stays there
-        case("bare", labelled=False),  # without a label: nothing to learn from
+        case("bare", labelled=False),  # without a label, not usable for training
         *[case(f"c{i}", f"p{i}") for i in range(1, 11)],
     ]
     splits = {c.id: c.split for c in random_splits(cases, 0, 0.2, 0)}

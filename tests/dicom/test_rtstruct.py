@@ -1,4 +1,4 @@
-"""Contours become the voxels whose centres they hold."""
+"""Contours become the voxels whose centres they contain."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_repeated_and_overlapping_contours_are_named_with_their_slices(tmp_path:
         "region 'A': the same contour occurs more than once on slice 1; it counts once",
         "region 'A': contours overlap in part on slice 2; their union is used",
     ]
-    # A file that itself asks for the exclusive or gets it.
+    # Exclusive or is used if the file requests it.
     write_rtstruct(folder / "rt.dcm", {"A": [left, right]}, kind="CLOSEDPLANAR_XOR")
     mask, warnings = read_region(scan_folder(folder).regions[0], "A", series)
     assert (int(mask.sum()), warnings) == (6 + 6 - 2, [])

@@ -1,4 +1,4 @@
-"""Slices of a folder become one volume in its right place, or one clear line."""
+"""Slices of a folder become one volume at the right position, or one clear error line."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_ct_is_read_in_hu(tmp_path: Path) -> None:
 
 
 def test_steps_that_are_not_quite_even_are_accepted(tmp_path: Path) -> None:
-    """As in real scanners, 2.4 % off; the affine goes straight from the first slice to the last."""
+    """2.4 % off, as in real scanners; the affine is linear from the first slice to the last."""
     write_series(tmp_path, change=moved(_2=0.07, _5=0.06))
     series = read(tmp_path)
     assert series.step_mm == pytest.approx((5 * 3 + 0.06) / 5)

@@ -58,11 +58,11 @@ def test_units_and_decay_correction(header: Dataset, factor: float) -> None:
     [
         ({}, 6600),
         ({"SeriesTime": "115000.250", "AcquisitionTime": "115001"}, 6600.25),
-        # Injected at 23:00 the day before a scan at 00:50, told by a time alone or by the full date.
+        # Injected at 23:00 on the day before a scan at 00:50, stated as a time or with the date.
         (AT_0050 | {"RadiopharmaceuticalStartTime": "230000"}, 6600),
         (AT_0050 | {DATE_TIME: "20200101230000.00", TIME: None}, 6600),
         ({DATE_TIME: "20200102105000", TIME: "105000.5"}, 3600),
-        ({DATE_TIME: "20200102"}, 6600),  # a date without a time is no moment
+        ({DATE_TIME: "20200102"}, 6600),  # a date without a time is not usable
         # 09:50 UTC is 10:50 on a scanner at +0100.
         ({DATE_TIME: "20200102095000+0000", TIME: "105000", "TimezoneOffsetFromUTC": "+0100"}, 3600),
         # Zr-89 after five days.
@@ -135,7 +135,7 @@ def test_decay_correction_date_time_of_the_standard_goes_first() -> None:
 
 
 def test_a_private_moment_on_another_day_gives_its_time_of_day() -> None:
-    """De-identification shifts the dates of the standard and forgets the private ones."""
+    """De-identification shifts the standard dates but not the private ones."""
     header = with_private(pet_header(SeriesTime="180000"), *SIEMENS, 0x22, "DT", "20191015110000")
     scale = suv_scale([header], "PET series X")
     assert (scale.facts["decay_s"], scale.facts["scan_start"]) == (3600, "2020-01-02T11:00:00")
@@ -173,7 +173,7 @@ NO_DATES = {"SeriesDate": "", "AcquisitionDate": ""}
 @pytest.mark.parametrize(
     ("changes", "decay_s", "said"),
     [
-        # The injection's date was shifted otherwise than the scan's, or not at all; either way; or in one of the two.
+        # The injection's date was shifted differently from the scan's, or not at all, in either direction.
         (
             {DATE_TIME: "20150714100000", TIME: "100000"},
             6600,
@@ -200,7 +200,7 @@ def test_times_alone_serve_where_dates_are_shifted_or_gone(changes: dict, decay_
     assert re.search(said, warning)
     assert "so dates are not used: by the times alone the scan (" in warning
     assert "\n" not in warning
-    assert "T" not in scale.facts["scan_start"] + scale.facts["injection"]  # no date is made up
+    assert "T" not in scale.facts["scan_start"] + scale.facts["injection"]  # no date is invented
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_times_alone_serve_where_dates_are_shifted_or_gone(changes: dict, decay_
         (pet_header(**{DATE_TIME: "20150102113000"}), "20150102113000 and Start Time 100000 contradict .* by 5400 s"),
         # Scanned 13 h after the injection, by the times: as likely a wrong time.
         (pet_header(**{DATE_TIME: "20150101225000", TIME: None}), "times alone .* starts 46800 s .* is wrong"),
-        (pet_header(**NO_DATES, RadionuclideHalfLife=45720), "Series Date is missing.* leave the day open"),  # Cu-64
+        (pet_header(**NO_DATES, RadionuclideHalfLife=45720), "Series Date is missing.* not determine"),  # Cu-64
         (pet_header(RadionuclideHalfLife=282240), "Start DateTime is needed"),
         (pet_header(SeriesTime=None), "Series Time is missing"),
         (pet_header(AcquisitionTime=None), "Acquisition Time is missing"),

@@ -1,4 +1,4 @@
-"""Cohorts: pairing by id, one message for all offenders, failed cases as rows, tables, the command."""
+"""Cohorts: pairing by ID, one message for all problems, failed cases as rows, tables, the command."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_manifest_gives_labels_pet_split_and_patients(cohort: Path) -> None:
     assert summary["cases"] == {"evaluated": 2, "patients": 1, "failed": {}}
     assert [row["patient"] for row in rows(cohort / "out" / "cases.csv")] == ["patient 1", "patient 1"]
     assert float(rows(cohort / "out" / "cases.csv")[0]["truth_suv_max"]) == 3
-    assert summary["metrics"]["dice"]["ci_low"] is None  # one patient says nothing of the spread between patients
+    assert summary["metrics"]["dice"]["ci_low"] is None  # one patient gives no variance between patients
     with pytest.raises(InputError, match="no cases of split 'val'"):
         run(cohort / "pred", manifest, cohort / "out", split="val")
     write_manifest(manifest, [case("a", "test"), case("b", "test", label=False)])

@@ -160,7 +160,7 @@ def test_command_on_real_evaluations(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "80"})
     assert result.exit_code == 0, result.output
     assert "bad compared with good, patients: 7" in result.output
-    assert "…" not in result.output  # nothing is cut off at the usual width
+    assert "…" not in result.output  # nothing is truncated at the usual width
     row = json.loads((tmp_path / "out" / "compare.json").read_text())["metrics"]["dice"]["bad"]
     assert row["pairs"] == 6  # without the broken one
     assert row["mean"] == pytest.approx((4 * 2 / 5 + 2 * 4 / 6) / 6)

@@ -1,4 +1,4 @@
-"""Published scoring rules against plain restatements of them, and on cases worked out by hand."""
+"""Published scoring rules against plain reimplementations and hand-computed cases."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def false_volume(mine: np.ndarray, other: np.ndarray, voxel_ml: float) -> float:
 
 
 def criteria(truth: np.ndarray, pred: np.ndarray, pet: np.ndarray) -> dict[str, tuple[int, int, int]]:
-    """C1 to C3 as their authors word them; a truth that is found is struck off, and must not be found again."""
+    """C1 to C3 as worded by their authors; a lesion that has been found cannot be found again."""
     truth_labels, n_truth = ndimage.label(truth, EDGES)
     pred_labels, n_pred = ndimage.label(pred, EDGES)
     truth_voxels = np.bincount(truth_labels.ravel())

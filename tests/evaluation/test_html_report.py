@@ -1,4 +1,4 @@
-"""The page of an evaluation: what it says, and that it stands alone."""
+"""The HTML report: its content, and that it is self-contained."""
 
 from __future__ import annotations
 

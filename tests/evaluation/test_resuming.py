@@ -1,4 +1,4 @@
-"""A cohort in several processes, stopped and gone on with: the same tables, and nothing done twice."""
+"""A cohort in several processes, stopped and resumed: the same tables, and no case evaluated twice."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def evaluated(cohort: Path) -> Evaluated:
 
 
 def tables(folder: Path) -> list[str]:
-    """What an evaluation says, without the time it was written and the folders it was given."""
+    """The content of an evaluation, without its time and folders."""
     summary = json.loads((folder / "summary.json").read_text())
     del summary["written"]
     return [*((folder / name).read_text() for name in TABLES), json.dumps(summary)]
@@ -77,7 +77,7 @@ def test_a_second_start_does_nothing_again(cohort: Path, evaluated: Evaluated) -
     assert evaluated() == []
 
 
-def test_a_stopped_evaluation_goes_on(cohort: Path, evaluated: Evaluated) -> None:
+def test_a_stopped_evaluation_resumes(cohort: Path, evaluated: Evaluated) -> None:
     def stopped(cases: Iterable[CasePaths]) -> Iterator[CasePaths]:
         yield next(iter(cases))
         raise KeyboardInterrupt
@@ -106,7 +106,7 @@ def test_what_changed_is_done_again(cohort: Path, evaluated: Evaluated, monkeypa
     evaluate(cohort, connectivity=26)
     assert evaluated() == ["a", "b", "c"]
     kept = cohort / "out" / "cases" / "c.json"
-    kept.write_text(kept.read_text()[:-20])  # as no process of ours leaves it
+    kept.write_text(kept.read_text()[:-20])  # as written by no process of ours
     evaluate(cohort, connectivity=26)
     assert evaluated() == ["c"]
     evaluate(cohort, connectivity=26, figures=True)  # the figures are not there yet
@@ -246,7 +246,7 @@ def test_no_worker_outlives_a_killed_evaluation(
 def test_a_worker_ended_from_outside_is_said_in_one_line(
     cohort: Path, started: Callable[[float], tuple[subprocess.Popen[str], list[int]]]
 ) -> None:
-    for name in "defghijk":  # enough to do, so that the loss is met
+    for name in "defghijk":  # enough cases for the lost process to be noticed
         for folder in ("gt", "pred"):
             save(cohort / folder / f"{name}.nii.gz", lesion((0, 3)))
     for folder in ("gt", "pred"):

@@ -1,4 +1,4 @@
-"""Toy cases whose every number is worked out by hand."""
+"""Toy cases with hand-computed values for every metric."""
 
 from __future__ import annotations
 

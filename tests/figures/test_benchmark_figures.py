@@ -1,4 +1,4 @@
-"""Figures that compare rows: what is drawn are the numbers given, and a row keeps its colour."""
+"""Figures that compare methods: the given numbers are drawn, and a method keeps its colour."""
 
 from __future__ import annotations
 

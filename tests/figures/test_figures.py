@@ -1,4 +1,4 @@
-"""Curves and projections: what is drawn where, and that the PNG is written."""
+"""Curves and projections: positions of what is drawn, and the written PNG."""
 
 from __future__ import annotations
 

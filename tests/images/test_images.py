@@ -67,7 +67,7 @@ def test_a_mask_goes_back_to_the_files_own_grid_and_place(tmp_path, order, signs
         (0, 0, 0),
         (4, 3, 2),
         (1, 2, 0),
-    ):  # one voxel is at one place in mm, whichever way it is counted
+    ):  # a voxel has the same position in mm in both index systems
         source_vox = volume.to_source_vox(voxel)
         np.testing.assert_array_equal(volume.from_source_vox(source_vox), voxel)
         assert stored[tuple(source_vox.astype(int))] == array[voxel]
@@ -289,7 +289,7 @@ def test_write_refuses_what_does_not_fit(tmp_path):
 
 
 def bad_files(folder: Path) -> dict[str, Path]:
-    """One file of each kind that must be refused, by what its message must say."""
+    """One file of each kind that must be refused, keyed by the expected message."""
     whole = save(folder / "whole.nii.gz", np.random.default_rng(1).normal(size=(20, 20, 20)), np.eye(4))
     plain = save(folder / "whole.nii", np.random.default_rng(1).normal(size=(20, 20, 20)), np.eye(4))
     truncated_gz, truncated, garbage = folder / "t.nii.gz", folder / "t.nii", folder / "g.nii.gz"

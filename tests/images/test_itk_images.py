@@ -20,7 +20,7 @@ TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def save_itk(path: Path, array: np.ndarray, affine: np.ndarray, compressed: bool = True) -> Path:
-    """As another program would: `affine` (RAS) said to ITK in its own words."""
+    """Written as by another program: `affine` (RAS) in ITK's convention."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
     lps = TO_LPS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
@@ -101,7 +101,7 @@ def test_a_nifti_mask_lies_on_the_grid_of_a_nrrd_scan(tmp_path):
     ("space", "signs"),
     [("right-anterior-superior", (1, 1, 1)), ("left-posterior-superior", (-1, -1, 1)), ("LAS", (-1, 1, 1))],
 )
-def test_the_spaces_of_nrrd_are_told_apart(tmp_path, space, signs):
+def test_the_spaces_of_nrrd_are_distinguished(tmp_path, space, signs):
     values = np.arange(24).reshape(2, 3, 4)
     fields = (
         f"dimension: 3\nsizes: 2 3 4\nspace: {space}\n"
@@ -151,7 +151,7 @@ def bad_files(folder: Path) -> list[tuple[str, Path]]:
                 bad[-1][1].write_bytes(content)
             if compressed:
                 damaged = bytearray(whole)
-                damaged[len(whole) // 2] ^= 0xFF  # SimpleITK reads such a MetaImage without a word
+                damaged[len(whole) // 2] ^= 0xFF  # SimpleITK reads such a MetaImage without a warning
                 bad.append(("cannot be read", folder / f"damaged{suffix}"))
                 bad[-1][1].write_bytes(bytes(damaged))
         bad.append(("again" if suffix == ".nrrd" else "is not a MetaImage file", folder / f"text{suffix}"))

@@ -1,4 +1,4 @@
-"""The choice of losses: each name takes one logit and several classes, and wrong settings are one line."""
+"""Loss selection: each name accepts one logit and several classes; invalid settings give a one-line error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss of a training: Dice-CE for its first share, then the chosen one; NaN where that refuses its input."""
+"""The training loss: Dice-CE first, then the chosen loss; NaN for invalid input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tuning methods: what trains, LoRA against its base, merging, saving and loading of adapters."""
+"""Tuning methods: trainable parameters, LoRA against its base, merging, saving and loading of adapters."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_step_moves_what_trains_and_nothing_else(method: str) -> None:
     still = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen <= still
-    # LoRA's A waits for B, which starts at zero; keys' biases cancel in a softmax but for rounding.
+    # LoRA's A has no gradient while B is zero; biases of keys cancel in a softmax, up to rounding.
     stuck = {n for n in still - frozen if ".lora_A." not in n and not n.endswith("k_proj.bias")}
     assert not stuck
 
@@ -155,9 +155,9 @@ def test_merged_equals_unmerged(stepped: tuple[SAMMed3D, TuningReport, Path]) ->
     assert list(merged) == list(fresh.state_dict())
     fresh.load_state_dict(merged, strict=True)
     assert relative_error(output_of(fresh, image()), unmerged) < 5e-6
-    # Merging left the model under training as it was.
+    # Merging does not change the model in training.
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    # The adapters count: with the base's attention the output is another.
+    # The adapters have an effect: with the base's attention the output differs.
     name = "image_encoder.blocks.0.attn.qkv.weight"
     fresh.load_state_dict({**merged, name: seeded_model("mini", seed=1).state_dict()[name]})
     assert relative_error(output_of(fresh, image()), unmerged) > 1e-4
@@ -297,7 +297,7 @@ def test_trainable_state_goes_back(method: str) -> None:
     held = dict(resumed.named_parameters())
     load_trainable_state(resumed, state)
     assert torch.equal(output_of(resumed, image()), output_of(model, image()))
-    # In place: an optimiser made before goes on with the same parameters.
+    # In place, so that an existing optimiser keeps its parameters.
     assert all(parameter is held[name] for name, parameter in resumed.named_parameters())
     first = next(iter(state))
     with pytest.raises(InputError, match=f"1 missing, such as {first}"):
@@ -343,7 +343,7 @@ def test_second_channel_starts_silent_and_learns(method: str, tmp_path: Path) ->
     after = output_of(model, both)
     assert relative_error(output_of(model, torch.cat([pet, 2 * ct], dim=1)), after) > 1e-3
 
-    if method == "lora":  # the patch embedding travels in the adapter
+    if method == "lora":  # the patch embedding is part of the adapter
         hash_of_one_channel = state_hash(one_channel.state_dict())
         save_adapter(report, model, tmp_path / "a", {"base_hash": hash_of_one_channel})
         loaded, metadata = load_adapter(tmp_path / "a", base)

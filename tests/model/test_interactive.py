@@ -30,7 +30,7 @@ def target_of(batch: int = 2) -> Tensor:
 
 
 class Clicker:
-    """Gives a known click per round and keeps what it was asked with."""
+    """Returns a known click per round and records its arguments."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Tensor, Tensor, int]] = []
@@ -41,7 +41,7 @@ class Clicker:
 
 
 class Spy:
-    """Stands before `decode` and keeps its arguments and results."""
+    """Wraps `decode` and records its arguments and results."""
 
     def __init__(self, model: SAMMed3D, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[Tensor, Tensor, Tensor | None]] = []
@@ -167,7 +167,7 @@ def test_the_first_round_must_learn(model: SAMMed3D, embedding: Tensor) -> None:
 
 
 def test_weights_learn_under_autocast_beside_rounds_without_gradient(model: SAMMed3D, embedding: Tensor) -> None:
-    """Autocast keeps the copies of weights that a round made: those of a round without gradient must not be used."""
+    """Autocast caches weight copies; copies made in a round without gradient must not be used."""
     with torch.autocast("cpu", torch.bfloat16):
         output = loop(model, embedding=embedding, rounds=(1, 3), iou_weight=0.0)
     output.loss.backward()

@@ -1,4 +1,4 @@
-"""Parity with the reference implementation (medim) on equal random weights, and the pieces it rests on."""
+"""Parity with the reference implementation (medim) on equal random weights, and of its parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading, loading, hashing and writing weights: every form, every kind of wrong file, hostile pickles."""
+"""Reading, loading, hashing and writing weights: every format, every kind of invalid file, hostile pickles."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from sammed3d_ft.model.variants import VARIANTS
 from sammed3d_ft.model.weight_fit import PATCH_WEIGHT, describe_misfit, recognise_variant
 from sammed3d_ft.model.weights import load_weights, read_state_dict, read_whole_model, save_safetensors
 from sammed3d_ft.provenance import file_hash, state_hash
+from tests.support.published_files import published_layout
 
 State = dict[str, Tensor]
 
@@ -48,23 +49,6 @@ def shapes_of(variant: str, in_channels: int = 1) -> dict[str, torch.Size]:
 
 def on_meta(shapes: dict[str, torch.Size]) -> State:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-
-
-def published_layout(state: State, **changes: Any) -> dict[str, Any]:
-    """What the published training code pickles, numpy numbers and argparse namespace included."""
-    return {
-        "epoch": 7,
-        "model_state_dict": {f"module.{name}": tensor for name, tensor in state.items()},
-        "optimizer_state_dict": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 8e-4}]},
-        "lr_scheduler_state_dict": {"last_epoch": 7, "base_lrs": [8e-4]},
-        "losses": [np.float64(0.5), 0.25],
-        "dices": [np.float32(0.5)],
-        "best_loss": np.float64(0.25),
-        "best_dice": 0.7,
-        "args": argparse.Namespace(task_name="sam", lr=8e-4, gpu_ids=[0, 1], resume=False),
-        "used_datas": ["ct_WORD", "pet_x"],
-        **changes,
-    }
 
 
 def write_published(path: Path, state: State) -> None:
@@ -103,7 +87,7 @@ FORMS = {
 
 @pytest.mark.parametrize("write", FORMS, ids=lambda f: f.__name__)
 def test_every_form_loads(write: Callable[[Path, State], None], tmp_path: Path, state: State) -> None:
-    path = tmp_path / "weights.bin"  # told by content, not by its ending
+    path = tmp_path / "weights.bin"  # recognised by content, not by suffix
     write(path, state)
     target = seeded_model("mini", seed=2)
     assert not torch.equal(target.state_dict()[PATCH_WEIGHT], state[PATCH_WEIGHT])
@@ -115,7 +99,7 @@ def test_every_form_loads(write: Callable[[Path, State], None], tmp_path: Path, 
     assert report.zero_initialised == ()
 
 
-def test_what_lies_beside_published_tensors_is_told(tmp_path: Path, state: State) -> None:
+def test_what_lies_beside_published_tensors_is_reported(tmp_path: Path, state: State) -> None:
     write_published(tmp_path / "a.pth", state)
     found = read_state_dict(tmp_path / "a.pth")
     assert set(found.extra_keys) == set(published_layout(state)) - {"model_state_dict"}
@@ -185,7 +169,7 @@ def test_hostile_pickles_are_refused_and_nothing_runs(tmp_path: Path, state: Sta
         if "plain" not in name:
             assert f"refers to {os.mkdir.__module__}.mkdir" in message, name
         assert not trap.exists(), name
-    # The trap does work where code is run.
+    # The trap works if code is run.
     torch.load(tmp_path / "0True.pth", weights_only=False)
     assert trap.is_dir()
 
@@ -340,7 +324,7 @@ def test_one_channel_weights_in_a_two_channel_model(tmp_path: Path, state: State
     with torch.no_grad():
         torch.testing.assert_close(both.image_encoder(images), model.image_encoder(images[:, :1]))
 
-    # Its own weights come back whole, and one channel cannot take them.
+    # Its own weights load completely, and a one-channel model refuses them.
     both.state_dict()[PATCH_WEIGHT][:, 1] = 3.0
     save_safetensors(tmp_path / "two.safetensors", both.state_dict(), {})
     again = seeded_model("mini", seed=3, in_channels=2)

@@ -1,4 +1,4 @@
-"""The phantom: determinism, truth, uptake, physics, lesion statistics and the files of a cohort."""
+"""The phantom: determinism, ground truth, uptake, physics, lesion statistics and the files of a cohort."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outlines and start masks that the image does not decide."""
+"""Outlines and start masks that are not determined by the image."""
 
 from __future__ import annotations
 

@@ -81,14 +81,9 @@ def test_overrides_have_the_types_of_their_settings(file: Path) -> None:
     assert config.optim.epochs == 7
     assert config.data.modalities == ("PT", "CT")
     assert config.clicks.accumulate is False
-    assert config.spacing_mm == 2.0
+    assert config.model.spacing_mm == 2.0
     assert config.data.clip == {"PT": (0.0, 30.0)}
     assert config.run.dir == Path("elsewhere/a=b")
-
-
-def test_the_spacing_comes_from_the_variant(file: Path) -> None:
-    assert load_config(file).spacing_mm == 3.0
-    assert load_config(file, ["model.variant=vit_b_ori"]).spacing_mm == 1.5
 
 
 @pytest.mark.parametrize(
@@ -128,7 +123,7 @@ def test_weights_have_no_default(file: Path) -> None:
     assert load_config(file, ["model.weights=random"]).model.weights == "random"
 
 
-def test_all_problems_are_told_at_once(file: Path) -> None:
+def test_all_problems_are_listed_at_once(file: Path) -> None:
     message = refused(file, "optim.epoch=3", "model.variant=maxi")
     assert "epochs" in message
     assert "maxi" in message

@@ -1,4 +1,4 @@
-"""Obedience: clicks hold in the mask, whatever the network, the scan and the order of the clicks."""
+"""Enforced clicks: the mask agrees with the clicks for every network, scan and order of clicks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def clicks_at(*given: tuple[tuple[float, ...], int], shape: tuple[int, ...] = SH
 
 
 def check_obeyed(mask: np.ndarray, region: Region, clicks: Any, shape: tuple[int, ...]) -> None:
-    """The newest click on a voxel holds, and every component (18-connected) holds a foreground click."""
+    """The newest click on a voxel counts, and every 18-connected component contains a foreground click."""
     newest: dict[tuple[int, ...], int] = {}
     for position, label in clicks:
         voxel = np.minimum(np.floor(np.array(position) + 0.5), np.array(shape) - 1) - region.start
@@ -37,7 +37,7 @@ def check_obeyed(mask: np.ndarray, region: Region, clicks: Any, shape: tuple[int
 
 
 class Stubborn(Threshold):
-    """Logits that have nothing to do with the clicks: noise of a given smoothness and offset, another in each pass."""
+    """Logits unrelated to the clicks: noise of a given smoothness and offset, different in each pass."""
 
     def __init__(self, seed: int, coarse: int, offset: float) -> None:
         super().__init__(12)
@@ -156,7 +156,7 @@ def test_a_correction_takes_its_neighbourhood_along() -> None:
     part = line(-5, -5, 3, 3, -5, -5, -5, -5, -5, -5, -5, -5)
     # The missed voxel 6 lies three voxels from the mask: two to either side turn with it, as far as they look like it.
     assert on_a_line(part, hot, (2, 1), (6, 1)) == [0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]
-    # So they do in an image that is the same everywhere, but not beyond the middle to a click of the other kind.
+    # Likewise in a uniform image, but not beyond the midpoint to a click of the other kind.
     flat = np.ones_like(hot)
     assert on_a_line(part, flat, (2, 1), (6, 1)) == [0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]
     assert on_a_line(part, flat, (2, 1), (6, 1), (8, 0)) == [0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0]

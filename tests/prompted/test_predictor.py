@@ -1,4 +1,4 @@
-"""The predictor: geometry by property tests, rounds, embeddings and errors by hand-made networks."""
+"""The predictor: geometry by property tests; rounds, embeddings and errors with hand-made networks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_all_48_storage_orders_give_one_mask_with_a_real_network():
     assert len(model.embeddings) == 1  # crops are equal to the last bit
     reference, prediction, its_affine = by_orientation[0]
     assert reference.shape == array.shape  # this scan is canonical as made
-    assert 0 < reference.sum() < reference.size  # else equality says little
+    assert 0 < reference.sum() < reference.size  # otherwise equality means little
     for mask, other, other_affine in by_orientation[1:]:
         np.testing.assert_array_equal(mask, reference)
         np.testing.assert_array_equal(other.logits, prediction.logits)  # to the last bit
@@ -237,9 +237,9 @@ def test_wrong_clicks_are_named():
     with pytest.raises(InputError, match="label"):
         found.add_click((20, 22, 18), -1)
     for number in (0, 2**31, "liver", 1.5):
-        with pytest.raises(InputError, match="numbered from 1 to 2147483647"):
+        with pytest.raises(InputError, match="expected a lesion number from 1 to 2147483647"):
             found.add_click((20, 22, 18), lesion=number)
-    with pytest.raises(InputError, match="no clicks yet"):
+    with pytest.raises(InputError, match="there is no lesion"):
         found.lesion(1)
     assert found.lesions == ()
 
@@ -254,7 +254,7 @@ def test_clicks_outside_the_crop(caplog):
     with caplog.at_level(logging.WARNING):
         after = found.add_click((60, 22, 18), 0)
     assert "the background click at RAS+ voxel (60, 22, 18), RAS (90.0, 4.0, 46.0) mm, lies outside" in caplog.text
-    assert "left out" in caplog.text
+    assert "is ignored" in caplog.text
     assert after is before
     assert len(stub.decoded) == 1
     assert len(after.clicks) == 1
@@ -333,7 +333,7 @@ def test_a_foreground_click_outside_the_crop_opens_one_of_its_own():
     assert len(stub.encoded) == 2
     np.testing.assert_array_equal(stub.decoded[1][0][0], [[24, 24, 24]])  # the first site's click lies elsewhere
     assert stub.decoded[1][2] is None
-    # Crops over x 0..43 and 51..98; between them there is nothing.
+    # Crops over x 0..43 and 51..98, with a gap between them.
     assert (both.region.start, both.region.stop) == ((0, 0, 0), (99, 44, 36))
     np.testing.assert_array_equal(both.logits[:44], near.logits)
     np.testing.assert_array_equal(both.logits[51:], other.logits)
@@ -342,7 +342,7 @@ def test_a_foreground_click_outside_the_crop_opens_one_of_its_own():
     assert [label for _, label in both.clicks] == [1, 1]
     assert found.crop_holds((75, 22, 18), 1)
     assert not found.crop_holds((47, 22, 18), 1)
-    # A later click goes where it lies: here to the second site alone.
+    # A later click applies to the sites that contain it: here only the second.
     found.add_click((60, 20, 18), 0)
     assert len(stub.decoded) == 3
     np.testing.assert_array_equal(stub.decoded[2][0][0], [[24, 24, 24], [9, 22, 24]])
@@ -355,7 +355,7 @@ def test_a_foreground_click_outside_the_crop_opens_one_of_its_own():
 
 def test_where_sites_overlap_the_higher_logits_hold_and_both_are_given_the_click():
     class ByCentre(Threshold):
-        """The crop encoded first rises along x, the second falls; each predicts an IoU of its own."""
+        """Logits rise along x in the crop encoded first and fall in the second; each predicts a different IoU."""
 
         def image_encoder(self, image):
             return torch.full_like(super().image_encoder(image), float(len(self.encoded)))
@@ -405,7 +405,7 @@ class Halfway(Threshold):
 
 
 def long_spindle():
-    """A spindle of 2 x 110 mm along z, wider than none of the crops of 96 mm, in a scan of 320 mm; and its truth."""
+    """A spindle of 220 mm along z, narrower than the crops of 96 mm, in a scan of 320 mm; and its ground truth."""
     shape, spacing = (50, 50, 160), 2.0
     affine = affine_of(Rotation.identity(), (spacing,) * 3, (-50, -50, -160))
     x, y, z = (np.moveaxis(np.indices(shape), 0, -1) * spacing + affine[:3, 3]).transpose(3, 0, 1, 2)
@@ -438,7 +438,7 @@ def test_a_lesion_larger_than_its_crop_is_followed_without_a_seam(along):
     middle = slice(centre[axis] - 45, centre[axis] + 45)
     assert (np.abs(area[middle] / expected[middle] - 1) < 0.2).all()
     assert np.abs(np.diff(area[middle].astype(int))).max() <= 40
-    np.testing.assert_array_equal(  # well inside the first crop nothing has changed
+    np.testing.assert_array_equal(  # well inside the first crop, nothing changes
         np.take(masks[True], range(centre[axis] - 15, centre[axis] + 15), axis),
         np.take(masks[False], range(centre[axis] - 15, centre[axis] + 15), axis),
     )
@@ -452,7 +452,7 @@ def test_a_click_beyond_the_first_crop_counts_where_the_lesion_was_followed():
     found.add_click((25, 25, 80))
     before = len(stub.decoded)
     prediction = found.add_click((25, 25, 120), 0)  # 80 mm away
-    assert len(stub.decoded) == before + 2  # in the two coarser crops alone
+    assert len(stub.decoded) == before + 2  # only in the two coarser crops
     assert len(prediction.clicks) == 2
     assert len(stub.encoded) == 3
 
@@ -475,7 +475,7 @@ def test_crops_encoded_ahead_in_batches_are_those_of_the_clicks(monkeypatch: pyt
     plain, batched = (predictor(flips=flips, zoom=False) for _ in range(2))
     for one in (plain, batched):
         one.set_image({"PT": plain_scan()})
-    plain.encode_ahead(clicks)  # nothing to gain on a CPU
+    plain.encode_ahead(clicks)  # no gain on a CPU
     assert plain.model.encoded == []
     for module in ("lesion_crops", "predictor"):
         monkeypatch.setattr(f"sammed3d_ft.prompted.{module}.crops_at_once", lambda device: 2)
@@ -491,7 +491,7 @@ def test_crops_encoded_ahead_in_batches_are_those_of_the_clicks(monkeypatch: pyt
     for module in ("lesion_crops", "predictor"):
         monkeypatch.setattr(f"sammed3d_ft.prompted.{module}.crops_at_once", lambda device: 2)
     batched.encode_ahead(clicks)
-    batched.reset()  # forgets them too
+    batched.reset()  # removes them too
     batched.model.encoded.clear()
     batched.add_click(clicks[0])
     assert len(batched.model.encoded) == (4 if flips else 1)

@@ -1,4 +1,4 @@
-"""Generic shapes for pre-training: one object, clicked inside, drawn from its key alone."""
+"""Generic shapes for pre-training: one object, clicked inside, determined by its key."""
 
 from __future__ import annotations
 

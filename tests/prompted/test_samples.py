@@ -1,4 +1,4 @@
-"""Samples: batches of an epoch, what a key decides, the lesion store and the embedding cache."""
+"""Samples: batches of an epoch, dependence on the key, the lesion store and the embedding cache."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_a_prepared_case_is_not_done_again(case, tmp_path):
 
 
 def test_a_crop_needs_no_more_of_the_scan_than_the_touched_region(tmp_path):
-    """A crop read from a part of the scan equals that from the whole, however it is drawn."""
+    """A crop read from part of the scan equals one read from the whole scan, for every augmentation."""
     shape, spacing = (90, 80, 70), np.array([3.0, 3.0, 4.0])
     whole = torch.from_numpy(np.random.default_rng(0).random((1, *shape), np.float32))
     wild = AugmentationRanges(rotate_deg=45.0, zoom=0.3, jitter_vox=3)
@@ -285,7 +285,7 @@ def test_a_sample_depends_on_its_key_alone(store):
         assert not torch.equal(changed[0]["image"], there[0]["image"])
 
 
-def test_a_repeated_lesion_is_drawn_anew(store):
+def test_a_repeated_lesion_gets_another_draw(store):
     samples = LesionSamples(store, SETTINGS, 0, repeats=3)
     assert len(samples) == 9
     first, again = samples[1], samples[4]

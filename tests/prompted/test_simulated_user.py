@@ -1,4 +1,4 @@
-"""The simulated user: where it clicks, what it hands on, and both protocols with hand-made models."""
+"""The simulated user: click positions, results, and both protocols with hand-made models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.tiny_cases import write_case
 
 
 class Model:
-    """Clickable; each lesion's mask is what a function of its clicks says, inside a region."""
+    """Clickable; each lesion's mask is a function of its clicks, inside a region."""
 
     modalities = ("PT",)
 
@@ -151,7 +151,7 @@ def test_files_are_read_and_refused_in_one_line(tmp_path: Any) -> None:
     assert simulate_files(model, case, [1]).dice == {1: 1.0}
     with pytest.raises(InputError, match="case c: scoring needs a label"):
         read_case(Case("c", case.images, None), ["PT"])
-    with pytest.raises(InputError, match="case c: the manifest names no CT image"):
+    with pytest.raises(InputError, match="case c: the manifest has no CT image"):
         read_case(case, ["PT", "CT"])
     other = write_case(tmp_path, "d", [((12, 12, 12), 13.0)], spacing_mm=(6.0, 6.0, 5.0))
     with pytest.raises(InputError, match="case c: its label is on another grid than its PT"):
@@ -168,7 +168,7 @@ def ball_clicks(clicks: list[Any]) -> np.ndarray:
 
 
 def autopet_scan() -> tuple[Volume, Volume]:
-    """A lesion that the PET shows, one that it does not, and something hot that is no lesion."""
+    """A lesion with uptake, one without, and uptake that is not a lesion."""
     truth = np.zeros((20, 12, 12), np.uint8)
     truth[2:5, 3:6, 3:6] = 1
     truth[9:12, 3:6, 3:6] = 1
@@ -187,7 +187,7 @@ def test_autopet_steps_begin_with_proposals_and_end_with_ten_pairs() -> None:
     masks = list(autopet_steps(model, {"PT": pet}, label, pet))
     assert len(masks) == 11
     assert np.array_equal(masks[0], ball_clicks([((3, 4, 4), 1), ((17, 8, 8), 1)]))
-    # Proposals in order of uptake: what is no lesion first. Its first background click takes it away altogether.
+    # Proposals in order of uptake: first the one that is not a lesion. Its first background click removes it.
     assert model.lesions[1][0] == ((17.0, 8.0, 8.0), 1)
     assert model.lesions[2][0] == ((3.0, 4.0, 4.0), 1)
     assert masks[0][17, 8, 8]
@@ -202,7 +202,7 @@ def test_autopet_steps_begin_with_proposals_and_end_with_ten_pairs() -> None:
 
 
 def test_autopet_steps_do_not_depend_on_how_the_scan_is_kept_in_memory() -> None:
-    """Clicks are drawn in the file's own order, given in canonical voxels."""
+    """Clicks are drawn in the file's own axis order and given in canonical voxels."""
     label, pet = autopet_scan()
     order, signs = (2, 0, 1), (-1, 1, -1)
     turned = [from_array(*stored_as(volume.array, volume.affine, order, signs)) for volume in (label, pet)]

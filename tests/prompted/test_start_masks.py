@@ -1,4 +1,4 @@
-"""Masks to start from: what the decoder is given of them, and what becomes of clicked and unclicked ones."""
+"""Start masks: the decoder's input, and the results with and without clicks."""
 
 from __future__ import annotations
 
@@ -110,13 +110,13 @@ def test_background_first_is_preceded_by_the_masks_deepest_point():
     # The larger ball is the deeper one, but for the click in its centre.
     assert prediction.clicks == (((12.0, 22.0, 18.0), 1), ((28.0, 22.0, 18.0), 0))
     assert len(stub.decoded) == 2
-    found.add_mask(mask)  # what was is forgotten
+    found.add_mask(mask)  # earlier state is removed
     prediction = found.add_clicks([(28, 22, 18), (14, 22, 18), (12, 20, 18)], [0, 1, 1])
     assert prediction.clicks == (((14.0, 22.0, 18.0), 1), ((28.0, 22.0, 18.0), 0), ((12.0, 20.0, 18.0), 1))
     single = np.zeros(mask.shape, bool)
     single[5, 6, 7] = True
     found.add_mask(single, 2)
-    with pytest.raises(InputError, match="every voxel of the mask has a background click"):
+    with pytest.raises(InputError, match="every voxel of the start mask has a background click"):
         found.add_click((5, 6, 7), 0, lesion=2)
     with pytest.raises(InputError, match="its first click.*is background"):
         found.add_click((5, 6, 7), 0, lesion=4)
@@ -128,14 +128,14 @@ def test_a_foreground_click_beside_the_mask_is_preceded_by_one_inside():
     found = predictor(zoom=False)
     found.set_image({"PT": volume})
     found.add_mask(mask)
-    # The crop is the mask's, which would be out of sight in one about the click; so is a click far away from it.
+    # The crop is placed on the mask, which a crop around the distant click would not contain.
     prediction = found.add_click((12, 22, 30))
     assert prediction.clicks == (((12.0, 22.0, 18.0), 1), ((12.0, 22.0, 30.0), 1))
     found.add_mask(mask)
     prediction = found.add_clicks([(12, 22, 30), (14, 22, 18)], [1, 1])
     assert prediction.clicks == (((14.0, 22.0, 18.0), 1), ((12.0, 22.0, 30.0), 1))
     found.add_mask(mask)
-    # Outside of the mask's crop it opens one of its own, which is not given the mask.
+    # Outside the mask's crop, it opens another one, without the mask.
     stub = found.model
     stub.decoded.clear()
     prediction = found.add_click((12, 22, 110))
@@ -148,7 +148,7 @@ def test_a_mask_that_leaves_the_crop_is_followed():
     mask = np.zeros(volume.array.shape, bool)
     mask[18:22, 18:22, 20:100] = True
     for given, crops in ((mask, 2), (mask & (np.arange(120) > 40) & (np.arange(120) < 80), 1)):
-        stub = Threshold(level=100)  # which finds nothing, so that only the mask is followed
+        stub = Threshold(level=100)  # which finds nothing, so that only the mask counts
         found = predictor(stub)
         found.set_image({"PT": volume})
         found.add_mask(given)

@@ -1,4 +1,4 @@
-"""Taking back clicks: bit-equal to never having clicked, for what is and for what comes after."""
+"""Undo: bit-equal to never having clicked, for the current and later predictions."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_undone_clicks_leave_no_trace(start: bool, flips: bool) -> None:
         same(undone.add_click(position, label), as_it_was[-1])
     assert len(never.lesion(1).clicks) == len(CLICKS)
     assert never.lesion(1).region.shape[0] > 24  # it was followed
-    # All the way back.
+    # Undo everything.
     encoded = len(undone.model.encoded)
     for count in range(len(CLICKS) - 1, 0, -1):
         same(undone.undo(1), as_it_was[count - 1])
@@ -59,7 +59,7 @@ def test_undone_clicks_leave_no_trace(start: bool, flips: bool) -> None:
     assert len(undone.model.encoded) == encoded
     if start:
         same(last, fresh().lesion(1))
-        with pytest.raises(InputError, match="mask without clicks; `remove`"):
+        with pytest.raises(InputError, match="mask without clicks, so there is nothing to undo; `remove`"):
             undone.undo(1)
     else:
         assert last is None
@@ -104,5 +104,5 @@ def test_lesions_are_removed_one_by_one() -> None:
     found.remove(2)
     assert found.lesions == ()
     for act in (found.undo, found.remove):
-        with pytest.raises(InputError, match="lesion 2 has no clicks yet; those that have: none"):
+        with pytest.raises(InputError, match="there is no lesion 2; existing lesions: none"):
             act(2)

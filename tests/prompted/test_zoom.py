@@ -1,4 +1,4 @@
-"""Zooming: small lesions are seen in finer crops, large ones in coarser ones, and the crops meet without a seam."""
+"""Auto-zoom: small lesions get finer crops, large ones coarser crops, and the crops join without a seam."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def test_only_the_component_that_was_clicked_says_how_large_a_lesion_is() -> Non
     found = clicked(volume)
     assert len(found.model.encoded) == 2
     assert found.mask().sum() == 6**3
-    # Without obedience the clicked voxel may lie outside of the mask, and nothing says how large the lesion is.
+    # Without enforced clicks, the clicked voxel may be outside the mask, so the lesion's size is unknown.
     assert len(clicked(volume, click=(50, 50, 50), obey=False).model.encoded) == 1
 
 
 def test_a_small_lesion_does_not_zoom_in_later_and_a_large_one_may_zoom_out() -> None:
-    """After the first round the crops inside are settled; the user would see his corrections undone."""
+    """After the first round no finer crops are added, because they would undo the user's corrections."""
 
     class Shrinking(Threshold):
         """Finds a large lesion first, then one voxel."""
@@ -180,7 +180,7 @@ def test_start_masks_zoom_by_their_own_extent() -> None:
         found.add_click((31, 31, 31))
         assert len(found.model.encoded) == passes
         assert all(float(previous.max()) == pytest.approx(4) for _, _, previous in found.model.decoded)
-    # What the network finds is then not asked: here it is as small as can be.
+    # The network's mask then does not count: here it is as small as possible.
     found = predictor(Threshold(level=100))
     found.set_image({"PT": volume})
     found.add_mask(mask)

@@ -1,4 +1,4 @@
-"""Click files: every form both ways, files as people and other programs make them, each wrong one."""
+"""Click files: reading and writing every format, files of other programs, and every kind of error."""
 
 import json
 import math
@@ -142,7 +142,7 @@ def test_slicer_json_as_a_person_saves_it(tmp_path: Path) -> None:
     ]
     path = write(tmp_path / "F.mrk.json", slicer(points, coordinateSystem="LPS", coordinateUnits="mm"))
     assert read_clicks(path) == expected
-    # LPS is also what the schema says where a file says nothing.
+    # LPS is also the schema's default.
     assert read_clicks(write(path, slicer(points))) == expected
     flipped = [Click((-c.position_mm[0], -c.position_mm[1], c.position_mm[2]), c.label, c.lesion) for c in expected]
     assert read_clicks(write(path, slicer(points, coordinateSystem="RAS"))) == flipped
@@ -302,7 +302,7 @@ def test_a_file_names_its_image_and_is_refused_for_another(form: str, tmp_path: 
     shape = (SHAPE[2], SHAPE[0], SHAPE[1])
     again = read_clicks(path, affine=AFFINE @ turned, shape=shape)
     np.testing.assert_allclose([c.position_mm for c in again], [c.position_mm for c in clicks], atol=1e-9)
-    # Without any image at hand the file's own tells where its voxels are.
+    # Without an image, the one recorded in the file locates the voxels.
     np.testing.assert_allclose([c.position_mm for c in read_clicks(path)], [c.position_mm for c in again], atol=1e-9)
 
     moved, coarser, header = AFFINE.copy(), AFFINE.copy(), AFFINE.astype(np.float32)

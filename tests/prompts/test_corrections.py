@@ -1,4 +1,4 @@
-"""Next clicks: each strategy on hand-made errors, the empty, full and perfect masks, the batch."""
+"""Next clicks: each strategy on hand-made errors; empty, full and perfect masks; batches."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""First clicks: each strategy on masks whose answer is known, the empty mask, the batch, wrong input."""
+"""First clicks: each strategy on masks with a known answer; empty masks; batches; invalid input."""
 
 import numpy as np
 import pytest

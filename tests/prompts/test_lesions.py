@@ -1,4 +1,4 @@
-"""Lesions: connectivity, numbering, values kept apart, wrong input."""
+"""Lesions: connectivity, numbering, separate values, invalid input."""
 
 import numpy as np
 import pytest

@@ -68,7 +68,7 @@ def test_two_processes_give_the_tables_of_one(tmp_path: Path) -> None:
     for summary in summaries:
         del summary["written"]
     assert summaries[0] == summaries[1]
-    assert two.stdout.count("3 cases of 3 patients") == 1  # told by the first process alone
+    assert two.stdout.count("3 cases of 3 patients") == 1  # reported only by the first process
     assert (tmp_path / "two" / "report.html").is_file()
 
     save(cohort / "pred" / "b.nii.gz", lesion((0, 3)) * 2)  # the second process's case

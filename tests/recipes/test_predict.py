@@ -24,6 +24,7 @@ from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.preprocessing import Preprocessing
 from sammed3d_ft.prompted.start_lesions import StartLesions
 from sammed3d_ft.provenance import file_hash, state_hash
+from sammed3d_ft.recipes.evaluate import run as evaluate
 from sammed3d_ft.recipes.predict import Outputs, run
 
 
@@ -38,7 +39,7 @@ def export(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def pet(tmp_path) -> Path:
-    """A scan stored right to left and rotated, with header codes of its own."""
+    """A scan stored right to left and rotated, with unusual header codes."""
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("z", 12, degrees=True).as_matrix() @ np.diag([-4.0, 3.0, 5.0])
     affine[:3, 3] = (50, -40, 8)
@@ -106,7 +107,8 @@ def test_outputs_lie_on_the_grid_of_the_file_and_the_table_agrees(tmp_path, pet,
 
     assert table.read_text().splitlines()[0] == (
         "lesion_id,name,voxels,volume_ml,size_class,centroid_x_mm,centroid_y_mm,centroid_z_mm,"
-        "suv_max,suv_mean,suv_peak,suv_peak_flagged,tla,predicted_iou,foreground_clicks,background_clicks"
+        "suv_max,suv_mean,suv_peak,suv_peak_flagged,tla,predicted_iou,foreground_clicks,background_clicks,"
+        "accumulate_clicks"
     )
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -146,12 +148,12 @@ def test_click_forms_give_the_same_mask(tmp_path, pet, clicks, export, form):
 
 def test_clicks_are_grouped_by_lesion():
     clicks = [
-        Click((0, 0, 0), 1, None),  # its own lesion
+        Click((0, 0, 0), 1, None),  # a separate lesion
         Click((1, 0, 0), 1, 2),
         Click((2, 0, 0), 0, None),  # for all
         Click((3, 0, 0), 1, "spine"),
         Click((4, 0, 0), 0, 2),
-        Click((5, 0, 0), 1, None),  # its own lesion
+        Click((5, 0, 0), 1, None),  # a separate lesion
         Click((6, 0, 0), 1, 0),  # 0 means background in an instance image
         Click((7, 0, 0), 1, 2**31),  # more than an instance image holds
     ]
@@ -166,7 +168,7 @@ def test_clicks_are_grouped_by_lesion():
         (6, 2**31, [7], [1]),
     ]
     assert [position[0] for position in background] == [2]
-    with pytest.raises(InputError, match=r"c\.json: point 1 is the first of lesion 2 and background"):
+    with pytest.raises(InputError, match=r"c\.json: point 1, the first click of lesion 2, is background"):
         group_clicks(clicks[4:], coords[4:], Path("c.json"))
     with pytest.raises(InputError, match="no foreground click"):
         group_clicks(clicks[2:3], coords[2:3], Path("c.json"))
@@ -294,12 +296,12 @@ def test_clicks_find_the_lesion_of_a_mask_by_place_or_by_number():
         (4, "part", 2, [0]),
         (5, None, 3, []),
     ]
-    with pytest.raises(InputError, match="point 1 is the first of lesion 1 and background"):
+    with pytest.raises(InputError, match="point 1, the first click of lesion 1, is background"):
         grouped(None, [4])
-    # An id that says one lesion and a place that says another: neither is believed.
+    # ID and position belong to different lesions: the click is refused.
     clicks.append(Click((5, 5, 5), 1, 4))
     coords = np.array([click.position_mm for click in clicks])
-    with pytest.raises(InputError, match="point 1 is foreground of lesion 4, but lies in lesion 1 of the mask"):
+    with pytest.raises(InputError, match="point 1 is a foreground click of lesion 4, but lies in lesion 1"):
         grouped((4, 1, 9), [6])
 
 
@@ -308,8 +310,8 @@ def test_wrong_starting_masks_are_named(tmp_path, pet):
     volume = read_image(pet)
     affine = nib.load(pet).affine
     for array, grid, says in (
-        (values[:-1], affine, "does not lie on the grid of .*pet.nii.gz: shape"),
-        (values * 0, affine, "holds no lesion to start from"),
+        (values[:-1], affine, "is not on the grid of .*pet.nii.gz \\(shape"),
+        (values * 0, affine, "the start mask is empty"),
         (values * np.float32(0.5), affine, "hold fractions"),
     ):
         nib.save(nib.Nifti1Image(array, grid), start)
@@ -337,18 +339,18 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path, pet, clicks
     for arguments, options, said in [
         ((pet, outside, export, mask), {}, "point 1 lies outside the image"),
         ((pet, empty, export, mask), {}, "contains no clicks"),
-        ((pet, None, export, mask), {}, "give --clicks, or a mask by --start"),
+        ((pet, None, export, mask), {}, "give --clicks or --start"),
         ((pet, given, export, Outputs(pet)), {}, "would overwrite an input"),
         ((pet, given, export, Outputs(given)), {}, "written as .nii.gz, .nii, .nrrd, .mha"),
         ((pet, given, export, Outputs(out, tmp_path / "mask.mhd")), {}, "written as .nii.gz, .nii, .nrrd, .mha"),
-        ((pet, given, export, mask), {"ct": pet}, "leave out --ct"),
+        ((pet, given, export, mask), {"ct": pet}, "omit --ct"),
         ((pet, given, export, Outputs(out, out)), {}, "would overwrite another output"),
         ((pet, given, tmp_path / "none.pth", mask), {}, "no weights at"),
-        ((pet, given, export, mask), {"base": export}, "leave out --base"),
+        ((pet, given, export, mask), {"base": export}, "omit --base"),
         ((pet, given, export, mask), {"device": "warp"}, "device 'warp'"),
         ((pet, given, export, mask), {"start": tmp_path / "none.nii"}, "no such file"),
-        ((pet, given, export, mask), {"source": tmp_path}, "needs both its file, --seg, and"),
-        ((pet, given, export, Outputs(out, seg=tmp_path / "a.dcm")), {}, "needs both its file, --seg, and"),
+        ((pet, given, export, mask), {"source": tmp_path}, "needs both --seg FILE and --source"),
+        ((pet, given, export, Outputs(out, seg=tmp_path / "a.dcm")), {}, "needs both --seg FILE and --source"),
     ]:
         with pytest.raises(InputError, match=said) as caught:
             run(*arguments, **options)
@@ -356,7 +358,7 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path, pet, clicks
         assert not out.exists()
 
 
-def test_published_form_is_recognised(tmp_path):
+def test_published_form_is_recognised(tmp_path, caplog):
     import torch
 
     state = {f"module.{name}": value for name, value in seeded_model("mini", 0).state_dict().items()}
@@ -364,6 +366,27 @@ def test_published_form_is_recognised(tmp_path):
     predictor = Predictor.from_pretrained(tmp_path / "published.pth", "cpu")
     assert predictor.preprocessing == Preprocessing(("PT",), 3.0)
     assert predictor.accumulate
+    # Weights that state no settings are not contradicted by the user's.
+    other = Predictor.from_pretrained(tmp_path / "published.pth", "cpu", spacing_mm=2.0, accumulate=False)
+    assert (other.preprocessing.spacing_mm, other.accumulate) == (2.0, False)
+    assert caplog.messages == []
+
+
+def test_the_click_mode_can_be_chosen_and_is_recorded(tmp_path, pet, clicks, export):
+    for accumulate, name in ((None, "true"), (True, "true"), (False, "false")):
+        outputs = Outputs(tmp_path / "mask.nii.gz", table=tmp_path / "lesions.csv")
+        record = run(pet, tmp_path / "clicks.json", export, outputs, device="cpu", accumulate=accumulate)
+        assert record["accumulate_clicks"] is (name == "true")
+        with outputs.table.open() as table:
+            assert {row["accumulate_clicks"] for row in csv.DictReader(table)} == {name}
+
+    scores = tmp_path / "scores"
+    summary = evaluate(outputs.mask, outputs.mask, scores, figures=False)
+    told = f"{export}, newest click only: 1 of 1 masks"
+    assert summary["configuration"]["predicted_by"] == [told]
+    assert told in (scores / "report.html").read_text()
+    outputs.record.unlink()
+    assert evaluate(outputs.mask, outputs.mask, scores, figures=False)["configuration"]["predicted_by"] == []
 
 
 def test_names_that_matplotlib_would_read_as_formulas_are_drawn(tmp_path, pet, clicks, export):

@@ -1,4 +1,4 @@
-"""Prediction of a cohort: what fails is told and stops nothing, what is done stays done."""
+"""Prediction of a cohort: failures are reported and do not stop the others; finished cases are skipped."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def test_thirty_cases_of_which_three_are_broken_killed_and_restarted(tmp_path: P
 
     ended = subprocess.run(command(tmp_path), cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert ended.returncode == 3
-    assert f"{27 - len(before)} predicted, {len(before)} were done before, 3 failed" in ended.stdout
+    assert f"{27 - len(before)} predicted, {len(before)} already done, 3 failed" in ended.stdout
+    assert ended.stdout.endswith("(accumulated clicks)\n")
     told = [line for line in ended.stderr.splitlines() if line.startswith("failed: ")]
     assert [line.split(": ")[1] for line in told] == ["case_03", "case_11", "case_20"]
     assert "no click file" in told[1]
@@ -107,15 +108,18 @@ def test_a_case_is_done_again_when_its_clicks_or_the_model_changed(tmp_path: Pat
     assert again() == (1, 1)
     assert again(spacing_mm=4.0) == (2, 0)
     assert again(spacing_mm=4.0) == (0, 2)
+    assert again(spacing_mm=4.0, accumulate=True) == (0, 2)
+    assert again(spacing_mm=4.0, accumulate=False) == (2, 0)
+    assert {row.split(",")[-1] for row in (out / "lesions" / "case_00.csv").read_text().split()[1:]} == {"false"}
     save_safetensors(weights, seeded_model("mini", seed=2).state_dict(), {})
     assert again() == (2, 0)
 
 
 def test_what_is_wrong_for_all_cases_is_said_at_once(tmp_path: Path) -> None:
     manifest, clicks, weights = cohort(tmp_path, 1)
-    with pytest.raises(InputError, match="no case of split 'val'"):
+    with pytest.raises(InputError, match="no cases in split 'val'"):
         run(manifest, clicks, weights, tmp_path / "out", split="val")
-    with pytest.raises(InputError, match="no such folder; it should hold a click file per case, such as case_00.json"):
+    with pytest.raises(InputError, match="no such folder; expected one with a click file per case, such as case_00"):
         run(manifest, tmp_path / "nowhere", weights, tmp_path / "out")
     with pytest.raises(InputError, match="no weights at"):
         run(manifest, clicks, tmp_path / "no.pth", tmp_path / "out")
@@ -130,7 +134,7 @@ def test_two_processes_share_the_cases(tmp_path: Path) -> None:
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m"]
     ended = subprocess.run(command(tmp_path, *launcher), cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert ended.returncode != 0
-    assert "4 predicted, 0 were done before, 1 failed" in ended.stdout, ended.stderr[-2000:]
+    assert "4 predicted, 0 already done, 1 failed" in ended.stdout, ended.stderr[-2000:]
     assert ended.stderr.count("failed: case_01: no click file") == 1
     assert len(list((tmp_path / "out" / "masks").glob("*.nii.gz"))) == 4
 

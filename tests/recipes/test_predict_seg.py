@@ -94,5 +94,5 @@ def test_nothing_found_is_no_segmentation_and_no_failure(scan, tmp_path, caplog)
         )  # fmt: skip
     assert "seg" not in record["outputs"]
     assert not outputs.seg.exists()
-    assert "cannot be empty" in caplog.text
+    assert "the mask is empty and a DICOM SEG cannot be" in caplog.text
     assert outputs.mask.exists()

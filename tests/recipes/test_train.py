@@ -1,4 +1,4 @@
-"""Training end to end on tiny scans: every method, resuming, replaying, and what goes wrong."""
+"""Training end to end on tiny scans: every method, resuming, replaying, and errors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_run_writes_an_export_that_replays_to_its_validation_dice(
     assert replayed[1] == pytest.approx(summary["val/dice@1"], abs=1e-6)
     assert replayed[5] == pytest.approx(summary["val/dice@5"], abs=1e-6)
     assert replayed[7] == pytest.approx(summary["val/dice@7"], abs=1e-6)
-    assert replayed[1] > 0  # a comparison of zeros would say nothing
+    assert replayed[1] > 0  # a comparison of zeros would be meaningless
     assert json.loads((run / "summary.json").read_text())["export_sha256"] == summary["export_sha256"]
     assert ("test/dice@1" in summary) == (method == "full")
     assert (run / "export" / "adapter").is_dir() == (method == "lora")
@@ -63,15 +63,15 @@ def test_a_run_writes_an_export_that_replays_to_its_validation_dice(
 def test_given_weights_are_scored_before_training_and_may_stay_the_best(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training that ruins the model ends in an export of what it began with."""
+    """A training that ruins the model exports the initial weights."""
     base = tmp_path / "base.safetensors"
     model = seeded_model("mini", seed=1)
-    load_weights(model, "mini")  # good ones: obeyed clicks alone give some Dice, to a ruined model as well
+    load_weights(model, "mini")  # good weights: enforced clicks alone give some Dice, even to a ruined model
     save_safetensors(base, model.state_dict(), {})
     changes = (f"model.weights={base}", "optim.lr_decoder=1e-1", "optim.lr_encoder=1e-1")
     config = settings(tmp_path / "run", manifest, "full", *changes)
     with monkeypatch.context() as patched:
-        stop_after(patched, 0)  # and resumed right after the first validation
+        stop_after(patched, 0)  # resumed right after the first validation
         with pytest.raises(Killed):
             recipe.train(config)
     summary = recipe.train(config)
@@ -135,7 +135,7 @@ def test_checkpoints_are_written_when_due_between_validations(
     assert saved == [3, 6, 8]
 
 
-def test_a_lost_best_model_is_told_before_training(
+def test_a_lost_best_model_is_reported_before_training(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
@@ -143,7 +143,7 @@ def test_a_lost_best_model_is_told_before_training(
         with pytest.raises(Killed):
             recipe.train(settings(tmp_path / "run", manifest, "full", "optim.epochs=2"))
     shutil.rmtree(tmp_path / "run" / "best")
-    with pytest.raises(InputError, match="best lacks step_2, the best model so far by .*step_2"):
+    with pytest.raises(InputError, match="best does not contain step_2, the best model so far according to .*step_2"):
         recipe.train(settings(tmp_path / "run", manifest, "full", "optim.epochs=2"))
 
 
@@ -207,7 +207,7 @@ def test_inputs_that_changed_behind_their_names_are_refused_on_resuming(
     assert (run / "run.json").read_text() == facts
 
 
-def test_a_setting_that_may_change_is_told_and_taken(
+def test_a_setting_that_may_change_is_reported_and_taken(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -275,7 +275,7 @@ def test_a_pickle_planted_anywhere_in_a_run_does_not_run(
     assert outcomes[0] == "went on"
     assert set(outcomes) == {"went on", "refused"}
     pickle.loads(bomb)
-    assert gone_off.exists()  # it would have been seen
+    assert gone_off.exists()  # it would have been noticed
 
 
 @pytest.mark.parametrize("wrong", ["loss", "refusal", "gradient"])
@@ -299,7 +299,7 @@ def test_what_is_no_number_names_the_lesions_and_leaves_the_weights_from_before(
 
     monkeypatch.setattr(training_loss, "build_loss", lambda name, **options: Broken())
     what = "gradient" if wrong == "gradient" else "loss"
-    said = rf"step 1: the {what} is not a finite number, for train_\d/1; .*step_1"
+    said = rf"step 1: the {what} is NaN or infinite for train_\d/1; .*step_1"
     with pytest.raises(InputError, match=said) as error:
         recipe.train(settings(tmp_path / "run", manifest, "full", "checkpoint.every_steps=100"))
     assert "\n" not in str(error.value)
@@ -367,7 +367,7 @@ def test_only_the_lesions_of_the_micro_batch_that_is_no_number_are_named(
         return value * (float("nan") if len(names) == 2 else 1), logged
 
     monkeypatch.setattr(recipe.PromptedTask, "loss", loss)
-    with pytest.raises(InputError, match="step 0: the loss is not a finite number, for ") as error:
+    with pytest.raises(InputError, match="step 0: the loss is NaN or infinite for ") as error:
         recipe.train(settings(tmp_path / "run", manifest, "full", "optim.batch_size=1", "optim.accumulate=3"))
     assert len(set(names)) == 3
     assert [name in str(error.value) for name in names] == [False, True, False]

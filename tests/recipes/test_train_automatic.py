@@ -1,4 +1,4 @@
-"""Training of baselines end to end on tiny scans: learning, resuming, replaying, segmenting, and what goes wrong."""
+"""Training of baselines end to end on tiny scans: learning, resuming, replaying, segmenting, and errors."""
 
 from __future__ import annotations
 
@@ -292,7 +292,7 @@ def test_the_section_network_makes_a_config_that_of_a_baseline(tmp_path: Path) -
         ("network.weights=mini", "unet starts from random weights; leave it out"),
         ("crops.size=40", "crops.size 40: unet in size laptop needs a multiple of 16, at least 32"),
         ("crops={positive: 0, negative: 0}", "no crop could be drawn"),
-        ("optim.lr_encoder=1e-4", "only unetr_sammed3d has an encoder of its own rate, not unet"),
+        ("optim.lr_encoder=1e-4", "only unetr_sammed3d has a separate learning rate"),
         ("optim.lr_decoder=1e-4", "unknown key optim.lr_decoder, did you mean 'lr_encoder'?"),
         ("validate.clicks=[1, 5]", "unknown key validate.clicks"),
         ("loss.iou_weight=1", "unknown key loss.iou_weight"),
@@ -363,7 +363,7 @@ def test_gradients_of_two_processes_are_those_of_one_with_the_joint_batch(
 
 @pytest.mark.slow
 def test_batch_norm_of_two_processes_scores_as_its_export_does(tmp_path: Path, larger_manifest: Path) -> None:
-    """Each process has statistics of its own while it trains; all cases are scored by those that are saved."""
+    """Each process has its own statistics during training; all cases are scored with the saved ones."""
     folder = launched(
         2, tmp_path / "two", larger_manifest, "optim.batch_size=1", "optim.epochs=4", "optim.lr=1e-2",
         "validate.every_epochs=4",

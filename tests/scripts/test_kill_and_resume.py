@@ -1,4 +1,4 @@
-"""A run killed in every phase ends like one that was not: the shorter form of scripts/kill_and_resume.py."""
+"""A run killed in every phase ends like an uninterrupted one: a short form of scripts/kill_and_resume.py."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def write_config(folder: Path, **changes: Any) -> Path:
 
 
 def missed_voxels(row: str, first_x: int, seed: int, clicks: int) -> int:
-    """How many voxels of a lesion the stand-in of a row leaves out; fewer after more clicks."""
+    """Number of lesion voxels that the stand-in of a method omits; fewer after more clicks."""
     return (4 + first_x if row == "a" else 8 + 2 * first_x) + 3 * seed + (0 if clicks > 1 else 5)
 
 
@@ -70,7 +70,7 @@ def expected_dice(folder: Path, row: str, seeds: tuple[int, ...], clicks: int) -
 
 @dataclass
 class StandIn:
-    """Clickable: the true lesion, which is everything above SUV 5, without so many of its first voxels."""
+    """Clickable: the true lesion (everything above SUV 5) without some of its first voxels."""
 
     row: str
     seed: int
@@ -98,7 +98,7 @@ class StandIn:
 
 @dataclass
 class Done:
-    """Trainings that only write what marks a run as finished, and `StandIn`s as models; with a record of both."""
+    """Trainings that only write what marks a run as finished, and `StandIn` models; both are recorded."""
 
     trainings: list[str] = field(default_factory=list)
     images: list[tuple[str, int, str]] = field(default_factory=list)

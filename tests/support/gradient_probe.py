@@ -1,4 +1,4 @@
-"""Started by `accelerate launch` in place of finetune.py: the same run, whose gradients and weights are written down.
+"""Run by `accelerate launch` instead of finetune.py: the same training, with gradients and weights recorded.
 
 ``$PROBE/rank<r>_gradients.safetensors``: what the optimiser gets at its first step; ``..._weights``: the trained
 parameters after the last step; ``..._world.txt``: the number of processes.

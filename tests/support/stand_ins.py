@@ -1,4 +1,4 @@
-"""What tests of the predictor share: stand-ins for the network, and simple scans."""
+"""Shared by tests of the predictor: stand-ins for the network, and simple scans."""
 
 from __future__ import annotations
 

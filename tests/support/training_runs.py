@@ -57,7 +57,7 @@ def replayed_dice(run: Path, manifest: Path, split: str, at: tuple[int, ...] = (
 
 
 class Killed(BaseException):
-    """Not an Exception: nothing on the way may handle it."""
+    """Not an Exception, so that no code handles it."""
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, last_step: int) -> None:

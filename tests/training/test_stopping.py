@@ -1,4 +1,4 @@
-"""The end of a process of several, seen from outside."""
+"""How one of several processes ends, seen from outside."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print("went on")
 @pytest.mark.parametrize("code", [0, 2])
 @pytest.mark.parametrize("processes", [1, 2])
 def test_one_of_several_ends_by_its_code_before_the_interpreter_is_torn_down(processes: int, code: int) -> None:
-    """What is registered for the exit is done, and what was printed is written, in either case."""
+    """In both cases, registered exit functions run and printed output is flushed."""
     ended = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(code)],
         cwd=ROOT,

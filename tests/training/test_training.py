@@ -85,12 +85,12 @@ def test_a_write_cut_off_leaves_the_earlier_checkpoint(
             save(tmp_path, 2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_1"]
     assert read_checkpoint(tmp_path / "step_1").state == {"step": 1}
-    save(tmp_path, 2)  # goes through, and clears away what was left
+    save(tmp_path, 2)  # succeeds, and removes leftovers
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_1", "step_2"]
 
 
 @pytest.mark.parametrize("room_bytes", [10, 10_000, 4_000_300])
-def test_a_full_disk_is_told_and_damages_nothing(tmp_path: Path, room_bytes: int) -> None:
+def test_a_full_disk_is_reported_and_damages_nothing(tmp_path: Path, room_bytes: int) -> None:
     """The system refuses to write more than so many bytes to a file: amid the first tensor file, or the second."""
     big = {"a.weight": torch.rand(1000, 1000)}
     save(tmp_path, 1, big)
@@ -155,7 +155,7 @@ def test_a_planted_pickle_is_not_run(tmp_path: Path) -> None:
         read_checkpoint(folder)
     assert not gone_off.exists()
     pickle.loads(bomb)
-    assert gone_off.exists()  # it would have been seen
+    assert gone_off.exists()  # it would have been noticed
 
 
 # The optimiser
@@ -174,7 +174,7 @@ def small() -> tuple[nn.Sequential, torch.optim.AdamW]:
     return model, build_optimizer(model.named_parameters(), {"": 0.1, "2.": 0.01}, 0.05)
 
 
-def test_the_optimiser_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_the_optimiser_state_is_restored(tmp_path: Path) -> None:
     model, optimizer = small()
     for seed in range(3):
         step(model, optimizer, seed)
@@ -244,13 +244,13 @@ def test_the_schedule_by_hand() -> None:
     assert [schedule_factor(step, 0.1, 200) for step in (0, 9, 19, 20)] == [0.05, 0.5, 1.0, 1.0]
     assert [schedule_factor(step, 0.1, 24) for step in (0, 1)] == [0.5, 1.0]  # 2.4 steps are 2
     assert schedule_factor(0, 0.1, 4) == 1.0  # 0.4 steps are none
-    # All steps but a rounded-off share: still climbing at the last, no division by zero.
+    # Warm-up over almost all steps: still rising at the last one, no division by zero.
     assert [schedule_factor(step, 0.99, 4) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 def test_rates_follow_the_schedule_from_their_base() -> None:
     _, optimizer = small()
-    for factor in (0.5, 0.1):  # not 0.05: factors do not pile up
+    for factor in (0.5, 0.1):  # not 0.05: factors do not accumulate
         set_learning_rates(optimizer, factor)
     assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([0.001, 0.01])
 
@@ -269,4 +269,4 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines == [{"step": 1, "loss": 1 / 7}, {"step": 2, "loss": 2 / 7}, {"step": 3, "loss": 0.5}]
     MetricsLog(path)
-    assert path.read_text() == ""  # a run from the start begins an empty log
+    assert path.read_text() == ""  # a new run starts with an empty log

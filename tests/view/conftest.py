@@ -29,7 +29,7 @@ def chromium():
 
 @pytest.fixture(scope="session")
 def page(chromium):
-    """One page for all tests; each opens its own link in it. Faults of the page's scripts fail the test run."""
+    """One page for all tests; each opens its own link in it. Errors in the page's scripts fail the test run."""
     page = chromium.new_page(viewport={"width": 1280, "height": 800})
     page.on("dialog", lambda dialog: dialog.accept())
     yield page

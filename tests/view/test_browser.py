@@ -1,4 +1,4 @@
-"""The page in a real browser: voxels under clicks, lesions from the first click to the saved table, keys, names."""
+"""The page in a real browser: clicked voxels, lesions from the first click to the saved table, keys, names."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ GEOMETRIES = {
 
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_a_click_on_a_known_voxel_gives_that_voxel(page, opened, tmp_path, name) -> None:
-    """One voxel is hot; where the page draws it is found in its pixels, and clicked. No formula of the page is used.
+    """One voxel is hot; it is found in the drawn pixels and clicked, without using any formula of the page.
 
     The CT has the same place bright, on another grid, axis order and spacing.
     """
@@ -293,7 +293,7 @@ def test_windows_layers_and_help(page, opened, tmp_path) -> None:
 
 
 def test_names_are_text(page, opened, tmp_path) -> None:
-    """HTML in a patient's, a folder's and a lesion's name is shown, and does nothing."""
+    """HTML in the name of a patient, folder or lesion is shown as text and has no effect."""
     evil = "<img src=x onerror=document.title='owned'>"
     stored = np.round(blobs().transpose(2, 1, 0) * 1000).astype(np.int16)
     folder = tmp_path / "<script>document.title='owned'<"
@@ -335,7 +335,7 @@ def test_an_end_of_the_program_is_said(page, opened, tmp_path) -> None:
     with serving(single_case(write_pet(tmp_path / "pet.nii.gz"), tmp_path / "out")) as (_, server):
         opened(server)
     page.wait_for_selector("#failure:not([hidden])")
-    assert "all clicks are kept" in page.locator("#failure").inner_text()
+    assert "All clicks are saved" in page.locator("#failure").inner_text()
 
 
 def test_stepping_through_a_cohort(page, opened, tmp_path) -> None:

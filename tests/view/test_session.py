@@ -28,7 +28,7 @@ FIRST, SECOND = BLOBS_VOX
 
 
 def predicted(folder: Path, image: Path, viewed: Path) -> tuple[Path, Path, Path]:
-    """What `predict` makes of the clicks and the mask that a viewer kept."""
+    """The result of `predict` with the clicks and the start mask saved by a viewer."""
     clicks, start = viewed / "clicks.json", viewed / "start.nii.gz"
     outputs = Outputs(folder / "mask.nii.gz", folder / "instances.nii.gz", table=folder / "lesions.csv")
     scan = ClickedScan.read(image, clicks if clicks.exists() else None, start if start.exists() else None)
@@ -156,7 +156,7 @@ def test_earlier_clicks_of_any_form_go_on(tmp_path, pet) -> None:
     assert (tmp_path / "p" / "mask.nii.gz").read_bytes() == (out / "mask.nii.gz").read_bytes()
 
 
-def test_clicks_outside_a_crop_are_told_of(tmp_path) -> None:
+def test_clicks_outside_a_crop_are_reported(tmp_path) -> None:
     big = np.random.default_rng(1).uniform(0.5, 1.5, (100, 40, 40)).astype(np.float32)
     big[9:12, 9:12, 9:12] = big[88:91, 30:33, 30:33] = 9
     pet = write_pet(tmp_path / "pet.nii.gz", big, np.diag((4.0, 4, 4, 1)))
@@ -289,7 +289,7 @@ def test_a_scan_that_cannot_be_read(tmp_path) -> None:
 
 
 def test_killed_in_the_middle_no_click_is_lost(tmp_path, pet) -> None:
-    """A real process is killed while clicks arrive; each click that was answered is there again."""
+    """A real process is killed while clicks arrive; every acknowledged click is restored."""
     words = [
         sys.executable,
         "-m",
@@ -359,5 +359,5 @@ def test_clicks_of_another_image_are_refused(tmp_path, pet) -> None:
 
 def test_a_case_id_cannot_leave_the_folder(tmp_path, pet) -> None:
     write_manifest(tmp_path / "m.json", [Case("../evil", {"PT": pet})])
-    with pytest.raises(InputError, match="cannot name a folder"):
+    with pytest.raises(InputError, match="is not a valid folder name"):
         cohort_cases(tmp_path / "m.json", tmp_path / "out", None, None)

@@ -1,4 +1,4 @@
-"""The page travels in the wheel."""
+"""The wheel contains the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of the viewer share: scans, a quick model, a running server, and requests to it."""
+"""Shared by tests of the viewer: scans, a fast model, a running server, and requests to it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHAPE = (40, 44, 32)
 
 
 class Bright(Threshold):
-    """Finds what is clearly brighter than the crop's mean; the same answer however often it is asked."""
+    """Segments what is clearly brighter than the crop's mean; deterministic."""
 
     def decode(self, embedding, coords_vox, labels, previous=None):
         return embedding[:, :1] - 1.5, torch.full((1, 1), 0.5)

@@ -10,7 +10,7 @@ export const INVERTED = table((t) => [1 - t, 1 - t, 1 - t]);
 export const HOT_METAL = table((t) => [t * 1.9, t * 2 - 0.75, t * 4 - 3]);
 export const BACKGROUND = 0xff0b0907;
 
-// Told apart by colour-blind readers and visible on white, on grey and on hot metal.
+// Distinguishable for colour-blind readers, and visible on white, on grey and on hot metal.
 const LESIONS = ["#e6007e", "#00a0e9", "#2fb344", "#8f5bff", "#e85d04", "#00b3a4", "#b8860b", "#d13bd1"];
 export const lesionColour = (code) => LESIONS[(code - 1) % LESIONS.length];
 

@@ -1,4 +1,4 @@
-// Help, questions and the offer for a click that may belong to another lesion. Text is always set as text.
+// Help, questions, and the choice for a click that may belong to another lesion. Text is always set as text.
 
 const element = (name, text, parent) => {
   const made = document.createElement(name);
@@ -11,10 +11,10 @@ export { element };
 const MOUSE = ["Mouse and touch pad", [
   ["Click", "mark the lesion (in a plane), or jump there (in the projection)"],
   ["Shift click, right click", "mark the background"],
-  ["Alt click", "move the crosshair only"],
-  ["Wheel, two fingers", "go through slices; turn the projection"],
+  ["Alt click", "only move the crosshair"],
+  ["Wheel, two fingers", "change the slice; turn the projection"],
   ["Ctrl wheel, pinch", "zoom"],
-  ["Drag", "move the picture; turn the projection"],
+  ["Drag", "move the image; turn the projection"],
 ]];
 
 // sections: [[title, [[keys, what], ...]], ...]
@@ -22,8 +22,8 @@ export function showHelp(sections) {
   const dialog = document.getElementById("help");
   dialog.replaceChildren();
   element("h2", "Click a lesion, see its mask", dialog);
-  element("p", "The first click segments a lesion. More clicks correct it: on a part that is missing, or, as background, "
-    + "on a part that does not belong to it. New lesion (E) starts the next. Clicks are saved by themselves; Save "
+  element("p", "The first click segments a lesion. Further clicks correct it: click on a missing part, or mark as "
+    + "background a part that does not belong to it. New lesion (E) starts the next. Clicks are saved automatically; Save "
     + "writes mask, lesion table and figure. Research software, not for clinical use.", dialog);
   const grid = element("div", undefined, dialog);
   grid.className = "keys";

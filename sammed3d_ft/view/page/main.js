@@ -1,4 +1,4 @@
-// The page: loads the scan, keeps what is shown, and turns clicks and keys into what the server is asked.
+// The page: loads the scan, keeps the state of the display, and turns clicks and keys into requests to the server.
 
 import { bytes, framed, get, post, ServerGone } from "./server.js";
 import { apply, between, Volume } from "./volume.js";
@@ -10,11 +10,11 @@ import { fail, offer, offering, question, showHelp, withdrawOffer } from "./dial
 const $ = (id) => document.getElementById(id);
 const PET_WINDOWS = [5, 7, 10, 15, 20];
 const CT_WINDOWS = [["soft tissue", -160, 240], ["lung", -1350, 150], ["bone", -500, 1300]];
-const FAR_MM = 15; // from the lesion's mask: such a click is rather another lesion
+const FAR_MM = 15; // a click farther from the lesion's mask is probably another lesion
 const DRAG_PIXELS = 4; // less than that is a click
 
 const view = {
-  pet: null, ct: null, toCt: null, modality: "PT", // pet: the image that is segmented, also where it is a CT
+  pet: null, ct: null, toCt: null, modality: "PT", // pet: the image that is segmented, even if it is a CT
   layer: "PT", petWindow: [0, 10], ctWindow: [-160, 240], opacity: 0.7,
   at: [0, 0, 0], centre: [0, 0, 0], zoom: 1,
   labels: null, lesions: [], clicks: [], pending: [], rows: new Map(), proposals: [], proposal: null,
@@ -124,8 +124,8 @@ async function open() {
   if (state.phase === "failed") {
     working("");
     return fail("The scan cannot be opened", state.error, cases.length
-      ? "Choose another case above, or mend the input and start the viewer again."
-      : "Mend the input and start the viewer again.");
+      ? "Choose another case above, or correct the input and restart the viewer."
+      : "Correct the input and restart the viewer.");
   }
   folder = state.folder;
   view.modality = state.modality;
@@ -152,7 +152,7 @@ async function open() {
   watch();
 }
 
-// Of a PET that is not in SUV: the value below which 99.5 % of a sample of its voxels lie.
+// For a PET that is not in SUV: the 99.5th percentile of a sample of its voxels.
 function brightest(data) {
   const step = Math.max(1, Math.floor(data.length / 50000)), some = [];
   for (let n = 0; n < data.length; n += step) some.push(data[n]);
@@ -194,7 +194,7 @@ async function loadCt({ shape, affine }, own) {
   draw();
 }
 
-// What the server says of clicks and lesions.
+// Applies the server's update of clicks and lesions.
 function take(news) {
   Object.assign(view, {
     clicks: news.clicks, lesions: news.lesions, next: news.next, unsaved: news.unsaved, undoable: news.undoable,
@@ -232,18 +232,18 @@ async function reloadTable() {
 
 function problem(error) {
   if (error instanceof ServerGone) {
-    if (!gone) fail("The viewer's program has ended", `Nothing is lost: all clicks are kept${folder && ` in ${folder}`}.`,
-      "Start it again with the same command, and open the new link.");
+    if (!gone) fail("The viewer has stopped", `All clicks are saved${folder && ` in ${folder}`}.`,
+      "Re-run the same command and open the new link.");
     gone = true;
     watching++;
     working("");
   } else {
     say(error.message, true);
-    if (!view.pet && !gone) fail("The viewer does not let this page in", error.message, "");
+    if (!view.pet && !gone) fail("Access refused", error.message, "");
   }
 }
 
-// Asking for a change; one after the other, in the order in which they were asked for.
+// Requests that change something; sent one at a time, in order.
 
 let acting = 0, last = Promise.resolve();
 function change(path, body, after) {
@@ -251,7 +251,7 @@ function change(path, body, after) {
   last = last.then(async () => {
     try {
       const { head, labels } = await framed(path, body);
-      if (head.revision > revision + 1) await reloadLabels(); // another window did something
+      if (head.revision > revision + 1) await reloadLabels(); // another window changed something
       else {
         paste(head.box, labels);
         revision = head.revision;
@@ -286,7 +286,7 @@ async function mark(voxel, label) {
   if (!view.pet.holds(voxel)) return;
   move(voxel, false);
   if (view.notSuv) return say(view.notSuv, true);
-  if (label === 0 && !known(view.active)) return say("Background corrects a lesion: choose or click one first.", true);
+  if (label === 0 && !known(view.active)) return say("Background clicks correct a lesion: choose or click one first.", true);
   const box = view.lesions.find((one) => one.number === view.active)?.box;
   if (label === 1 && box && mmFrom(voxel, box) > FAR_MM) {
     return offerNew(voxel, `This is ${mmFrom(voxel, box).toFixed(0)} mm from lesion ${view.active}.`, false);
@@ -314,8 +314,8 @@ function send(voxel, label, lesion, anyway) {
   return change("/click", { voxel, label, lesion, anyway }, (news) => {
     done();
     if (!news.outside) return;
-    if (label) offerNew(voxel, `This lies outside the part of the scan that lesion ${lesion} is seen in.`, true);
-    else say(`Background changes nothing there: it is outside the part of the scan that lesion ${lesion} is seen in.`, true);
+    if (label) offerNew(voxel, `This is outside the crops of lesion ${lesion}.`, true);
+    else say(`A background click there has no effect: it is outside the crops of lesion ${lesion}.`, true);
   }).finally(() => {
     done();
     if (!known(view.active)) view.active = view.next;
@@ -371,7 +371,7 @@ function remove(lesion) {
   if (!known(lesion)) return;
   change("/remove", { lesion }, () => {
     if (view.active === lesion) view.active = view.next;
-    say(`Lesion ${lesion} was deleted; Undo brings it back.`);
+    say(`Lesion ${lesion} was deleted; Undo restores it.`);
   });
 }
 
@@ -380,7 +380,7 @@ function remove(lesion) {
 async function propose() {
   if ($("propose").disabled) return;
   if (view.proposals.length) return lookAt(view.proposals[(view.proposals.indexOf(view.proposal) + 1) % view.proposals.length]);
-  working("looking for uptake");
+  working("searching for uptake");
   try {
     view.proposals = (await post("/propose")).proposals;
     if (!view.proposals.length) say("Nothing to propose: no uptake of SUV 4 or more outside the lesions.");
@@ -417,7 +417,7 @@ function accept(proposal) {
   send(proposal.voxel, 1, view.next, false);
 }
 
-// Moving about
+// Navigation
 
 function move(voxel, recentre) {
   view.at = voxel.map((v, axis) => Math.min(Math.max(Math.round(v), 0), view.pet.shape[axis] - 1));
@@ -471,7 +471,7 @@ function spin() {
   $("spin").textContent = spinning ? "❚❚" : "▶";
 }
 
-// What is shown
+// Display
 
 function setPet(high) {
   if (view.notSuv) return say(`No SUV window: ${view.notSuv}`, true);
@@ -541,7 +541,7 @@ function showCases(found) {
 async function turnTo(number) {
   if (!cases.length || number < 0 || number >= cases.length || number === current) return;
   await last;
-  if (view.unsaved && !(await question("The results of this case are not saved (its clicks are). Go to the other case?", "Go", "Stay"))) {
+  if (view.unsaved && !(await question("The results of this case are not saved (its clicks are). Open the other case?", "Open", "Stay"))) {
     $("cases").value = String(current);
     return;
   }
@@ -561,12 +561,12 @@ async function turnTo(number) {
 
 const MODE = [
   ["T", "switch between lesion and background", ["t"], () => setTool(view.tool === "0" ? "1" : "0")],
-  ["L", "look: clicks move the crosshair only", ["l"], () => setTool(view.tool === "look" ? "1" : "look")],
+  ["L", "look: clicks only move the crosshair", ["l"], () => setTool(view.tool === "look" ? "1" : "look")],
   ["E", "next lesion", ["e"], startNext],
   ["Enter", "click at the crosshair", ["Enter"], () => mark(view.at, view.tool === "0" ? 0 : 1)],
   ["Shift Enter", "background click at the crosshair", ["Shift+Enter"], () => mark(view.at, 0)],
   ["Ctrl Z", "undo", ["Ctrl+z"], undo],
-  ["R", "take away the lesion's clicks", ["r"], reset],
+  ["R", "remove all clicks of the lesion", ["r"], reset],
   ["Delete", "delete the lesion", ["Delete", "Backspace"], () => remove(view.active)],
   ["N, P", "next and previous lesion", ["n"], () => step(1)],
   [null, null, ["p"], () => step(-1)],
@@ -589,7 +589,7 @@ const MOVES = [
   ["Q", "choose the next plane", ["q"], () => [...planes, projection][([...planes, projection].indexOf(pane) + 1) % 4].element.focus()],
   ["+, −", "zoom", ["+", "="], () => zoom(1.25, pane !== projection && pane, ...(pane !== projection ? pane.toScreen(view.at) : []))],
   [null, null, ["-"], () => zoom(0.8, pane !== projection && pane, ...(pane !== projection ? pane.toScreen(view.at) : []))],
-  ["0", "whole scan; windows stay", ["0"], resetView],
+  ["0", "show the whole scan; keep the windows", ["0"], resetView],
   ["M", "turn the projection", ["m"], spin],
   ["[, ]", "previous and next case", ["["], () => turnTo(current - 1)],
   [null, null, ["]"], () => turnTo(current + 1)],
@@ -605,7 +605,7 @@ const SHOWN = [
   ["C", "contours or filled masks", ["c"], () => toggle("filled")],
   ["?", "this help", ["?", "F1"], help],
 ];
-const SECTIONS = [["Lesions", MODE], ["Moving about", MOVES], ["What is shown", SHOWN]];
+const SECTIONS = [["Lesions", MODE], ["Navigation", MOVES], ["Display", SHOWN]];
 const KEYS = new Map(SECTIONS.flatMap(([, part]) => part.flatMap(([, , names, act]) => names.map((name) => [name, act]))));
 
 function help() {
@@ -721,7 +721,7 @@ $("open-help").onclick = help;
 $("cases").onchange = (event) => turnTo(Number(event.target.value));
 $("case-before").onclick = () => turnTo(current - 1);
 $("case-after").onclick = () => turnTo(current + 1);
-// A button pressed with the mouse gives the keyboard back to the picture.
+// After a mouse click on a button, the keyboard focus returns to the image.
 addEventListener("click", (event) => event.detail > 0 && event.target.closest?.("header, .tools, tbody, #proposals, .pane > button")
   && pane.element.focus({ preventScroll: true }));
 addEventListener("resize", () => draw());

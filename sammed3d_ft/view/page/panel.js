@@ -58,7 +58,7 @@ function drawProposals(view, acts) {
     line.className = proposal === view.proposal ? "now" : "";
     const what = element("span", `SUV ${proposal.suv.toFixed(1)}`, line);
     what.onclick = () => acts.look(proposal);
-    for (const [sign, title, act] of [["Show", "Move there", acts.look], ["✓", "Accept (A)", acts.accept], ["✕", "Dismiss (X)", acts.dismiss]]) {
+    for (const [sign, title, act] of [["Show", "Move the crosshair there", acts.look], ["✓", "Accept (A)", acts.accept], ["✕", "Dismiss (X)", acts.dismiss]]) {
       const button = element("button", sign, line);
       button.title = title;
       button.onclick = () => act(proposal);
@@ -72,10 +72,10 @@ export function drawHint(view) {
     || view.clicks.some((one) => one.lesion === view.active);
   const bold = (text) => element("b", text);
   hint.replaceChildren();
-  if (view.notSuv) hint.append("This PET can be looked at, but not segmented.");
-  else if (view.tool === "look") hint.append("A click ", bold("moves the crosshair"), " only.");
+  if (view.notSuv) hint.append("This PET can be viewed, but not segmented.");
+  else if (view.tool === "look") hint.append("Clicks only ", bold("move the crosshair"), ".");
   else if (view.tool === "0" && known) hint.append("A click marks ", bold("background"), ` of lesion ${view.active}.`);
-  else if (view.tool === "0") hint.append("Background corrects a lesion: choose one first.");
+  else if (view.tool === "0") hint.append("Background clicks correct a lesion: choose one first.");
   else if (known) hint.append("A click adds to ", bold(`lesion ${view.active}`), "; E starts the next.");
-  else hint.append("Click on a lesion: it will be ", bold(`lesion ${view.active}`), ".");
+  else hint.append("Click on a lesion to start ", bold(`lesion ${view.active}`), ".");
 }

@@ -1,8 +1,8 @@
-// Talks to the server: the token of the link, JSON, and answers of JSON with raw bytes.
+// Communication with the server: the token of the link, JSON, and responses of JSON with raw bytes.
 
 const fromLink = location.hash.slice(1);
 if (fromLink) {
-  sessionStorage.setItem("token", fromLink); // of this tab alone, so that reloading works
+  sessionStorage.setItem("token", fromLink); // per tab, so that reloading works
   history.replaceState(null, "", location.pathname);
 }
 const token = fromLink || sessionStorage.getItem("token") || "";

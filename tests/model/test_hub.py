@@ -1,0 +1,176 @@
+"""`hub:owner/name` and `push_to_hub`, by the hub's real client against a stand-in server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from sammed3d_ft.dataset.manifest import read_manifest
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.model.hub import local_copy
+from sammed3d_ft.model.push import push_to_hub
+from sammed3d_ft.model.weights import save_safetensors
+from sammed3d_ft.prompted.pretrained import open_pretrained
+from sammed3d_ft.prompted.task import PromptedTask
+from sammed3d_ft.provenance import state_hash
+from sammed3d_ft.recipes.train import load_config
+from tests.support.hub import TOKEN, Hub, Repo, command_line, run_python, running_hub
+from tests.support.tiny_cases import write_cohort
+from tests.support.training_runs import config_file
+
+# What is loaded, in one line of JSON.
+OPEN = """
+import json, sys
+from sammed3d_ft.prompted.pretrained import open_pretrained
+from sammed3d_ft.provenance import state_hash
+found = open_pretrained({path!r}, {base!r})
+print(json.dumps([state_hash(found.model.state_dict()), found.preprocessing.to_json(), found.accumulate]))
+"""
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running_hub() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export folder of a LoRA run from `mini`: model.safetensors and the adapter, its weights not zero."""
+    folder = tmp_path_factory.mktemp("run")
+    manifest = write_cohort(folder / "data", 1, 1, 0)
+    config = load_config(
+        config_file(folder / "run", manifest, "lora"),
+        ["model.weights=mini", "model.spacing_mm=2.5", "clicks.accumulate=false"],
+    )
+    task = PromptedTask(config, read_manifest(manifest))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in task.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.02)
+    task.export(folder / "export", {})
+    return folder / "export"
+
+
+def told(path: Path, base: str | None = None) -> list[object]:
+    found = open_pretrained(path, base)
+    return [state_hash(found.model.state_dict()), found.preprocessing.to_json(), found.accumulate]
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_an_export_goes_up_and_comes_back(hub: Hub, export: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    done = run_python(command_line("weights", "push", export, "lab/mini-psma", "--private"), hub.url, home, TOKEN)
+    assert done.returncode == 0, done.stderr
+    repo = hub.repos["lab/mini-psma"]
+    assert done.stdout.splitlines() == [f"{hub.url}/lab/mini-psma/commit/{repo.commit}", "use it as hub:lab/mini-psma"]
+    assert repo.private
+    assert sorted(repo.files) == ["README.md", "model.safetensors"]
+    assert repo.files["model.safetensors"] == (export / "model.safetensors").read_bytes()
+    card = repo.files["README.md"].decode()
+    assert "library_name: sammed3d-ft" in card
+    assert "- accumulated clicks: false" in card
+    assert "--checkpoint hub:lab/mini-psma" in card
+
+    code = OPEN.format(path="hub:lab/mini-psma", base=None)
+    there = run_python(code, hub.url, home, TOKEN)
+    assert there.returncode == 0, there.stderr
+    assert json.loads(there.stdout) == told(export / "model.safetensors")
+    assert hub.downloads == ["model.safetensors"]
+    offline = run_python(code, "http://127.0.0.1:9", home, TOKEN)  # from the cache
+    assert json.loads(offline.stdout) == json.loads(there.stdout)
+
+    # A card that somebody wrote stays.
+    repo.files["README.md"] = b"ours"
+    again = run_python(
+        command_line("weights", "push", export / "model.safetensors", "lab/mini-psma"), hub.url, home, TOKEN
+    )
+    assert again.returncode == 0, again.stderr
+    assert repo.files["README.md"] == b"ours"
+
+
+def test_an_adapter_goes_up_and_comes_back(hub: Hub, export: Path, tmp_path: Path) -> None:
+    code = f"import sammed3d_ft; print(sammed3d_ft.push_to_hub({str(export / 'adapter')!r}, 'lab/adapter'))"
+    done = run_python(code, hub.url, tmp_path / "home", TOKEN)
+    assert done.returncode == 0, done.stderr
+    repo = hub.repos["lab/adapter"]
+    assert not repo.private
+    assert sorted(repo.files) == ["README.md", *sorted(path.name for path in (export / "adapter").iterdir())]
+    assert "--base BASE_WEIGHTS" in repo.files["README.md"].decode()
+    repo.files["optimizer.safetensors"] = b"is not downloaded"
+    there = run_python(OPEN.format(path="hub:lab/adapter@main", base="mini"), hub.url, tmp_path / "home")
+    assert there.returncode == 0, there.stderr
+    assert json.loads(there.stdout) == told(export / "adapter", "mini")
+    assert "optimizer.safetensors" not in hub.downloads
+
+
+@pytest.mark.parametrize(
+    ("name", "token", "said"),
+    [
+        ("hub:lab/none", TOKEN, "lab/none was not found on the hub: check the name; if it is private, set HF_TOKEN"),
+        ("hub:lab/secret", None, "lab/secret was not found on the hub: check the name; if it is private, set HF_TOKEN"),
+        ("hub:lab/other@v9", None, "lab/other on the hub has no revision v9: check the branch, tag or commit"),
+        ("hub:lab/other", None, "lab/other on the hub holds neither an export (model.safetensors) nor a LoRA adapter"),
+    ],
+)
+def test_what_cannot_be_downloaded(name: str, token: str | None, said: str, hub: Hub, tmp_path: Path) -> None:
+    hub.repos = {"lab/secret": Repo(True, {"model.safetensors": b""}), "lab/other": Repo(False, {"weights.pth": b"x"})}
+    line = one_line(run_python(command_line("weights", "inspect", name), hub.url, tmp_path / "home", token))
+    assert line.startswith(f"error: {said}")
+
+
+def test_what_cannot_be_uploaded(hub: Hub, export: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for repo, token, said in (
+        ("lab/new", None, "no token for the hub: set HF_TOKEN, or run `hf auth login`"),
+        (
+            "lab/new",
+            "hf_wrong",
+            "the hub refused access to lab/new: the token (HF_TOKEN or `hf auth login`) is invalid",
+        ),
+        ("others/new", TOKEN, "the hub refused access to others/new: the token"),
+    ):
+        line = one_line(run_python(command_line("weights", "push", export, repo), hub.url, home, token))
+        assert line.startswith(f"error: {said}")
+    assert hub.repos == {}
+
+
+def test_without_a_network(export: Path, tmp_path: Path) -> None:
+    nowhere, home = "http://127.0.0.1:9", tmp_path / "home"
+    for words in (("inspect", "hub:lab/model"), ("push", export, "lab/model")):
+        line = one_line(run_python(command_line("weights", *words), nowhere, home, TOKEN))
+        assert line.startswith("error: the hub could not be used for lab/model (")
+        assert line.endswith("check the network and HF_ENDPOINT")
+
+
+@pytest.mark.parametrize("name", ["hub:", "hub:mini", "hub:a/b/c", "hub:a b/c", "hub:../x"])
+def test_a_name_that_is_no_repository(name: str) -> None:
+    with pytest.raises(InputError, match="is not a repository on the hub: expected owner/name"):
+        local_copy(name)
+
+
+def test_only_exports_and_adapters_are_uploaded(export: Path, tmp_path: Path) -> None:
+    save_safetensors(tmp_path / "bare.safetensors", {"a": torch.ones(1)}, {})
+    shutil.copytree(export / "adapter", tmp_path / "adapter")
+    (tmp_path / "adapter" / "decoder.safetensors").unlink()
+    for path, said in (
+        (tmp_path / "bare.safetensors", "is neither an export nor a LoRA adapter"),
+        (tmp_path / "missing", "is neither an export nor a LoRA adapter"),
+        (tmp_path / "adapter", "decoder.safetensors is missing"),
+    ):
+        with pytest.raises(InputError, match=said):
+            push_to_hub(path, "lab/new")
+    with pytest.raises(InputError, match="expected owner/name"):
+        push_to_hub(export, "new")
