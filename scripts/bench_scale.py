@@ -197,6 +197,7 @@ def write_phantoms(folder: Path, cases: int, lesions: int) -> Path:
 
 def run_training(manifest: Path, run: Path, epochs: int, overrides: list[str]) -> dict[str, float]:
     """Train in this process, and note how long its parts take."""
+    from sammed3d_ft.dataset.manifest import read_manifest
     from sammed3d_ft.prompted.task import PromptedTask
     from sammed3d_ft.recipes import train as recipe
 
@@ -225,7 +226,8 @@ def run_training(manifest: Path, run: Path, epochs: int, overrides: list[str]) -
         "s per epoch": (whole - sum(spent["prepare"]) - sum(spent["score"])) / epochs,
         "validation s": spent["score"][0],
         "final scores s": spent["score"][-1],
-        "scans GB": size_gb(manifest.parent),
+        "training scans GB": sum(case.images["PT"].stat().st_size for case in read_manifest(manifest).split("train"))
+        / 1e9,
         "lesion store GB": size_gb(run / "cache" / "lesions"),
         "embeddings GB": size_gb(run / "cache") - size_gb(run / "cache" / "lesions"),
         "CPU s of the main process": time.process_time(),

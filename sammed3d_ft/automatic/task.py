@@ -138,7 +138,7 @@ class AutomaticTask:
         return len(self.cases.train) * self.config.crops.per_case
 
     def datasets(self) -> Callable[[int], Dataset[Any]]:
-        """Makes the crops of an epoch."""
+        """A function that creates the crops of an epoch."""
         assert self.store is not None
         return partial(ScanCrops, self.store, self.crops)
 
@@ -170,7 +170,10 @@ class AutomaticTask:
         self.model.load_state_dict(dict(state))
 
     def score(self, accelerator: Accelerator, split: str, *, selecting: bool = False) -> list[AutomaticScore]:
-        """Score the cases of a split by sliding-window inference, on their own grids, divided among processes."""
+        """Score the cases of a split by sliding-window inference, on their own grids, divided among processes.
+
+        The best model is selected by all of that, so ``selecting`` changes nothing.
+        """
         # Each process has its own batch-norm statistics. Those of the first are saved, and DistributedDataParallel
         # broadcasts them at the next step.
         for buffer in self.model.buffers():

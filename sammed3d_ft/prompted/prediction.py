@@ -11,7 +11,7 @@ import torch
 from prompts.depth import bounding_box
 from sammed3d_ft.images.crops import Region
 
-# Logits in a larger box than this, 16 MB, are not kept but made anew. Few lesions are so large, unless a mask leaks.
+# Logits are kept up to this number of voxels (16 MB), otherwise recomputed. Only masks that leak are larger.
 _MOST_KEPT = 2**22
 
 
@@ -19,14 +19,14 @@ _MOST_KEPT = 2**22
 class LesionPrediction:
     """One lesion after its last click, or as given to `Predictor.add_mask`.
 
-    The region may be most of a scan, so only the mask's bits and, in a box that is not too large, the lesion's logits
-    are kept; `logits` recomputes all of them from the decoder's output.
+    The region may be most of a scan, so its logits are not kept but recomputed from the decoder's output when needed.
+    The mask and, unless they are many, the logits in the lesion's bounding box are kept.
 
     Attributes:
         lesion: the lesion's number, from 1.
         region: the smallest box of the canonical volume that contains its crops; outside it nothing is predicted. For
             a mask without clicks, its bounding box.
-        box: the smallest part of the region that contains the lesion; without voxels if the mask is empty.
+        box: the bounding box of the lesion; without voxels if the lesion is empty.
         predicted_iou: the network's estimate of the IoU with the true lesion: the predicted IoU of each crop, weighted
             by the number of lesion voxels it decides. NaN for a mask without clicks.
         clicks: position in canonical voxels and label (1 foreground, 0 background) of every click used.
@@ -51,7 +51,7 @@ class LesionPrediction:
         clicks: tuple[tuple[tuple[float, float, float], int], ...],
         whole_logits: Callable[[], np.ndarray],
     ) -> LesionPrediction:
-        """From ``region.shape`` float32 logits, which are not kept, and a function that makes them anew."""
+        """From ``region.shape`` float32 logits, which are not kept, and a function that recomputes them."""
         found = bounding_box(logits > 0) or (slice(0, 0),) * 3
         start, stop = ([getattr(side, end) for side in found] for end in ("start", "stop"))
         box = Region.of(np.add(region.start, start), np.add(region.start, stop))
@@ -61,9 +61,9 @@ class LesionPrediction:
 
     @property
     def logits(self) -> np.ndarray:
-        """``region.shape`` float32, on the volume's own voxels, recomputed at every access.
+        """``region.shape`` float32, on the volume's own voxels, recomputed from the decoder's output at every access.
 
-        Lesion where > 0. They agree with the clicks, unless the predictor has ``obey=False``.
+        The lesion is where they are > 0. They agree with the clicks, unless the predictor has ``obey=False``.
         """
         return self._whole_logits()
 
@@ -95,9 +95,11 @@ def union_mask(lesions: Iterable[LesionPrediction], shape: tuple[int, ...]) -> n
 
 
 def instance_map(lesions: Iterable[LesionPrediction], part: Region) -> np.ndarray:
-    """``part.shape`` int32: the number of the lesion with the highest logit (if equal, the lowest number), or 0."""
+    """``part.shape`` int32, for a part of the scan: the number of the lesion with the highest logit (if equal, the
+    lowest number), or 0.
+    """
     instances = np.zeros(part.shape, np.int32)
-    claims = np.zeros(part.shape, np.uint8)  # lesions that contain a voxel: 0, 1, or 2 for several
+    claims = np.zeros(part.shape, np.uint8)  # lesions that hold a voxel: one, or several (2)
     shown = [(found, both) for found in lesions if (both := found.box.overlap(part)) is not None]
     shown.sort(key=lambda pair: pair[0].lesion)
     for found, both in shown:

@@ -377,7 +377,7 @@ class Predictor:
         return self._decoders()()
 
     def _decoders(self) -> Callable[[], SiteDecoder]:
-        """Makes decoders of the present scan."""
+        """A function that creates a decoder for the current scan."""
         return partial(
             SiteDecoder,
             self.model,
@@ -424,9 +424,8 @@ class Predictor:
         else:
             region, logits, iou = decoder.lesion(state.sites, state.clicks)
             again = partial(_logits, self._decoders(), state)
-            prediction = LesionPrediction.of(
-                lesion, region, logits, iou, tuple(map(_position_and_label, state.clicks)), again
-            )
+            clicks = tuple(map(_position_and_label, state.clicks))
+            prediction = LesionPrediction.of(lesion, region, logits, iou, clicks, again)
         self._lesions[lesion], self._predictions[lesion] = state, prediction
         return prediction
 
@@ -464,7 +463,7 @@ def _check_number(lesion: int) -> None:
 
 @torch.inference_mode()
 def _logits(decoders: Callable[[], SiteDecoder], state: _LesionState) -> np.ndarray:
-    """Logits of a lesion on its region, recomputed by a new `SiteDecoder`, because a decoder keeps its logits."""
+    """Recompute a lesion's logits on its region, by a new `SiteDecoder`, because each caches what it computes."""
     return decoders().lesion(state.sites, state.clicks)[1]
 
 

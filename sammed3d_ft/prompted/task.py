@@ -202,7 +202,7 @@ class PromptedTask:
         return len(self.store) * self.config.data.repeats + self.config.data.shapes
 
     def datasets(self) -> Callable[[int], Dataset[Any]]:
-        """Makes the training samples of an epoch."""
+        """A function that creates the training samples of an epoch."""
         assert self.store is not None
         if self.cache is not None:
             return partial(CachedSamples, self.cache, repeats=self.config.data.repeats)

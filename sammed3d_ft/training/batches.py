@@ -26,7 +26,7 @@ class EpochSamples(Dataset[Any]):
     """The samples of all epochs, by (epoch, index), so that loader processes can stay from epoch to epoch.
 
     Args:
-        datasets: makes the samples of an epoch.
+        datasets: creates the samples of an epoch.
     """
 
     def __init__(self, datasets: Callable[[int], Dataset[Any]]) -> None:
@@ -44,7 +44,7 @@ class EpochLoader:
     """Loads batches epoch by epoch, by the same loader processes.
 
     Args:
-        datasets: makes the samples of an epoch; loader processes receive it.
+        datasets: creates the samples of an epoch; loader processes receive it.
         workers: number of loader processes; with 0, batches are loaded when they are asked for.
         pin_memory: load batches into memory that a GPU can read by itself.
     """

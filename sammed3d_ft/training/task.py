@@ -55,7 +55,7 @@ class Task(Protocol):
         """Training samples per epoch; known after `prepare`."""
 
     def datasets(self) -> Callable[[int], Dataset[Any]]:
-        """Makes the training samples of an epoch, each dependent only on seed, epoch and its index.
+        """A function that creates the training samples of an epoch; each depends only on seed, epoch and its index.
 
         Loader processes receive this function, so it must not refer to the model.
         """
