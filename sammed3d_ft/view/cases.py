@@ -100,8 +100,6 @@ def cohort_cases(manifest: Path, out: Path, clicks: Path | None, start: Path | N
             )
     cases = []
     for case in read_manifest(manifest).cases:
-        if Path(case.id).name != case.id or case.id in (".", ".."):
-            raise InputError(f"{manifest}: case id {case.id!r} is not a valid folder name; rename it")
         image = case.images.get("PT") or case.images["CT"]
         cases.append(
             ViewedCase(

@@ -174,7 +174,7 @@ def test_an_export_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"format": "sammed3d_ft export 1"}, "not the export of a baseline .*sammed3d-ft predict"),
+        ({"format": "sammed3d_ft export 1"}, "not the export of a baseline"),
         ({"network": "vnet"}, "metadata of a baseline's export are invalid .*vnet"),
         ({"crop_size": "33"}, "metadata of a baseline's export are invalid .*multiple of 16"),
         ({"preparation": "?"}, "metadata of a baseline's export are invalid"),
@@ -189,7 +189,7 @@ def test_an_export_that_is_none_is_refused(changes: dict[str, Any], says: str, t
 
 
 def test_a_model_for_clicks_and_a_device_that_is_not_there_are_refused() -> None:
-    with pytest.raises(InputError, match="mini is not the export of a baseline .*sammed3d-ft predict"):
+    with pytest.raises(InputError, match="mini is not the export of a baseline"):
         AutomaticSegmenter.from_pretrained("mini", "cpu")
     with pytest.raises(InputError, match="device 'abacus' cannot be used"):
         AutomaticSegmenter.from_pretrained("mini", "abacus")

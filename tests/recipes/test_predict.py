@@ -96,7 +96,7 @@ def test_outputs_lie_on_the_grid_of_the_file_and_the_table_agrees(tmp_path, pet,
     finer = Predictor.from_pretrained(export, "cpu", spacing_mm=1.25)
     assert finer.preprocessing == Preprocessing(("PT",), 1.25, {"PT": (0, 30)})
     for spacing_mm in (0.0, 1e-7, float("nan")):
-        with pytest.raises(InputError, match="expected a length of at least 0.01 mm"):
+        with pytest.raises(InputError, match="expected 0.01 to 100 mm"):
             Predictor.from_pretrained(export, "cpu", spacing_mm=spacing_mm)
     volume = read_image(pet)
     predictor.set_image({"PT": volume})
