@@ -77,7 +77,7 @@ def make_cohort(out: Path, options: dict[str, object]) -> Path:
         write_whole(options_file, json.dumps(options, indent=1) + "\n")
     before = json.loads(options_file.read_text(encoding="utf-8"))
     if before != options:
-        raise InputError(f"{out} holds a cohort made with {before}, asked for is {options}: choose another folder")
+        raise InputError(f"{out} contains a cohort made with {before}, expected {options}: choose another folder")
     return out / "data" / "manifest.json"
 
 

@@ -172,7 +172,7 @@ class AutomaticTask:
     def score(self, accelerator: Accelerator, split: str, *, selecting: bool = False) -> list[AutomaticScore]:
         """Score the cases of a split by sliding-window inference, on their own grids, divided among processes.
 
-        The best model is selected by all of that, so ``selecting`` changes nothing.
+        The best model is selected by the same scores, so ``selecting`` has no effect.
         """
         # Each process has its own batch-norm statistics. Those of the first are saved, and DistributedDataParallel
         # broadcasts them at the next step.

@@ -45,7 +45,7 @@ class Source:
     open: Callable[[], Segmenter] | None = None
     """None if the masks already exist."""
     accumulate: bool | None = None
-    """Whether the decoder is given all clicks so far, or only the newest; None if it is not an untrained model."""
+    """Whether the decoder receives all clicks so far, or only the newest; None except for untrained prompted models."""
 
 
 OpenTrained = Callable[[Path, bool], Source]

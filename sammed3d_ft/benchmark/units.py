@@ -55,7 +55,7 @@ def units_of(config: BenchmarkConfig, name: str, folds: dict[str, Path]) -> list
 
 
 def is_prompted(config: BenchmarkConfig, name: str) -> bool:
-    """Whether a method is given clicks by the simulated user; not for `MasksRow`, whose folder names tell."""
+    """Whether a method receives clicks from the simulated user; not for `MasksRow`, where folder names determine it."""
     row = config.rows[name]
     if isinstance(row, TrainedRow):
         return isinstance(_training_config(row), PromptedConfig)

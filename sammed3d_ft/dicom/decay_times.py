@@ -29,8 +29,8 @@ from sammed3d_ft.errors import InputError
 
 # After ten half-lives, a thousandth of the activity is left: a later scan means a wrong time, date or half-life.
 _MAX_HALF_LIVES = 10.0
-# Without dates, patients are scanned within this many half-lives, and this must be less than a day, which times cannot
-# tell: F-18, Ga-68 and shorter-lived tracers.
+# Without dates, the scan must be within this many half-lives of the injection, and these must be less than 24 h,
+# because times of day do not determine the day: F-18, Ga-68 and shorter-lived tracers.
 _MAX_HALF_LIVES_BY_TIMES = 5.0
 _DAY = timedelta(days=1)
 # Longer-lived tracers may be scanned days later, so an injection time without a date is ambiguous.

@@ -30,7 +30,7 @@ from sammed3d_ft.errors import InputError
 
 # Every patient dose is above 1 MBq; a smaller number means that the dose was written in kBq or MBq.
 _SMALLEST_DOSE_BQ = 1e6
-# In an enhanced PET the dose is in MBq (PS3.3 C.8.22.4); no patient gets as much.
+# In an enhanced PET the dose is in MBq (PS3.3 C.8.22.4); a larger number means that it was written in Bq.
 _LARGEST_DOSE_MBQ = 1e5
 _WEIGHTS_KG = (0.3, 500.0)
 

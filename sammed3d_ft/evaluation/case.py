@@ -156,7 +156,7 @@ class _Side:
 
 
 def _line_ends(coords_vox: np.ndarray) -> np.ndarray:
-    """The first and last voxel of each line along z of (n, 3) in index order: the farthest two are among them."""
+    """The end voxels of each line along z, from (n, 3) voxels in index order; they include the two farthest apart."""
     if len(coords_vox) == 0:
         return coords_vox
     next_line = np.diff(coords_vox[:, 0]).astype(bool) | np.diff(coords_vox[:, 1]).astype(bool)

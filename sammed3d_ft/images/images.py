@@ -303,7 +303,7 @@ def _open_nifti(file: Path, where: str) -> _Nifti:
 
 
 def _infinite_scale(image: nib.Nifti1Image, where: str) -> bool:
-    """Whether the file scales by infinity, which nibabel would ignore like NaN, the mark of values without scale."""
+    """Whether the header's scale factor is infinite, which nibabel would ignore, as it does NaN (no scale factor)."""
     with _reading(where), image.file_map["image"].get_prepare_fileobj("rb") as file:
         header = type(image.header).from_fileobj(file, check=False)
     return bool(np.isinf([header["scl_slope"], header["scl_inter"]]).any())

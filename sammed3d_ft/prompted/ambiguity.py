@@ -91,8 +91,8 @@ def draw_start(target: np.ndarray, click_vox: np.ndarray, rng: np.random.Generat
 def mask_logits(mask: Tensor, size: int) -> Tensor:
     """Convert a mask in a crop to low-resolution logits for the decoder's mask input.
 
-    Logits are zero where a low-resolution voxel is covered half as much as the most covered one. For lesions larger
-    than a low-resolution voxel, that means half covered; smaller lesions would otherwise disappear.
+    A logit is 0 where a low-resolution voxel is covered half as much as the most covered one. This relative threshold
+    preserves lesions smaller than a low-resolution voxel; for larger lesions, it equals half coverage.
 
     Args:
         mask: (1, S, S, S) float32, the covered fraction of each crop voxel.

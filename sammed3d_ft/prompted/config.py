@@ -126,7 +126,7 @@ class ValidateConfig(ScoringConfig):
     @model_validator(mode="after")
     def _has_selection(self) -> ValidateConfig:
         if not set(SELECTED_BY) <= set(self.clicks):
-            raise ValueError(f"validate.clicks {list(self.clicks)}: must hold 1 and 5, by which the best is chosen")
+            raise ValueError(f"validate.clicks {list(self.clicks)}: must include 1 and 5, which select the best model")
         if min(self.clicks) < 1:
             raise ValueError(f"validate.clicks {list(self.clicks)}: a lesion gets at least one click")
         return self

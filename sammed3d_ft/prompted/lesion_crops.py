@@ -92,7 +92,7 @@ class Decoded:
 
 
 def crops_at_once(device: torch.device) -> int:
-    """Batch size of the encoder: a single crop does not fill a GPU, but a CPU."""
+    """Batch size of the encoder: one crop is enough to keep a CPU busy, but not a GPU."""
     return 4 if device.type == "cuda" else 1
 
 

@@ -1,8 +1,8 @@
 """Enforces clicks in a lesion's logits, whatever the network predicted.
 
 1. If the network's mask contradicts a click, the click's voxel and the connected voxels within 6 mm are relabelled,
-   provided they are nearer to the click than the border of the mask is (users click the middle of an error, so it ends
-   about there), and nearer to it than to any click with the opposite label.
+   but only those nearer to the click than the mask's border is (users click the middle of an error, which ends near
+   that border) and nearer to it than to any click with the opposite label.
 2. A foreground click adds only voxels whose value is closer to its own than to that of any background click or of its
    surroundings.
 3. Components without a foreground click are then removed from the lesion.

@@ -169,8 +169,8 @@ class SiteDecoder:
     def _zoomed_in(self, site: Site, clicks: Sequence[PlacedClick]) -> Site:
         """Add a finer crop if the lesion is small in the first one.
 
-        Only when a site opens: a finer crop replaces the prediction inside it, which would later undo the user's
-        corrections. A coarser crop (`_zoomed_out`) only adds what lies outside the others, and can come at any time.
+        Done only when a site opens, because a finer crop replaces the prediction inside it and would later undo the
+        user's corrections. A coarser crop (`_zoomed_out`) adds only voxels outside the others, so it can be added later.
         """
         if not self.zoom:
             return site

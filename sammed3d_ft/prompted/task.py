@@ -116,7 +116,7 @@ class PromptedTask:
 
     @property
     def starts_trained(self) -> bool:
-        """True unless training starts from random weights: initial weights that training never improves remain best."""
+        """True unless training starts from random weights; the initial weights are then candidates for the best model."""
         return self.config.model.weights != "random"
 
     def lines(self) -> list[str]:
