@@ -170,7 +170,7 @@ class SiteDecoder:
         """Add a finer crop if the lesion is small in the first one.
 
         Done only when a site opens, because a finer crop replaces the prediction inside it and would later undo the
-        user's corrections. A coarser crop (`_zoomed_out`) adds only voxels outside the others, so it can be added later.
+        user's corrections. A coarser crop (`_zoomed_out`) adds only voxels outside the others, so it can come later.
         """
         if not self.zoom:
             return site

@@ -116,7 +116,7 @@ class PromptedTask:
 
     @property
     def starts_trained(self) -> bool:
-        """True unless training starts from random weights; the initial weights are then candidates for the best model."""
+        """Whether the initial weights are a candidate for the best model: not if they are random."""
         return self.config.model.weights != "random"
 
     def lines(self) -> list[str]:
