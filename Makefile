@@ -41,12 +41,12 @@ test-slow: venv
 	$(BIN)/python -m pytest -m slow
 
 # What fine-tuning gains: makes phantoms of another kind than those the shipped model was trained on (an older scanner,
-# lesions outlined at 41 % of their maximum), fine-tunes the model's decoder on some of them, and segments the others
+# lesions outlined at 25 % of their maximum), fine-tunes the model's decoder on some of them, and segments the others
 # before and after, with one and three simulated clicks per lesion. The result is two figures.
 demo: venv
 	rm -rf $(DEMO)
 	$(BIN)/sammed3d-ft phantom --out $(DEMO)/data --cases 22 --val 4 --test 8 --seed 1 \
-		--field pelvis --scanner older --outline 41%
+		--field pelvis --scanner older --outline 25%
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		finetune.py --config configs/demo.yaml run.dir=$(DEMO)/run \
 		data.manifest=$(DEMO)/data/manifest.json optim.epochs=$(DEMO_EPOCHS)
