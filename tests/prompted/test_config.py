@@ -105,7 +105,7 @@ def test_overrides_have_the_types_of_their_settings(file: Path) -> None:
         ("clicks.first=centre", "unknown strategy 'centre', expected one of"),
         ("clicks.next=centre", "unknown strategy 'centre', expected one of"),
         ("tune.method=all", "tune.method"),
-        ("validate.clicks=[1, 3]", "must hold 1 and 5"),
+        ("validate.clicks=[1, 3]", "must include 1 and 5"),
         ("validate.clicks=[0, 1, 5]", "at least one click"),
         ("loss.name=focal", "loss.name"),
         ("loss.warm_start=1", "loss.warm_start: Input should be less than 1 (got 1)"),
