@@ -27,7 +27,7 @@ def locked_run(folder: Path, name: str = ".lock") -> Iterator[None]:
 
     Raises:
         RunHeldError: another process holds the lock.
-        InputError: the folder cannot be written to.
+        InputError: the folder cannot be written to, or its file system refuses locks.
     """
     file = folder / name
     lock = FileLock(file)
@@ -40,7 +40,7 @@ def locked_run(folder: Path, name: str = ".lock") -> Iterator[None]:
             f"{folder}: another process (pid {holder}) is writing this run; wait for it, or stop it first"
         ) from None
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        raise InputError(f"{folder}: cannot be written or locked ({error.strerror or error})") from error
     try:
         file.write_text(str(os.getpid()), encoding="utf-8")
         yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from sammed3d_ft.errors import InputError
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import load_weights, read_state_dict
 from sammed3d_ft.provenance import file_hash, state_hash
+from tests.support.hub import client_environment, serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONTENT = bytes(range(256)) * (96 << 10)  # 24 MiB: the client writes pieces of 10
@@ -92,27 +92,15 @@ class Answer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    server = Hub()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Hub()) as server:
+        yield server
 
 
 def command(endpoint: str, folder: Path, *options: str) -> tuple[list[str], dict[str, str]]:
     """Command line and environment of a `weights fetch` process (the client reads HF_ENDPOINT once)."""
     call = "from sammed3d_ft.cli.main import main; main()"
     source = ["--repo", "lab/weights", "--file", "sub/w.pth", "--out", str(folder / "w.pth")]
-    environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("HF_")}
-    environment |= {
-        "HF_ENDPOINT": endpoint,
-        "TQDM_POSITION": "-1",
-        "HF_HOME": str(folder / "home"),
-        "NO_PROXY": "127.0.0.1",
-    }
-    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+    environment = client_environment(endpoint, folder / "home") | {"TQDM_POSITION": "-1"}
     return [sys.executable, "-c", call, "weights", "fetch", *source, *options], environment
 
 

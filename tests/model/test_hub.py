@@ -20,7 +20,7 @@ from sammed3d_ft.prompted.pretrained import open_pretrained
 from sammed3d_ft.prompted.task import PromptedTask
 from sammed3d_ft.provenance import state_hash
 from sammed3d_ft.recipes.train import load_config
-from tests.support.hub import TOKEN, Hub, Repo, command_line, run_python, running_hub
+from tests.support.hub import TOKEN, Hub, Repo, command_line, run_python, serving
 from tests.support.tiny_cases import write_cohort
 from tests.support.training_runs import config_file
 
@@ -36,7 +36,7 @@ print(json.dumps([state_hash(found.model.state_dict()), found.preprocessing.to_j
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    with running_hub() as server:
+    with serving(Hub()) as server:
         yield server
 
 

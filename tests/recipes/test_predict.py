@@ -18,7 +18,6 @@ from prompts import Click, InputError, write_clicks
 from sammed3d_ft.cli.predict import predict
 from sammed3d_ft.images.images import read_image, read_label
 from sammed3d_ft.model.build import seeded_model
-from sammed3d_ft.model.weights import save_safetensors
 from sammed3d_ft.prompted.clicked_scan import ClickedScan, group_clicks
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.preprocessing import Preprocessing
@@ -26,15 +25,12 @@ from sammed3d_ft.prompted.start_lesions import StartLesions
 from sammed3d_ft.provenance import file_hash, state_hash
 from sammed3d_ft.recipes.evaluate import run as evaluate
 from sammed3d_ft.recipes.predict import Outputs, run
+from tests.support.exports import random_mini
 
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory) -> Path:
-    """An export of `mini`, small crops so that two lesions are cheap."""
-    path = tmp_path_factory.mktemp("export") / "model.safetensors"
-    metadata = {"variant": "mini", "preprocessing": Preprocessing(("PT",), 2.5, {"PT": (0, 30)}).to_json()}
-    save_safetensors(path, seeded_model("mini", 0).state_dict(), metadata)
-    return path
+    return random_mini(tmp_path_factory.mktemp("export"))
 
 
 @pytest.fixture

@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "hf_write"
+Server = TypeVar("Server", bound=ThreadingHTTPServer)
 
 
 @dataclass
@@ -52,8 +53,8 @@ class Hub(ThreadingHTTPServer):
 
 
 @contextmanager
-def running_hub() -> Iterator[Hub]:
-    server = Hub()
+def serving(server: Server) -> Iterator[Server]:
+    """A server that answers in the background until the block ends."""
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
@@ -62,11 +63,22 @@ def running_hub() -> Iterator[Hub]:
     thread.join()
 
 
+def client_environment(endpoint: str, home: Path) -> dict[str, str]:
+    """Environment of a process whose hub client speaks to ``endpoint`` and knows no other settings."""
+    environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("HF_")}
+    return environment | {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "NO_PROXY": "127.0.0.1",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
 def run_python(code: str, endpoint: str, home: Path, token: str | None = None) -> subprocess.CompletedProcess[str]:
     """A Python process whose hub client speaks to ``endpoint`` (the client reads its settings once)."""
-    environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("HF_")}
-    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment = client_environment(endpoint, home)
+    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     if token is not None:
         environment["HF_TOKEN"] = token
     command = [sys.executable, "-c", code]

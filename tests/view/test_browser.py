@@ -16,11 +16,9 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from sammed3d_ft.dataset.manifest import Case, write_manifest
-from sammed3d_ft.model.build import seeded_model
-from sammed3d_ft.model.weights import save_safetensors
-from sammed3d_ft.prompted.preprocessing import Preprocessing
 from sammed3d_ft.recipes.predict import Outputs, load_model, run
 from sammed3d_ft.view.cases import cohort_cases, single_case
+from tests.support.exports import random_mini
 from tests.support.synthetic_dicom import write_series
 from tests.view.viewers import BLOBS_VOX, blobs, serving, write_pet
 
@@ -161,11 +159,7 @@ def test_planes_are_to_scale_and_in_radiological_convention(page, opened, tmp_pa
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory) -> Path:
-    """An export of `mini` with random weights."""
-    path = tmp_path_factory.mktemp("export") / "model.safetensors"
-    metadata = {"variant": "mini", "preprocessing": Preprocessing(("PT",), 2.5, {"PT": (0, 30)}).to_json()}
-    save_safetensors(path, seeded_model("mini", 0).state_dict(), metadata)
-    return path
+    return random_mini(tmp_path_factory.mktemp("export"))
 
 
 def test_from_the_first_click_to_the_saved_table(page, opened, tmp_path, export) -> None:
