@@ -24,6 +24,10 @@ Words = Callable[[Path], tuple[object, ...]]
 KEEP = "earlier result, which must survive"
 
 
+def evaluation(folder: Path, scores: Path, *options: object) -> tuple[object, ...]:
+    return ("evaluate", "--pred", good_mask(folder), "--gt", good_mask(folder), "--out", scores, *options)
+
+
 def out(folder: Path, name: str) -> Path:
     """An output that exists already: a command that fails must leave it as it is."""
     path = folder / name
@@ -621,16 +625,7 @@ def argument_inputs() -> Iterator[Input]:
         return words
 
     def evaluate(*words: object) -> Words:
-        return lambda folder: (
-            "evaluate",
-            "--pred",
-            good_mask(folder),
-            "--gt",
-            good_mask(folder),
-            "--out",
-            folder / "scores",
-            *words,
-        )
+        return lambda folder: evaluation(folder, folder / "scores", *words)
 
     def fetch(*words: object) -> Words:
         return lambda folder: ("weights", "fetch", "--out", folder / "w.pth", *words)
@@ -777,16 +772,7 @@ def disk_inputs() -> Iterator[Input]:
             "uniform",
         ),
         "convert weights": lambda folder: ("weights", "convert", "mini", folder / "w.safetensors"),
-        "evaluate": lambda folder: (
-            "evaluate",
-            "--pred",
-            good_mask(folder),
-            "--gt",
-            good_mask(folder),
-            "--out",
-            folder / "s",
-            "--no-figures",
-        ),
+        "evaluate": lambda folder: evaluation(folder, folder / "s", "--no-figures"),
         "manifest": lambda folder: (
             "manifest",
             "build",
@@ -872,15 +858,7 @@ def disk_inputs() -> Iterator[Input]:
             closed(folder) / "m.nii.gz",
         ),
         "import": lambda folder: (*dicom_import(folder)[:2], "--out", closed(folder) / "in"),
-        "evaluate": lambda folder: (
-            "evaluate",
-            "--pred",
-            good_mask(folder),
-            "--gt",
-            good_mask(folder),
-            "--out",
-            closed(folder) / "s",
-        ),
+        "evaluate": lambda folder: evaluation(folder, closed(folder) / "s"),
         "view": lambda folder: ("view", good_pet(folder), "--no-browser", "--out", closed(folder) / "v"),
         "convert weights": lambda folder: ("weights", "convert", "mini", closed(folder) / "w.safetensors"),
         "phantom": lambda folder: ("phantom", "--out", closed(folder) / "p", "--cases", 1, "--val", 0, "--test", 0),
