@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -95,6 +96,7 @@ def train(config: PromptedConfig | AutomaticConfig) -> dict[str, Any]:
             full disk. Files written before remain intact.
     """
     started = time.monotonic()
+    _choose_kernels(config.run.deterministic)
     accelerator = _accelerator(config)
     main_process = accelerator.is_main_process
     if (
@@ -333,6 +335,13 @@ def _finish(run: _Run, seconds: float) -> dict[str, Any]:
         _print_summary(summary, config)
     accelerator.end_training()
     return summary
+
+
+def _choose_kernels(deterministic: bool) -> None:
+    """Allow only kernels that give equal results in every run, or any kernel. Call before the GPU is first used."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS, which reads it at its start
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def _accelerator(config: PromptedConfig | AutomaticConfig) -> Accelerator:

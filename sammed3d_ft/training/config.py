@@ -24,6 +24,7 @@ class RunConfig(Section):
     dir: Path
     seed: int = 0
     resume: Literal["auto", "never"] = "auto"
+    deterministic: bool = False  # on a GPU: equal results in every run, with slower kernels; a CPU always gives them
 
 
 class CasesConfig(Section):

@@ -102,8 +102,8 @@ def _keys(model: type[BaseModel], parents: Sequence[int | str]) -> list[str]:
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
-# Settings that may differ when a run is resumed, because they do not affect the result.
-_MAY_CHANGE = ("run.resume", "data.workers", "track.", "checkpoint.", "cache.dir")
+# Settings that may differ when a run is resumed, because they do not affect the result beyond the last digits.
+_MAY_CHANGE = ("run.resume", "run.deterministic", "data.workers", "track.", "checkpoint.", "cache.dir")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[list[str], list[str]]:

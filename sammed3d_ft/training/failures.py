@@ -20,6 +20,8 @@ def explain_failure(error: RuntimeError, memory_savers: Sequence[str]) -> str | 
     text = " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
         return f"out of memory ({text[:120]}); try {', or '.join(memory_savers) or 'a device with more memory'}"
+    if "does not have a deterministic implementation" in text:
+        return f"run.deterministic is true, but {text.partition('.')[0]}; train without it: run.deterministic=false"
     if "DataLoader worker" in text:
         return f"a data-loading process died ({text[:120]}), often for lack of memory; lower data.workers, even to 0"
     if isinstance(error, torch.distributed.DistError) or "/gloo/" in text:  # gloo's are plain RuntimeErrors

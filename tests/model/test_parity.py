@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sammed3d_ft.model.attention import RelativeAttention
+from sammed3d_ft.model.attention import RelativeAttention, _in_two
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.mask_decoder import MaskDecoder
 from sammed3d_ft.model.sam_med3d import SAMMed3D
@@ -219,6 +219,18 @@ def test_attention_equals_its_definition(window: int | None) -> None:
     tokens = normal(2, 3, 3, 3, 12, dtype=torch.float64)
     with torch.no_grad():
         assert relative_error(attention(tokens), published_attention(attention, tokens)) < 1e-12
+
+
+def test_padding_in_two_16_bit_logits_is_exact() -> None:
+    logit = torch.tensor([-7.7, -1e-3, 0.0, 1e-3, 1.0, 7.719, 9.03], dtype=torch.float64)[:, None]
+    logit.requires_grad_()
+    two = _in_two(logit.float(), torch.bfloat16)
+    assert two.dtype == torch.bfloat16
+    rounded = (logit.bfloat16().double() - logit).abs().amax()
+    total = two.double().logsumexp(-1, keepdim=True)
+    assert (total - logit).abs().amax() < 2e-3 < rounded
+    total.sum().backward()
+    torch.testing.assert_close(logit.grad, torch.ones_like(logit), atol=4e-3, rtol=0)
 
 
 @pytest.mark.parametrize("window", [3, 4])

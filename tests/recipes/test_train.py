@@ -382,6 +382,30 @@ def test_running_out_of_memory_names_the_settings_that_help(tmp_path: Path, mani
     assert explain_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), []) is None
 
 
+def test_an_operation_without_a_deterministic_form_is_named() -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(RuntimeError) as error:
+            torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    told = explain_failure(error.value, [])
+    assert told is not None
+    assert told.startswith("run.deterministic is true, but put_ does not have a deterministic implementation")
+    assert told.endswith("run.deterministic=false")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", ["decoder", "full", "lora"])
+def test_a_deterministic_run_on_a_gpu_repeats_itself(method: str, tmp_path: Path, manifest: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    first, second = (
+        recipe.train(settings(tmp_path / name, manifest, method, "run.deterministic=true")) for name in ("1", "2")
+    )
+    assert first["export_sha256"] == second["export_sha256"]
+
+
 def test_a_manifest_without_validation_is_refused(tmp_path: Path) -> None:
     manifest = write_cohort(tmp_path / "cohort", val=0)
     with pytest.raises(InputError, match="val"):
