@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -153,6 +155,19 @@ def test_without_a_network(export: Path, tmp_path: Path) -> None:
         line = one_line(run_python(command_line("weights", *words), nowhere, home, TOKEN))
         assert line.startswith("error: the hub could not be used for lab/model (")
         assert line.endswith("check the network and HF_ENDPOINT")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("Data processing error: No space left on device")],
+)
+def test_a_full_disk_is_named(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", full)
+    with pytest.raises(InputError, match="^the disk is full: lab/model needs more space in .*HF_HOME"):
+        local_copy("hub:lab/model")
 
 
 @pytest.mark.parametrize("name", ["hub:", "hub:mini", "hub:a/b/c", "hub:a b/c", "hub:../x"])
