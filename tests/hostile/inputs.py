@@ -17,6 +17,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
+from prompts import Click, read_clicks, write_clicks
 from tests.hostile import files
 from tests.hostile.files import Make, content, directory, good_clicks, good_mask, good_pet
 from tests.hostile.harness import Input
@@ -669,6 +670,80 @@ def many_files(folder: Path) -> Path:
     return folder / "many"
 
 
+def mixup_inputs() -> Iterator[Input]:
+    """Sound files in the wrong place, as users mix them up."""
+
+    def pet(name: str, values: np.ndarray) -> Make:
+        return lambda folder: files.save_nifti(folder / name, values)
+
+    def clicks(*places_vox: tuple[int, int, int]) -> Make:
+        def make(folder: Path) -> Path:
+            places_mm = np.array(places_vox) @ files.AFFINE[:3, :3].T + files.AFFINE[:3, 3]
+            write_clicks(folder / "c.json", [Click(tuple(place), 1) for place in places_mm.tolist()])
+            return folder / "c.json"
+
+        return make
+
+    def clicks_of_another_scan(folder: Path) -> Path:
+        moved = files.AFFINE.copy()
+        moved[2, 3] -= 12  # the click lies in both scans
+        write_clicks(folder / "c.json", read_clicks(good_clicks(folder)), affine=moved, shape=files.SHAPE)
+        return folder / "c.json"
+
+    def series(count: int = 1, **attributes: Any) -> Make:
+        def make(folder: Path) -> Path:
+            for _ in range(count):
+                write_series(folder / "dicom", **attributes)
+            return folder / "dicom"
+
+        return make
+
+    def missing_slice(folder: Path) -> Path:
+        next(dicom(folder).glob("*_3_*.dcm")).unlink()
+        return folder / "dicom"
+
+    hu = np.random.default_rng(1).uniform(-1000, 400, files.SHAPE).astype(np.int16)
+    voxels_as_mm = files._ours([{"position": [12, 10, 8], "label": 1}])
+    not_suv = r"pet\.nii\.gz: does not look like PET in SUV "
+    wrong: dict[str, tuple[Words, str]] = {
+        "click outside": (
+            line(PREDICT, clicks=clicks((12, 10, 8), (12, 10, 16))),
+            r"c\.json: point 2 lies outside the image: voxel \(12, 10, 16\)",
+        ),
+        "clicks of another scan": (
+            line(PREDICT, clicks=clicks_of_another_scan),
+            r"c\.json: the clicks were made on another image \(first voxel .* remove \"image\"",
+        ),
+        "voxels called mm": (
+            line(PREDICT, clicks=content("c.json", voxels_as_mm)),
+            r"point 1 lies outside the image: .* in the units stated in their file",
+        ),
+        "becquerels": (
+            line(PREDICT, pet=pet("pet.nii.gz", files.SUV * 4000)),
+            not_suv + r"\(9\d% .* above 1000.* Bq/ml, .*`sammed3d-ft import`",
+        ),
+        "CT as PET": (
+            line(PREDICT, pet=pet("pet.nii.gz", hu)),
+            not_suv + r"\(7\d% of the voxels are below -1.* is it a CT\?",
+        ),
+        "PET of one value": (line(PREDICT, pet=pet("pet.nii.gz", files.SUV * 0)), "every voxel is 0"),
+        "start mask on another grid": (
+            line(PREDICT + " --start @start", start=pet("start.nii.gz", np.ones((24, 20, 17), np.uint8))),
+            r"start\.nii\.gz: is not on the grid of .*pet\.nii\.gz \(shape 24x20x17",
+        ),
+        "SEG without its source": (line(PREDICT + " --seg ./m.dcm"), "needs both --seg FILE and --source DICOM_FOLDER"),
+        "missing slice": (line(IMPORT, dicom=missing_slice), r"1 slice\(s\) missing between"),
+        "two series": (line(IMPORT, dicom=series(2)), "contains 2 PET series; choose one with --series UID: "),
+        "no tracer": (line(IMPORT, dicom=series(RadiopharmaceuticalInformationSequence=None)), "radiopharmaceutical"),
+        "CT folder": (line(IMPORT, dicom=series(modality="CT")), r"contains no PET series \(found: 1 CT series\)"),
+    }
+    for name, (words, says) in wrong.items():
+        yield Input(f"mix-up: {name}", "mix-up", words, says=says)
+    # What the others differ from.
+    yield Input("mix-up: none, predicted", "mix-up", line(PREDICT), code=0, writes=("out.nii.gz",))
+    yield Input("mix-up: none, imported", "mix-up", line(IMPORT), code=0)
+
+
 def name_inputs() -> Iterator[Input]:
     """Names that are odd but allowed: everything works."""
     names = {
@@ -723,6 +798,7 @@ def all_inputs() -> list[Input]:
         config_inputs,
         argument_inputs,
         disk_inputs,
+        mixup_inputs,
         name_inputs,
     )
     return [given for source in sources for given in source()]

@@ -20,7 +20,6 @@ from filelock import FileLock
 from tests.hostile.harness import Input, complaints, run
 from tests.hostile.inputs import all_inputs
 
-pytestmark = pytest.mark.slow
 INPUTS = all_inputs()
 COLUMNS = ["input", "kind", "command", "expected", "exit code", "as asked", "seconds", "MB", "answer"]
 
@@ -56,7 +55,13 @@ def test_there_are_enough_and_each_is_another() -> None:
     assert len({given.name for given in INPUTS}) == len(INPUTS)
 
 
-@pytest.mark.parametrize("given", INPUTS, ids=lambda given: given.name)
+# Mix-ups are the sample of the quick tests.
+MARKED = [
+    pytest.param(given, id=given.name, marks=() if given.kind == "mix-up" else pytest.mark.slow) for given in INPUTS
+]
+
+
+@pytest.mark.parametrize("given", MARKED)
 def test_one_clear_line(given: Input, table: dict, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     answer = run(given, tmp_path, capfd)
     wrong = complaints(given, answer)

@@ -429,9 +429,8 @@ def test_noise_in_uniform_tissue_is_as_asked() -> None:
     ],
 )
 def test_wrong_arguments_are_named(wrong: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(InputError, match=message):
         make_phantom(0, 0, **wrong)  # type: ignore[arg-type]
-    assert "\n" not in str(caught.value)
 
 
 def test_spacing_and_shape_follow_from_each_other() -> None:

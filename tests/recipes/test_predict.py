@@ -311,9 +311,8 @@ def test_wrong_starting_masks_are_named(tmp_path, pet):
         (values * np.float32(0.5), affine, "hold fractions"),
     ):
         nib.save(nib.Nifti1Image(array, grid), start)
-        with pytest.raises(InputError, match=says) as caught:
+        with pytest.raises(InputError, match=says):
             StartLesions.read(start, pet, volume)
-        assert "\n" not in str(caught.value)
 
 
 def test_a_mask_of_one_number_is_an_instance_map_only_in_one_piece(tmp_path, pet):
@@ -348,9 +347,8 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path, pet, clicks
         ((pet, given, export, mask), {"source": tmp_path}, "needs both --seg FILE and --source"),
         ((pet, given, export, Outputs(out, seg=tmp_path / "a.dcm")), {}, "needs both --seg FILE and --source"),
     ]:
-        with pytest.raises(InputError, match=said) as caught:
+        with pytest.raises(InputError, match=said):
             run(*arguments, **options)
-        assert "\n" not in str(caught.value)
         assert not out.exists()
 
 
