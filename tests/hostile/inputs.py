@@ -569,11 +569,11 @@ def without_permission(folder: Path) -> Iterator[None]:
         path.chmod(0)
     for path in folder.rglob("closed"):
         path.chmod(0o555)
-    opened = [parent for parent in folder.parents if parent.owner() == "root" and not parent.stat().st_mode & 0o001]
-    modes = {parent: parent.stat().st_mode for parent in opened}
+    # Not closed again, because another process may be using them; pytest closes them when it starts.
+    for parent in folder.parents:
+        if parent.owner() == "root" and not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o055)
     folder.chmod(0o755)
-    for parent in opened:
-        parent.chmod(parent.stat().st_mode | 0o055)
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -582,8 +582,6 @@ def without_permission(folder: Path) -> Iterator[None]:
     finally:
         if root:
             os.seteuid(0)
-        for parent, mode in modes.items():
-            parent.chmod(mode)
         for path in folder.rglob("secret*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
 
