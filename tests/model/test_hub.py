@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from sammed3d_ft.prompted.pretrained import open_pretrained
 from sammed3d_ft.prompted.task import PromptedTask
 from sammed3d_ft.provenance import state_hash
 from sammed3d_ft.recipes.train import load_config
-from tests.support.hub import TOKEN, Hub, Repo, command_line, run_python, serving
+from tests.support.hub import TOKEN, Hub, Repo, command_line, one_line, run_python, serving
 from tests.support.tiny_cases import write_cohort
 from tests.support.training_runs import config_file
 
@@ -64,12 +63,6 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def told(path: Path, base: str | None = None) -> list[object]:
     found = open_pretrained(path, base)
     return [state_hash(found.model.state_dict()), found.preprocessing.to_json(), found.accumulate]
-
-
-def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr.strip().splitlines()[-1]
 
 
 def test_an_export_goes_up_and_comes_back(hub: Hub, export: Path, tmp_path: Path) -> None:
