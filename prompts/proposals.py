@@ -16,6 +16,8 @@ from scipy import ndimage
 from prompts.clicks import Click
 from prompts.errors import InputError
 
+_BODY_SUV = 0.3  # a cube of lower uptake is air
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -83,15 +85,14 @@ def proposals_from_pet(
 
 
 def proposals_on_grid(
-    pet: np.ndarray, spacing_mm: Sequence[float] | np.ndarray, *, every_mm: float = 40.0, least_suv: float = 0.3
+    pet: np.ndarray, spacing_mm: Sequence[float] | np.ndarray, *, every_mm: float = 40.0
 ) -> list[Proposal]:
     """The hottest voxel of each cube of a coarse grid over the body, for exhaustive search.
 
     Args:
         pet: (X, Y, Z) in SUV.
         spacing_mm: (3,) voxel size.
-        every_mm: edge length of a cube.
-        least_suv: cubes whose maximum is below this are treated as air and skipped.
+        every_mm: edge length of a cube; cubes of air are skipped.
 
     Raises:
         InputError: an array that is not three-dimensional, or a cube smaller than a voxel.
@@ -109,8 +110,8 @@ def proposals_on_grid(
         start = np.array(corner) * steps
         cube = pet[tuple(slice(a, a + s) for a, s in zip(start, steps, strict=True))]
         x, y, z = (int(a + b) for a, b in zip(start, np.unravel_index(int(cube.argmax()), cube.shape), strict=True))
-        if pet[x, y, z] >= least_suv:
-            found.append(Proposal((x, y, z), float(pet[x, y, z]), float((cube >= least_suv).sum() * voxel_ml)))
+        if pet[x, y, z] >= _BODY_SUV:
+            found.append(Proposal((x, y, z), float(pet[x, y, z]), float((cube >= _BODY_SUV).sum() * voxel_ml)))
     return sorted(found, key=lambda proposal: -proposal.score)
 
 

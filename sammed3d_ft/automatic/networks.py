@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sammed3d_ft.errors import InputError
@@ -104,22 +105,11 @@ def build_network(name: str, size: str, in_channels: int, crop_size: int) -> nn.
     return _BUILDERS[name](in_channels, crop_size, **_FORMS[name, size].arguments)
 
 
-def _unet(in_channels: int, crop_size: int, **arguments: Any) -> nn.Module:
-    from monai.networks.nets import UNet
+def _convolutional(name: str, in_channels: int, crop_size: int, **arguments: Any) -> nn.Module:
+    from monai.networks import nets
 
-    return UNet(spatial_dims=3, in_channels=in_channels, out_channels=1, **arguments)
-
-
-def _attention_unet(in_channels: int, crop_size: int, **arguments: Any) -> nn.Module:
-    from monai.networks.nets import AttentionUnet
-
-    return AttentionUnet(spatial_dims=3, in_channels=in_channels, out_channels=1, **arguments)
-
-
-def _segresnet(in_channels: int, crop_size: int, **arguments: Any) -> nn.Module:
-    from monai.networks.nets import SegResNet
-
-    return SegResNet(spatial_dims=3, in_channels=in_channels, out_channels=1, **arguments)
+    network: nn.Module = getattr(nets, name)(spatial_dims=3, in_channels=in_channels, out_channels=1, **arguments)
+    return network
 
 
 def _unetr(in_channels: int, crop_size: int, **arguments: Any) -> nn.Module:
@@ -139,9 +129,9 @@ def _unetr_sammed3d(in_channels: int, crop_size: int, **arguments: Any) -> nn.Mo
 
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "unet": _unet,
-    "attention_unet": _attention_unet,
-    "segresnet": _segresnet,
+    "unet": partial(_convolutional, "UNet"),
+    "attention_unet": partial(_convolutional, "AttentionUnet"),
+    "segresnet": partial(_convolutional, "SegResNet"),
     "unetr": _unetr,
     "unetr_sammed3d": _unetr_sammed3d,
 }

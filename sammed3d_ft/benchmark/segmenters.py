@@ -15,7 +15,7 @@ from torch import nn
 from prompts.depth import deepest_point
 from prompts.lesions import lesions_from_mask
 from sammed3d_ft.benchmark.config import CheckpointRow, RuleRow, SliceSamRow
-from sammed3d_ft.comparators.slice_sam import SliceSAM
+from sammed3d_ft.comparators.slice_sam import MetaSAM, SliceSAM
 from sammed3d_ft.comparators.threshold import SuvAtLeast, ThresholdByClicks
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.images import IMAGE_SUFFIXES, Volume, grid_difference, read_label
@@ -65,7 +65,7 @@ def source_untrained(row: CheckpointRow | RuleRow | SliceSamRow) -> Source:
             made_of["accumulate_clicks"] = False
         return Source(True, made_of, lambda: predictor, predictor.accumulate)
     if isinstance(row, SliceSamRow):
-        sam = SliceSAM.from_weights(row.slice_sam)
+        sam = SliceSAM(MetaSAM(row.slice_sam))
         weights = row.slice_sam if row.slice_sam == "random" else file_hash(row.slice_sam)
         return Source(True, {"slice_sam": weights}, lambda: sam)
     rule = row.rule.build()

@@ -70,11 +70,6 @@ class SliceSAM:
         self._clicks: dict[int, list[tuple[tuple[int, int, int], int]]] = {}
         self._embeddings: OrderedDict[int, Any] = OrderedDict()
 
-    @classmethod
-    def from_weights(cls, path: str | Path, device: str | torch.device | None = None) -> SliceSAM:
-        """Use Meta's ViT-B: ``path`` is ``sam_vit_b_01ec64.pth``, or ``random``; see `MetaSAM`."""
-        return cls(MetaSAM(path, device))
-
     def set_image(self, images: Mapping[str, Volume]) -> None:
         """Set the PET, in SUV, and forget all lesions."""
         self._pet = images["PT"]

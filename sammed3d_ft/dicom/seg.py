@@ -142,7 +142,6 @@ def write_segmentation(
     labels: np.ndarray,
     series: Series,
     algorithm_type: AlgorithmType = "SEMIAUTOMATIC",
-    description: str = "Lesions",
 ) -> int:
     """Write a mask or instance map as a binary DICOM SEG that references its source slices.
 
@@ -154,7 +153,6 @@ def write_segmentation(
         labels: (column, row, slice) integers on the grid of ``series``; 0 is background.
         series: the source.
         algorithm_type: how the mask was made.
-        description: content and series description.
 
     Returns:
         Number of segments.
@@ -207,9 +205,9 @@ def write_segmentation(
                 manufacturer_model_name="sammed3d-ft",
                 software_versions=__version__,
                 device_serial_number="1",
-                content_description=description,
+                content_description="Lesions",
                 content_label="LESIONS",
-                series_description=description,
+                series_description="Lesions",
             )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]

@@ -18,6 +18,7 @@ from sammed3d_ft.errors import InputError
 _AXES = np.arange(3)
 _LONGEST_NIFTI1_AXIS = 32767
 _FARTHEST_MM = 1e8
+_TOLERANCE_VOX = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +148,7 @@ def source_grid(
     header.set_xyzt_units("mm")
     header.set_sform(affine, code=1)
     header.set_qform(affine, code=1, strip_shears=True)
-    if corner_shift_vox(affine, header.get_qform(), shape) > 0.01:  # sheared: a qform cannot represent it
+    if corner_shift_vox(affine, header.get_qform(), shape) > _TOLERANCE_VOX:  # sheared: a qform cannot represent it
         header.set_qform(None, code=0)
     return SourceGrid(shape, affine, header, canonical_orientation(affine), path, warning)
 
@@ -231,30 +232,30 @@ def corner_shift_vox(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ..
     return float(np.abs(moved - corners)[:, :3].max())
 
 
-def grid_difference(a: Volume, b: Volume, tolerance_vox: float = 0.01) -> str | None:
+def grid_difference(a: Volume, b: Volume) -> str | None:
     """Describe in one phrase how the grid of `a` differs from that of `b`; None if they are the same.
 
-    Two grids are the same if their canonical shapes are equal and every corner agrees within the tolerance in voxels.
+    Two grids are the same if their canonical shapes are equal and every corner agrees within 0.01 voxels.
     Files with different axis orders can have the same grid.
     """
     if a.array.shape != b.array.shape:
         return f"shape {_by(a.array.shape)} against {_by(b.array.shape)} (axes in RAS+ order)"
     shift = corner_shift_vox(b.affine, a.affine, b.array.shape)
-    if shift <= tolerance_vox:
+    if shift <= _TOLERANCE_VOX:
         return None
     if not np.allclose(a.spacing_mm, b.spacing_mm, rtol=1e-3):
         return f"voxel size {_by(a.spacing_mm.round(4))} against {_by(b.spacing_mm.round(4))} mm"
     offset_mm = a.affine[:3, 3] - b.affine[:3, 3]
     moved = b.affine.copy()
     moved[:3, 3] += offset_mm
-    if corner_shift_vox(moved, a.affine, b.array.shape) > tolerance_vox:
+    if corner_shift_vox(moved, a.affine, b.array.shape) > _TOLERANCE_VOX:
         return f"axes point in other directions, corners up to {shift:.2f} voxels apart"
     return f"shifted by ({', '.join(f'{v:.2f}' for v in offset_mm)}) mm, {shift:.2f} voxels"
 
 
-def same_grid(a: Volume, b: Volume, tolerance_vox: float = 0.01) -> bool:
+def same_grid(a: Volume, b: Volume) -> bool:
     """Whether two volumes have the same grid; see `grid_difference`."""
-    return grid_difference(a, b, tolerance_vox) is None
+    return grid_difference(a, b) is None
 
 
 def _by(numbers: Any) -> str:

@@ -120,13 +120,13 @@ def read_label(path: str | os.PathLike[str], *, case: str = "") -> Volume:
     return Volume(_as_labels(values.array, stored.where), values.affine, stored.source)
 
 
-def read_grid(path: str | os.PathLike[str], *, case: str = "") -> Volume:
+def read_grid(path: str | os.PathLike[str]) -> Volume:
     """Read an image's grid from its header only: a volume of zeros that uses no memory.
 
     Raises:
         InputError: as `read_image`, for problems visible in the header.
     """
-    return without_voxels(_open(path, case).source)
+    return without_voxels(_open(path, "").source)
 
 
 def _as_labels(values: np.ndarray, where: str) -> np.ndarray:

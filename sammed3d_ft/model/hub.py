@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -60,8 +62,13 @@ def check_name(repo: str) -> None:
 
 def hub_error(error: Exception, repo: str, revision: str | None = None) -> InputError:
     """What went wrong at the hub, in one line with the way out."""
+    from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
+    if os.strerror(errno.ENOSPC) in str(error):  # an OSError, or the hub client's RuntimeError with its text
+        return InputError(
+            f"the disk is full: {repo} needs more space in {HF_HUB_CACHE}; free some, or set HF_HOME to another disk"
+        )
     # The response's type depends on the client's HTTP library.
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, RevisionNotFoundError):

@@ -15,6 +15,7 @@ PATCH_WEIGHT = "image_encoder.patch_embed.proj.weight"
 _POSITIONS = "image_encoder.pos_embed"
 # The pickled magic number of torch.save's legacy format, after the two bytes of the protocol.
 _LEGACY_MAGIC = b"\x8a\n" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little") + b"."
+_GROUPS_NAMED = 4
 _PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 
 
@@ -109,7 +110,7 @@ def _variant_of_shapes(expected: Mapping[str, torch.Size]) -> str | None:
     return recognise_variant({name: torch.empty(shape, device="meta") for name, shape in expected.items()})
 
 
-def _groups(names: Sequence[str], shapes: Mapping[str, str], at_most: int = 4) -> str:
+def _groups(names: Sequence[str], shapes: Mapping[str, str]) -> str:
     """Names by group: `image_encoder.blocks.* 168, such as image_encoder.blocks.0.norm1.weight`."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -120,8 +121,8 @@ def _groups(names: Sequence[str], shapes: Mapping[str, str], at_most: int = 4) -
         else f"{group} {len(members)}, such as {members[0]}{shapes.get(members[0], '')}"
         for group, members in groups.items()
     ]
-    rest = len(listed) - at_most
-    return ", ".join(listed[:at_most]) + (f", and {rest} more groups" if rest > 0 else "")
+    rest = len(listed) - _GROUPS_NAMED
+    return ", ".join(listed[:_GROUPS_NAMED]) + (f", and {rest} more groups" if rest > 0 else "")
 
 
 def _group(name: str) -> str:

@@ -52,7 +52,7 @@ class Viewer:
         annotated: Path | None = None,
         failed: Callable[[str], None] | None = None,
     ) -> None:
-        from sammed3d_ft.view.session import SharedModel
+        from sammed3d_ft.view.shown_lesions import SharedModel
 
         self.cases = list(cases)
         self._annotated = annotated

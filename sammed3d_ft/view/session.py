@@ -1,16 +1,15 @@
 """One scan in the viewer: its clicks, saved at every change, and the lesions predicted from them.
 
-The list of clicks is the whole state of a session: the predictor is updated to match it, and an interrupted session is
-restored from it. `predict` groups the saved clicks with the same function, so its lesions are the same, bit for bit.
+The list of clicks is the whole state of a session: the lesions are updated to match it, and an interrupted session is
+restored from it.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,34 +22,10 @@ from sammed3d_ft.prompted.start_lesions import StartLesions
 from sammed3d_ft.view import cases
 from sammed3d_ft.view.cases import ViewedCase
 from sammed3d_ft.view.scan import Scan, read_scan
-
-if TYPE_CHECKING:
-    from sammed3d_ft.prompted.clicked_scan import ClickedLesion
-    from sammed3d_ft.prompted.predictor import Predictor
-    from sammed3d_ft.recipes.predict import LoadedModel
+from sammed3d_ft.view.shown_lesions import Box, SharedModel, ShownLesions, union
 
 MOST_LESIONS, MOST_CLICKS = 1000, 5000
 _OPENED = "session.json"
-
-Box = tuple[tuple[int, int, int], tuple[int, int, int]]
-"""First voxel, and the one after the last, of a part of the scan."""
-
-
-class SharedModel:
-    """A model that is loaded once, on first use."""
-
-    def __init__(self, load: Callable[[], LoadedModel]) -> None:
-        self._load = load
-        self._lock = threading.Lock()
-        self._model: LoadedModel | None = None
-        self.user: Session | None = None
-        """The session whose image and lesions are in the predictor."""
-
-    def get(self) -> LoadedModel:
-        with self._lock:
-            if self._model is None:
-                self._model = self._load()
-            return self._model
 
 
 @dataclass(frozen=True)
@@ -60,14 +35,6 @@ class _State:
     clicks: tuple[Click, ...] = ()
     removed: frozenset[int] = frozenset()
     """Deleted lesions of the start mask."""
-
-
-@dataclass(frozen=True)
-class _Given:
-    """The predictor's input for one lesion."""
-
-    start: tuple[StartLesions, int] | None
-    clicks: tuple[tuple[tuple[float, ...], int], ...]
 
 
 class Session:
@@ -86,8 +53,6 @@ class Session:
         self.error = ""
         self.busy = ""
         """The running computation, shown on the page."""
-        self.revision = 0
-        """Increases whenever lesions change."""
         self.scan: Scan | None = None
         self.image_seen = threading.Event()
         """Set when the page has the first image; only then is the model loaded."""
@@ -98,11 +63,7 @@ class Session:
         self._starts: dict[frozenset[int], StartLesions | None] = {}
         self._kept_start: StartLesions | None = None
         self._clicking = threading.RLock()  # guards the state and its file; held for milliseconds
-        self._predicting = threading.RLock()  # guards the predictor
-        self._lesions: list[ClickedLesion] = []
-        self._given: dict[int, _Given] = {}
-        self._boxes: dict[int, Box | None] = {}
-        self._codes: dict[int, int] = {}
+        self._shown = ShownLesions(model, case.folder / cases.CLICKS)
         self._closed = False
 
     # Opening
@@ -124,8 +85,7 @@ class Session:
             self.busy = "loading the model"
             self._model.get()
             self.busy = ""
-            with self._predicting:
-                self._bring_up_to_date()
+            self._update_lesions()
         except InputError as error:
             self.error = str(error)
             self.phase = "failed" if self.phase == "reading" else self.phase
@@ -193,15 +153,15 @@ class Session:
             for position, label in zip(lesion.positions_vox, lesion.labels, strict=True):
                 found.append(Click(self._mm(scan, position), label, lesion.number))
         if background:
-            with self._predicting:
-                predictor = self._predictor(scan)
+            with self._shown.lock:
+                predictor = self._shown.predictor(scan)
                 for lesion in lesions:
-                    self._bring(predictor, lesion, self._start)
+                    self._shown.bring(predictor, lesion, self._start)
                 for position in background:
                     for lesion in lesions:
                         if predictor.crop_holds(position, lesion.number):
                             found.append(Click(self._mm(scan, position), 0, lesion.number))
-                self._forget()
+                self._shown.forget()
         return tuple(found)
 
     @staticmethod
@@ -240,20 +200,18 @@ class Session:
             if lesion not in known and label == 0:
                 raise InputError("a lesion's first click must be inside it; background clicks correct a lesion")
             self._change(replace(before, clicks=(*before.clicks, click)))
-        with self._predicting:
+        with self._shown.lock:
             try:
                 self.busy = "loading the model" if self._model.user is None else f"computing lesion {lesion}"
-                predictor = self._predictor(scan)
+                self._shown.predictor(scan)
                 self.busy = f"computing lesion {lesion}"
-                given = self._given.get(lesion)
-                inside = given is None or not given.clicks or predictor.crop_holds(voxel, lesion)
-                if not inside and not (anyway and label):
+                if not self._shown.accepts(scan, voxel, lesion) and not (anyway and label):
                     self._withdraw(click)
                     return {"outside": True, "lesion": lesion, **self.news(None)}
-                return self.news(self._bring_up_to_date())
+                return self.news(self._update_lesions())
             except InputError:
                 self._withdraw(click)
-                self._bring_up_to_date()
+                self._update_lesions()
                 raise
             finally:
                 self.busy = ""
@@ -299,8 +257,11 @@ class Session:
         if scan.modality != "PT" or scan.not_suv:
             raise InputError("proposals need a PET in SUV")
         found = proposals_from_pet(scan.volume.array, scan.volume.spacing_mm)
-        with self._predicting:
-            held = [self._labels(((x, y, z), (x + 1, y + 1, z + 1))).any() for x, y, z in (p.coords_vox for p in found)]
+        with self._shown.lock:
+            held = [
+                self._shown.labels(((x, y, z), (x + 1, y + 1, z + 1))).any()
+                for x, y, z in (p.coords_vox for p in found)
+            ]
         free = [proposal for proposal, taken in zip(found, held, strict=True) if not taken]
         return [{"voxel": list(proposal.coords_vox), "suv": proposal.score} for proposal in free]
 
@@ -312,13 +273,13 @@ class Session:
         scan, started, folder = self._ready(), time.perf_counter(), self.case.folder
         if scan.not_suv:
             raise InputError(scan.not_suv)
-        with self._predicting:
+        with self._shown.lock:
             self.busy = "saving"
             try:
                 model = self._model.get()
                 with self._clicking:
                     state = self._state
-                self._bring_up_to_date()
+                self._update_lesions()
                 series = None
                 if self.case.is_dicom:
                     from sammed3d_ft.recipes.import_dicom import find_series
@@ -336,7 +297,9 @@ class Session:
                 files = {"image": scan.image} | {kind: path for kind, path in own.items() if path.is_file()}
                 if "CT" in model.predictor.modalities[1:] and scan.ct is not None:
                     files["ct"] = scan.ct
-                clicked = ClickedScan(scan.image, scan.volume, self._lesions, [], self._start_now(), files)
+                clicked = ClickedScan(
+                    scan.image, scan.volume, self._shown.lesions, [], self._starts[self._state.removed], files
+                )
                 record = write_results(model, clicked, files, outputs, started, series)
                 self._saved = state
             finally:
@@ -356,7 +319,7 @@ class Session:
 
     def news(self, box: Box | None) -> dict[str, Any]:
         """The current clicks and lesions, and the box in which lesions changed."""
-        state = self._state
+        state, shown = self._state, self._shown
         clicks: list[dict[str, Any]] = []
         if self.scan is not None and state.clicks:
             coords_vox = clicks_to_vox(state.clicks, self.scan.volume.affine)
@@ -365,12 +328,12 @@ class Session:
                 for at, click in zip(coords_vox, state.clicks, strict=True)
             ]
         lesions = [
-            {"number": lesion.number, "code": self._code(lesion.number), "box": self._boxes.get(lesion.number)}
-            for lesion in self._lesions
+            {"number": lesion.number, "code": shown.code(lesion.number), "box": shown.boxes.get(lesion.number)}
+            for lesion in shown.lesions
         ]
-        numbers = self._numbers_of_mask() | {int(str(c.lesion)) for c in state.clicks} | self._codes.keys()
+        numbers = self._numbers_of_mask() | {int(str(c.lesion)) for c in state.clicks} | shown.codes.keys()
         return {
-            "revision": self.revision,
+            "revision": shown.revision,
             "clicks": clicks,
             "lesions": lesions,
             "next": max(numbers, default=0) + 1,
@@ -380,25 +343,17 @@ class Session:
         }
 
     def table(self) -> dict[str, Any]:
-        """The rows of the lesion table, made by the code that writes it, and their revision."""
-        from sammed3d_ft.recipes.predict import lesion_rows
-
+        """The rows of the lesion table and their revision."""
         scan = self._ready()
-        with self._predicting:
-            if not self._lesions:
-                return {"revision": self.revision, "rows": []}
-            predictor = self._predictor(scan)
-            pet = scan.volume.array if scan.modality == "PT" else None
-            rows = lesion_rows(predictor, self._lesions, predictor.instances(), pet)
-            return {"revision": self.revision, "rows": rows}
+        with self._shown.lock:
+            return {"revision": self._shown.revision, "rows": self._shown.table(scan)}
 
     def labels(self, box: Box | None) -> tuple[dict[str, Any], bytes]:
         """Lesion codes (uint16, little-endian, C order) in a box; None uses the bounding box of all lesions."""
-        with self._predicting:
-            if box is None:
-                box = _union(list(self._boxes.values()))
-            head = {"revision": self.revision, "box": box}
-            return head, b"" if box is None else self._labels(box).astype("<u2").tobytes()
+        with self._shown.lock:
+            box = box or union([*self._shown.boxes.values()])
+            head = {"revision": self._shown.revision, "box": box}
+            return head, b"" if box is None else self._shown.labels(box).astype("<u2").tobytes()
 
     # State
 
@@ -451,9 +406,6 @@ class Session:
             write_mask(path, numbers[start.labels], self.scan.volume)
         self._kept_start = start
 
-    def _start_now(self) -> StartLesions | None:
-        return self._starts[self._state.removed]
-
     def _without(self, removed: frozenset[int]) -> StartLesions | None:
         """The start mask without some of its lesions."""
         start = self._start
@@ -477,156 +429,18 @@ class Session:
                 )
         return StartLesions(labels, tuple(kept))
 
-    # Updating the predictor
-
     def _update(self) -> dict[str, Any]:
-        with self._predicting:
+        with self._shown.lock:
             self.busy = "computing"
             try:
-                return self.news(self._bring_up_to_date())
+                return self.news(self._update_lesions())
             finally:
                 self.busy = ""
 
-    def _predictor(self, scan: Scan) -> Predictor:
-        """The predictor with this scan set; lesions of another case are removed."""
-        model = self._model.get()
-        predictor = model.predictor
-        if self._model.user is not self:
-            first, *others = predictor.modalities
-            if first != scan.modality:
-                raise InputError(f"the model needs {first}, but the image looks like {scan.modality}")
-            images = {first: scan.volume}
-            if "CT" in others:
-                if scan.ct is None:
-                    raise InputError("the model needs PET and CT: also give the CT (--ct)")
-                if scan.ct_volume is None:
-                    raise InputError("the CT is still being read")
-                images["CT"] = scan.ct_volume
-            predictor.set_image(images)
-            self._model.user = self
-            self._forget()
-        return predictor
-
-    def _forget(self) -> None:
-        if self._model.user is self:
-            self._model.get().predictor.reset()
-        self._given, self._boxes = {}, {}
-
-    def _bring_up_to_date(self) -> Box | None:
-        """Update the predictor to match the clicks; return the box in which lesions changed."""
-        from sammed3d_ft.prompted.clicked_scan import group_clicks
-
+    def _update_lesions(self) -> Box | None:
+        """Update the lesions to match the clicks; return the box in which they changed."""
         scan = self._ready()
-        with self._clicking:
-            state, start = self._state, self._start_now()
-        lesions: list[ClickedLesion] = []
-        if state.clicks or start is not None:
-            coords_vox = clicks_to_vox(state.clicks, scan.volume.affine)
-            lesions = group_clicks(state.clicks, coords_vox, self.case.folder / cases.CLICKS, start)[0]
-        if not lesions and not self._given:
-            self._lesions = []
-            return None
-        predictor = self._predictor(scan)
-        changed: list[Box | None] = []
-        for number in self._given.keys() - {lesion.number for lesion in lesions}:
-            predictor.remove(number)
-            del self._given[number]
-            changed.append(self._boxes.pop(number))
-        for lesion in lesions:
-            if self._is_given(lesion, start):
-                continue
-            changed.append(self._boxes.get(lesion.number))
-            self._bring(predictor, lesion, start)
-            changed.append(self._boxes[lesion.number])
-        self._lesions = lesions
-        self.revision += bool(changed)
-        return _union(changed)
-
-    def _is_given(self, lesion: ClickedLesion, start: StartLesions | None) -> bool:
-        have = self._given.get(lesion.number)
-        if have is None or have.clicks != _clicks_of(lesion):
-            return False
-        return _same_start(have.start, None if start is None or lesion.start is None else (start, lesion.start))
-
-    def _bring(self, predictor: Predictor, lesion: ClickedLesion, start: StartLesions | None) -> None:
-        """Update one lesion, with a single click or undo if that is equivalent to applying all clicks again."""
-        of_mask = None if lesion.start is None or start is None else (start, lesion.start)
-        number, want, have = lesion.number, _clicks_of(lesion), self._given.get(lesion.number)
-        step = 0
-        if have is not None and _same_start(have.start, of_mask) and _grows(of_mask, want or have.clicks):
-            seen = len(predictor.lesion(number).clicks) == len(have.clicks)
-            if want[:-1] == have.clicks and want and (have.clicks or of_mask):
-                step = 1
-            elif have.clicks[:-1] == want and have.clicks and seen and want:
-                step = -1
-        if step == 1:
-            predictor.add_click(np.array(want[-1][0]), want[-1][1], number)
-        elif step == -1:
-            predictor.undo(number)
-        else:
-            if have is not None:
-                predictor.remove(number)
-                del self._given[number]
-            if of_mask is not None:
-                mask, corner_vox = of_mask[0].mask(of_mask[1])
-                predictor.add_mask(mask, number, corner_vox)
-            if want:
-                predictor.add_clicks(lesion.positions_vox, lesion.labels, number)
-        self._given[number] = _Given(of_mask, want)
-        found = predictor.lesion(number)
-        self._boxes[number] = (found.box.start, found.box.stop) if found.box_mask.size else None
-
-    def _code(self, number: int) -> int:
-        """The code of a lesion in the labels sent to the page."""
-        return self._codes.setdefault(number, len(self._codes) + 1)
-
-    def _labels(self, box: Box) -> np.ndarray:
-        """Lesion codes in a box, (x, y, z) int32, in agreement with the instance map of the results."""
-        from sammed3d_ft.images.crops import Region
-        from sammed3d_ft.prompted.prediction import instance_map
-
-        if not self._given:
-            return np.zeros([b - a for a, b in zip(*box, strict=True)], np.int32)
-        predictor = self._model.get().predictor
-        numbered = instance_map(map(predictor.lesion, self._given), Region.of(*box))
-        coded = np.zeros_like(numbered)
-        for number in np.unique(numbered[numbered > 0]).tolist():
-            coded[numbered == number] = self._code(number)
-        return coded
-
-
-def _clicks_of(lesion: ClickedLesion) -> tuple[tuple[tuple[float, ...], int], ...]:
-    pairs = zip(lesion.positions_vox, lesion.labels, strict=True)
-    return tuple((tuple(np.asarray(position).tolist()), label) for position, label in pairs)
-
-
-def _same_start(one: tuple[StartLesions, int] | None, other: tuple[StartLesions, int] | None) -> bool:
-    """Whether two lesions have the same start mask; deleting other lesions does not change the numbers of a mask."""
-    if one is None or other is None:
-        return one is other
-    return (
-        one[0].numbers is not None
-        and other[0].numbers is not None
-        and (one[0].numbers[one[1] - 1] == other[0].numbers[other[1] - 1])
-    )
-
-
-def _grows(of_mask: tuple[StartLesions, int] | None, clicks: tuple[tuple[tuple[float, ...], int], ...]) -> bool:
-    """Whether applying clicks one by one is equivalent to applying them all at once.
-
-    With a start mask, the first foreground click inside the mask is moved to the front; the order is unchanged only if
-    that is already the first click.
-    """
-    if of_mask is None:
-        return True
-    start, which = of_mask
-    return bool(clicks) and clicks[0][1] == 1 and start.at(np.array(clicks[0][0])) == which
-
-
-def _union(boxes: list[Box | None]) -> Box | None:
-    found = [box for box in boxes if box is not None]
-    if not found:
-        return None
-    a = np.min([box[0] for box in found], axis=0).tolist()
-    b = np.max([box[1] for box in found], axis=0).tolist()
-    return (a[0], a[1], a[2]), (b[0], b[1], b[2])
+        with self._shown.lock:
+            with self._clicking:
+                state, start = self._state, self._starts[self._state.removed]
+            return self._shown.update(scan, state.clicks, start)

@@ -169,8 +169,7 @@ def test_a_store_is_written_once_and_says_when_it_is_damaged(tmp_path: Path) -> 
     part = store.read(0, Region((3, 4, 5), (9, 20, 7)))
     assert torch.equal(part.channels, whole.channels[:, 3:9, 4:20, 5:7])
     file.write_bytes(b"damaged")
-    with pytest.raises(InputError, match="damaged cache file") as error:
+    with pytest.raises(InputError, match="damaged cache file"):
         store.read(0, Region((0, 0, 0), (1, 1, 1)))
-    assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="training needs a label"):
         prepare_scan_of(replace(case, label=None), preparation, tmp_path / "other.safetensors")

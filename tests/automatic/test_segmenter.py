@@ -183,9 +183,8 @@ def test_an_export_comes_back(tmp_path: Path) -> None:
 )
 def test_an_export_that_is_none_is_refused(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
     exported(tmp_path / "model.safetensors", **changes)
-    with pytest.raises(InputError, match=says) as error:
+    with pytest.raises(InputError, match=says):
         AutomaticSegmenter.from_pretrained(tmp_path / "model.safetensors", "cpu")
-    assert "\n" not in str(error.value)
 
 
 def test_a_model_for_clicks_and_a_device_that_is_not_there_are_refused() -> None:

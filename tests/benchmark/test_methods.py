@@ -17,16 +17,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import yaml
-from typer.testing import CliRunner
 
 from sammed3d_ft.benchmark import runner
 from sammed3d_ft.benchmark.masks import case_facts
-from sammed3d_ft.cli.main import app
 from sammed3d_ft.comparators.threshold import ThresholdByClicks
 from sammed3d_ft.dataset.builders import from_folders
 from sammed3d_ft.dataset.manifest import Case, write_manifest
 from sammed3d_ft.errors import InputError
 from tests.support.benchmark_cases import current, line_of, made_in, rows_of
+from tests.support.command import command
 from tests.support.training_runs import ROOT
 
 AFFINE = np.diag([5.0, 5.0, 5.0, 1.0])  # a voxel of 0.125 ml
@@ -78,9 +77,8 @@ def test_a_table_of_two_folders_of_masks_by_hand(tmp_path: Path) -> None:
     for name in ("p1", "p2", "p3"):
         save(tmp_path / "b" / f"{name}.nii", TRUTHS[name])  # another suffix
     rows = {"a": {"masks": str(tmp_path / "a")}, "b": {"masks": str(tmp_path / "b")}}
-    ended = CliRunner().invoke(app, ["benchmark", str(write_benchmark(tmp_path, TRUTHS, rows))])
-    assert ended.exit_code == 3
-    assert "failed: b, fold 3, seed 0: case p4: no prediction" in ended.output
+    told = command("benchmark", write_benchmark(tmp_path, TRUTHS, rows), code=3)
+    assert "failed: b, fold 3, seed 0: case p4: no prediction" in told
 
     def of(row: str, metric: str) -> dict[str, Any]:
         line = line_of(tmp_path / "out", row, "automatic", metric)

@@ -5,26 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from sammed3d_ft.benchmark import runner
 from sammed3d_ft.benchmark.config import load_benchmark
 from sammed3d_ft.benchmark.folds import write_folds
 from sammed3d_ft.benchmark.trainings import Training, training_of
-from sammed3d_ft.cli.main import app
 from sammed3d_ft.training.run_lock import RunHeldError, locked_run
 from tests.support.benchmark_cases import Done, line_of, write_config
+from tests.support.command import command
 
 
 def test_a_run_that_another_process_is_at_is_left_to_it(folder: Path) -> None:
     rule = {"rule": {"suv_at_least": 5}}
     config = write_config(folder, rows={"a": rule, "b": rule})
     with locked_run(folder / "out" / "runs" / "b" / "foldx_seed0"):  # as the one that makes its masks holds it
-        ended = CliRunner().invoke(app, ["benchmark", str(config)])
-    assert ended.exit_code == 0
-    assert "left to another process: b, fold x, seed 0: " in ended.output
-    assert "(pid " in ended.output
-    assert "re-run this when" in ended.output
+        told = command("benchmark", config)
+    assert "left to another process: b, fold x, seed 0: " in told
+    assert "(pid " in told
+    assert "re-run this when" in told
     assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "2"
     assert runner.run(config)[1] == []
     assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "0"

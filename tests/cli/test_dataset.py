@@ -8,26 +8,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from sammed3d_ft.cli.dataset import check, manifest_app
 from sammed3d_ft.dataset.manifest import read_manifest
 from sammed3d_ft.errors import InputError
-
-app = typer.Typer()
-app.add_typer(manifest_app, name="manifest")
-app.command("check")(check)
-
-
-def run(*words) -> object:
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def ok(*words) -> str:
-    result = run(*words)
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return result.output
+from tests.support.command import command
 
 
 @pytest.fixture
@@ -49,31 +33,29 @@ def folder(tmp_path) -> Path:
 def test_build_then_check(folder, tmp_path):
     manifest = tmp_path / "m.json"
     pattern = ("--pattern", "{group}/{id}/pet.nii.gz", "--label", "{group}/{id}/seg.nii.gz")
-    assert "train" in ok("manifest", "build", folder, "--out", manifest, *pattern)
+    assert "train" in command("manifest", "build", folder, "--out", manifest, *pattern)
     cases = read_manifest(manifest).cases
     assert len(cases) == 10
     for patient in range(5):
         assert len({case.split for case in cases if case.group == f"p{patient}"}) == 1
     assert {case.split for case in cases} == {"train", "val", "test"}
-    output = ok("check", manifest)
+    output = command("check", manifest)
     assert "0 errors" in output
     (folder / "p0/s1/seg.nii.gz").unlink()
     (folder / "p3/s7/pet.nii.gz").write_bytes(b"broken")
-    result = run("check", manifest)
-    assert result.exit_code == 2
-    assert "2 errors, 2 cases affected" in result.stderr
-    for part in ("s1", "s7", "no such", "not a NIfTI"):
-        assert part in result.stdout
+    told = command("check", manifest, code=2)
+    for part in ("2 errors, 2 cases affected", "s1", "s7", "no such", "not a NIfTI"):
+        assert part in told
 
 
 def test_splits_options(folder, tmp_path):
     manifest, splits = tmp_path / "m.json", tmp_path / "splits.json"
     pattern = ("--pattern", "{group}/{id}/pet.nii.gz", "--label", "{group}/{id}/seg.nii.gz")
     splits.write_text(json.dumps({"holdout": {"train": ["s0", "s1"], "val": ["s2"], "test": ["s4"]}}))
-    ok("manifest", "build", folder, "--out", manifest, *pattern, "--splits", splits, "--split-key", "holdout")
+    command("manifest", "build", folder, "--out", manifest, *pattern, "--splits", splits, "--split-key", "holdout")
     assert [case.id for case in read_manifest(manifest).split("train")] == ["s0", "s1"]
     assert [case.id for case in read_manifest(manifest).split("test")] == ["s4"]
-    ok("manifest", "build", folder, "--out", manifest, *pattern, "--val-fraction", 0.4, "--test-fraction", 0)
+    command("manifest", "build", folder, "--out", manifest, *pattern, "--val-fraction", 0.4, "--test-fraction", 0)
     assert len(read_manifest(manifest).split("val")) == 4
     assert read_manifest(manifest).split("test") == ()
 
@@ -81,7 +63,7 @@ def test_splits_options(folder, tmp_path):
 def test_the_form_is_guessed_and_its_options_must_fit(folder, tmp_path):
     manifest, table = tmp_path / "m.json", tmp_path / "cases.csv"
     table.write_text("id,PT\n" + "".join(f"s{n},data/p{n // 2}/s{n}/pet.nii.gz\n" for n in range(10)))
-    ok("manifest", "build", table, "--out", manifest)
+    command("manifest", "build", table, "--out", manifest)
     assert len(read_manifest(manifest).split("test")) == 10  # no labels: to be predicted only
     for words, message in (
         ((table, "--channels", "CT,PT"), "--channels does not apply to the format csv"),
@@ -89,9 +71,8 @@ def test_the_form_is_guessed_and_its_options_must_fit(folder, tmp_path):
         ((folder, "--form", "folders"), "needs --pattern"),
         ((folder,), "--pattern"),
     ):
-        result = run("manifest", "build", *words, "--out", manifest)
-        assert isinstance(result.exception, InputError)
-        assert message in str(result.exception)
+        with pytest.raises(InputError, match=message):
+            command("manifest", "build", *words, "--out", manifest)
 
 
 def test_real_cohort(real_data, tmp_path):
@@ -105,9 +86,9 @@ def test_real_cohort(real_data, tmp_path):
         "{id}/CT_image.nii.gz",
     )
     splits = ("--splits", folder / "splits.json", "--split-key", "holdout")
-    ok("manifest", "build", folder, "--out", manifest, *words, *splits)
+    command("manifest", "build", folder, "--out", manifest, *words, *splits)
     cases = read_manifest(manifest)
     assert [len(cases.split(name)) for name in ("train", "val", "test")] == [24, 5, 5]
     assert sum("CT" in case.images for case in cases.cases) == 6
-    assert "0 errors, 0 warnings" in ok("check", manifest)
-    assert run("check", manifest, "--modality", "PT,CT").exit_code == 2  # most cases have no CT
+    assert "0 errors, 0 warnings" in command("check", manifest)
+    command("check", manifest, "--modality", "PT,CT", code=2)  # most cases have no CT

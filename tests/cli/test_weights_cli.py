@@ -6,114 +6,38 @@ import hashlib
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from sammed3d_ft.cli.weights import app
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.model.weights import load_weights, read_state_dict
 from sammed3d_ft.provenance import file_hash, state_hash
-from tests.support.hub import client_environment, serving
+from tests.support.command import command
+from tests.support.hub import Hub, Repo, client_environment, command_line, one_line, run_python, serving
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONTENT = bytes(range(256)) * (96 << 10)  # 24 MiB: the client writes pieces of 10
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
-
-
-class Hub(ThreadingHTTPServer):
-    """Answers as the hub does for one file of one repository; may break off its answers."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.break_after: int | None = None  # bytes of the next answers, until set back
-        self.stated = DIGEST
-        self.ranges: list[str | None] = []  # asked for by each GET of the file
-        self.broken = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Answer(BaseHTTPRequestHandler):
-    server: Hub
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def _head(self) -> int | None:
-        """Sends status and headers; the first byte to send, or None after an error."""
-        match = re.fullmatch(r"/lab/weights/resolve/([^/]+)/sub/w\.pth", self.path)
-        error = None
-        if match is None:
-            error = "EntryNotFound" if self.path.startswith("/lab/weights/") else "RepoNotFound"
-        elif match[1] not in ("main", COMMIT):
-            error = "RevisionNotFound"
-        start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
-        self.send_response(404 if error else 206 if start else 200)
-        if error:
-            self.send_header("X-Error-Code", error)
-            self.send_header("Content-Length", "0")
-        else:
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", f'"{self.server.stated}"')
-            self.send_header("Accept-Ranges", "bytes")
-            self.send_header("Content-Length", str(len(CONTENT) - start))
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
-        self.end_headers()
-        return None if error else start
-
-    def do_HEAD(self) -> None:
-        self._head()
-
-    def do_GET(self) -> None:
-        start = self._head()
-        if start is None:
-            return
-        self.server.ranges.append(self.headers["Range"])
-        stop = len(CONTENT) if self.server.break_after is None else start + self.server.break_after
-        self.wfile.write(CONTENT[start:stop])
-        if stop < len(CONTENT):
-            self.wfile.flush()
-            self.close_connection = True
-            self.server.broken.set()
 
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     with serving(Hub()) as server:
+        server.repos["lab/weights"] = Repo(files={"sub/w.pth": CONTENT})
         yield server
 
 
-def command(endpoint: str, folder: Path, *options: str) -> tuple[list[str], dict[str, str]]:
-    """Command line and environment of a `weights fetch` process (the client reads HF_ENDPOINT once)."""
-    call = "from sammed3d_ft.cli.main import main; main()"
-    source = ["--repo", "lab/weights", "--file", "sub/w.pth", "--out", str(folder / "w.pth")]
-    environment = client_environment(endpoint, folder / "home") | {"TQDM_POSITION": "-1"}
-    return [sys.executable, "-c", call, "weights", "fetch", *source, *options], environment
+def fetching(folder: Path, *options: str) -> str:
+    """Python code that runs `weights fetch`."""
+    source = ("--repo", "lab/weights", "--file", "sub/w.pth", "--out", folder / "w.pth")
+    return command_line("weights", "fetch", *source, *options)
 
 
 def fetch(endpoint: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    line, environment = command(endpoint, folder, *options)
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
-
-
-def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    """The error line of a refused command, after the client's own progress and retry messages."""
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr.strip().splitlines()[-1]
+    return run_python(fetching(folder, *options), endpoint, folder / "home")
 
 
 def test_fetch_then_fetch_again(hub: Hub, tmp_path: Path) -> None:
@@ -141,8 +65,8 @@ def test_a_broken_connection_is_taken_up_again(hub: Hub, tmp_path: Path) -> None
 
 def test_a_killed_download_continues(hub: Hub, tmp_path: Path) -> None:
     hub.break_after = 13 << 20
-    line, environment = command(hub.url, tmp_path)
-    with subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+    command, environment = [sys.executable, "-c", fetching(tmp_path)], client_environment(hub.url, tmp_path / "home")
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
         assert hub.broken.wait(60)
         hub.break_after = 0  # all requests fail until the client is killed
         while not any(path.stat().st_size for path in tmp_path.glob(".w.pth.*.incomplete")):
@@ -194,9 +118,7 @@ def test_what_the_hub_does_not_know(options: list[str], said: str, hub: Hub, tmp
 
 
 def test_source_and_licence_are_printed_before_the_download(tmp_path: Path) -> None:
-    line, environment = command("http://127.0.0.1:9", tmp_path)
-    line = [*line[: line.index("fetch") + 1], "seganypet_v2"]
-    done = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = run_python(command_line("weights", "fetch", "seganypet_v2"), "http://127.0.0.1:9", tmp_path / "home")
     assert "place it at" in one_line(done)
     assert str(tmp_path / "weights" / "seganypet_v2.pth") in one_line(done)
     source, licence, trained = done.stdout.splitlines()
@@ -214,16 +136,14 @@ def test_source_and_licence_are_printed_before_the_download(tmp_path: Path) -> N
 )
 def test_a_wrong_name(options: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["fetch", *options])
-    assert isinstance(result.exception, InputError)
-    assert said in str(result.exception)
+    with pytest.raises(InputError, match=said):
+        command("weights", "fetch", *options)
 
 
 def test_a_present_file_with_another_checksum(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(b"old")
-    result = CliRunner().invoke(app, ["fetch", "--out", str(tmp_path / "w.pth"), "--sha256", "0" * 64])
-    assert isinstance(result.exception, InputError)
-    assert "remove it first" in str(result.exception)
+    with pytest.raises(InputError, match="remove it first"):
+        command("weights", "fetch", "--out", tmp_path / "w.pth", "--sha256", "0" * 64)
     assert (tmp_path / "w.pth").read_bytes() == b"old"
 
 
@@ -238,11 +158,10 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_inspect(published: Path) -> None:
-    result = CliRunner().invoke(app, ["inspect", str(published)])
-    assert result.exit_code == 0, result.exception
+    printed = command("weights", "inspect", published)
     told = {
         cells[0].strip(): cells[1].strip()
-        for line in result.stdout.splitlines()
+        for line in printed.splitlines()
         if len(cells := re.split(r"[│┃|]", line.strip("│┃| "))) == 2
     }
     state = read_state_dict(published).state
@@ -254,22 +173,18 @@ def test_inspect(published: Path) -> None:
     decoder = sum(t.numel() for name, t in state.items() if name.startswith("mask_decoder."))
     assert told["mask_decoder"] == f"{decoder:,}"
     assert told["other keys"] == "epoch, best_dice"
-    assert f"SHA-256 of file {file_hash(published)}\n" in result.stdout
-    assert f"hash of tensors {state_hash(state)}\n" in result.stdout
+    assert f"SHA-256 of file {file_hash(published)}\n" in printed
+    assert f"hash of tensors {state_hash(state)}\n" in printed
 
 
 def test_inspect_a_foreign_file(tmp_path: Path) -> None:
     torch.save({f"model.{n}.weight": torch.ones(2) for n in range(3)}, tmp_path / "cnn.pth")
-    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "cnn.pth")])
-    assert result.exit_code == 0, result.exception
-    assert "unknown" in result.stdout
+    assert "unknown" in command("weights", "inspect", tmp_path / "cnn.pth")
 
 
 def test_convert(published: Path, tmp_path: Path) -> None:
     out = tmp_path / "sub" / "mini.safetensors"
-    result = CliRunner().invoke(app, ["convert", str(published), str(out)])
-    assert result.exit_code == 0, result.exception
-    assert file_hash(out) in result.stdout
+    assert file_hash(out) in command("weights", "convert", published, out)
     found = read_state_dict(out)
     assert state_hash(found.state) == state_hash(read_state_dict(published).state)
     assert found.metadata == {
@@ -280,14 +195,12 @@ def test_convert(published: Path, tmp_path: Path) -> None:
     load_weights(seeded_model("mini", seed=2), out)
 
     for target, said in ((out, "already exists"), (tmp_path / "x.pth", "must end in .safetensors")):
-        result = CliRunner().invoke(app, ["convert", str(published), str(target)])
-        assert isinstance(result.exception, InputError)
-        assert said in str(result.exception)
+        with pytest.raises(InputError, match=said):
+            command("weights", "convert", published, target)
 
 
 def test_convert_refuses_what_is_no_sam_med3d(tmp_path: Path) -> None:
     torch.save({"model.0.weight": torch.ones(4, 1, 3, 3, 3)}, tmp_path / "cnn.pth")
-    result = CliRunner().invoke(app, ["convert", str(tmp_path / "cnn.pth"), str(tmp_path / "a.safetensors")])
-    assert isinstance(result.exception, InputError)
-    assert "looks like a CNN checkpoint" in str(result.exception)
+    with pytest.raises(InputError, match="looks like a CNN checkpoint"):
+        command("weights", "convert", tmp_path / "cnn.pth", tmp_path / "a.safetensors")
     assert not (tmp_path / "a.safetensors").exists()

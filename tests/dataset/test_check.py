@@ -155,7 +155,6 @@ def test_each_spoilt_file_is_an_error_of_its_case(cohort, spoil, message):
     case, text = only(check(cohort))
     assert case == "b"
     assert message in text
-    assert "\n" not in text
 
 
 @pytest.mark.parametrize(
@@ -288,7 +287,6 @@ def test_everything_is_listed_at_once(cohort):
     assert line.startswith("m.json: 6 errors: case d: unknown split 'tset'")
     for part in ("no such file", "fractions", "NaN", "does not overlap", "patient patient c"):
         assert part in line
-    assert "\n" not in line
 
 
 def test_modalities_must_be_known(cohort):

@@ -161,9 +161,8 @@ TWO = [value_mapping(1, "Bq/ml", last=50), value_mapping(2, "Bq/ml")]
 )
 def test_refusals(change, attributes: dict, says: str, tmp_path: Path) -> None:
     write_enhanced(tmp_path / "dicom" / "pet.dcm", change=change, **attributes)
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(InputError, match=says):
         run(tmp_path / "dicom", tmp_path / "out")
-    assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

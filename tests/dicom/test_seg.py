@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -13,6 +14,11 @@ from sammed3d_ft.dicom.seg import read_region, region_names, write_segmentation
 from sammed3d_ft.dicom.series import Series, order_slices
 from sammed3d_ft.errors import InputError
 from tests.support.synthetic_dicom import FRAME, SHAPE, STUDY, by_highdicom, write_series
+
+
+def written(folder: Path, stored: np.ndarray | None = None, **options: Any) -> Series:
+    write_series(folder, stored, **options)
+    return order_slices(choose_series(scan_folder(folder), "PT"))
 
 
 def decode(path: Path, series: Series) -> dict[int, np.ndarray]:
@@ -46,8 +52,7 @@ def series(request: pytest.FixtureRequest, tmp_path: Path) -> Series:
         "sagittal": {"orientation": (0, 1, 0, 0, 0, -1), "step_mm": (-3, 0, 0)},
         "uneven": {"change": lambda n, one: one.ImagePositionPatient.__setitem__(2, 3.0 * n + 0.07 * (n == 2))},
     }[request.param]
-    write_series(tmp_path / "in", **options)
-    return order_slices(choose_series(scan_folder(tmp_path / "in"), "PT"))
+    return written(tmp_path / "in", **options)
 
 
 @pytest.fixture
@@ -78,8 +83,7 @@ def test_instances_become_segments(series: Series, labels: np.ndarray, tmp_path:
 
 def test_many_instances_keep_their_numbers(tmp_path: Path) -> None:
     """More than one byte counts."""
-    write_series(tmp_path / "in", np.zeros((3, 10, 9), np.int16))
-    series = order_slices(choose_series(scan_folder(tmp_path / "in"), "PT"))
+    series = written(tmp_path / "in", np.zeros((3, 10, 9), np.int16))
     labels = np.arange(270).reshape(series.shape)
     assert write_segmentation(tmp_path / "seg.dcm", labels, series) == 269
     masks = decode(tmp_path / "seg.dcm", series)
@@ -100,8 +104,7 @@ def test_it_refers_to_its_source(series: Series, labels: np.ndarray, tmp_path: P
 
 
 def test_what_cannot_be_written_or_read_is_refused(tmp_path: Path) -> None:
-    write_series(tmp_path / "in")
-    series = order_slices(choose_series(scan_folder(tmp_path / "in"), "PT"))
+    series = written(tmp_path / "in")
     out = tmp_path / "seg.dcm"
     with pytest.raises(InputError, match="the mask is empty"):
         write_segmentation(out, np.zeros(series.shape, np.uint8), series)
@@ -117,8 +120,7 @@ def test_what_cannot_be_written_or_read_is_refused(tmp_path: Path) -> None:
         ("finer", {"spacing_mm": (4, 1.9)}, "not on the grid"),
         ("larger", {"stored": np.zeros((6, 4, 6), np.int16)}, "frames of 5x4 do not fit"),
     ):
-        write_series(tmp_path / name, **options)
-        other = order_slices(choose_series(scan_folder(tmp_path / name), "PT"))
+        other = written(tmp_path / name, **options)
         with pytest.raises(InputError, match=message):
             read_region(opened(out), "Lesion", other)
 
@@ -131,8 +133,7 @@ def test_what_cannot_be_written_or_read_is_refused(tmp_path: Path) -> None:
 
 def test_repeated_labels_are_numbered_and_overlapping_segments_kept_apart(tmp_path: Path) -> None:
     """Three segments "Lesion", two of which share four voxels, among others of other names."""
-    write_series(tmp_path / "in")
-    series = order_slices(choose_series(scan_folder(tmp_path / "in"), "PT"))
+    series = written(tmp_path / "in")
     masks = np.zeros((*SHAPE, 5), np.uint8)
     masks[1:3, 0:2, 0:3, 0], masks[1:3, 1:3, 1:4, 2], masks[5, 3, 4, 3] = 1, 1, 1
     masks[2, 2, 2, 1] = masks[4, :, :, 4] = 1
@@ -153,8 +154,7 @@ def test_repeated_labels_are_numbered_and_overlapping_segments_kept_apart(tmp_pa
 
 
 def test_repeated_labels_of_a_label_map_are_numbered(tmp_path: Path) -> None:
-    write_series(tmp_path / "in")
-    series = order_slices(choose_series(scan_folder(tmp_path / "in"), "PT"))
+    series = written(tmp_path / "in")
     numbers = np.zeros(SHAPE, np.uint8)
     numbers[1, 0, 1:3], numbers[3, 2, 4] = 1, 2
     by_highdicom(tmp_path / "seg.dcm", series, numbers, ["A", "A"], "LABELMAP")
@@ -166,8 +166,7 @@ def test_repeated_labels_of_a_label_map_are_numbered(tmp_path: Path) -> None:
 
 def test_a_label_map_is_read(tmp_path: Path) -> None:
     """LABELMAP, the newer form: the frame holds the segments' numbers. Made by highdicom alone."""
-    write_series(tmp_path / "in")
-    series = order_slices(choose_series(scan_folder(tmp_path / "in"), "PT"))
+    series = written(tmp_path / "in")
     numbers = np.zeros(SHAPE, np.uint8)
     numbers[1, 0, 1:3], numbers[3, 2, 4] = 1, 2
     by_highdicom(tmp_path / "seg.dcm", series, numbers, ["A", "B"], "LABELMAP")

@@ -139,9 +139,8 @@ def test_what_is_no_volume_is_refused(tmp_path: Path, change: Any, message: str 
     if message is None:
         read(tmp_path)
         return
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(InputError, match=message):
         read(tmp_path)
-    assert "\n" not in str(caught.value)
 
 
 def test_one_file_taken_away_is_noticed(tmp_path: Path) -> None:
@@ -163,7 +162,6 @@ def test_several_series_are_listed_and_one_is_chosen(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="contains 2 PET series; choose one with --series") as caught:
         read(tmp_path)
     assert all(text in str(caught.value) for text in (first, second, "PET AC, 6 images", "PET NAC"))
-    assert "\n" not in str(caught.value)
     assert (read_values(read(tmp_path, "PT", second)) == 1).all()
     with pytest.raises(InputError, match="--series 1.2.3 not found; PET and CT series found: "):
         read(tmp_path, "PT", "1.2.3")

@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from sammed3d_ft.cli.main import app
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation.comparison import compare, read_evaluations
 from sammed3d_ft.evaluation.metrics import METRICS
@@ -20,6 +18,7 @@ from sammed3d_ft.evaluation.paired import holm
 from sammed3d_ft.recipes import compare as recipe
 from sammed3d_ft.recipes.evaluate import run as evaluate
 from tests.support.cohort_files import lesion, save
+from tests.support.command import command
 
 NAN = float("nan")
 
@@ -156,11 +155,9 @@ def test_command_on_real_evaluations(tmp_path: Path) -> None:
     for name in ("good", "bad"):
         evaluate(tmp_path / name, tmp_path / "gt", tmp_path / "scores" / name, figures=False)
     scores = tmp_path / "scores"
-    arguments = ["compare", scores / "good", scores / "bad", "--out", tmp_path / "out", "--reference", "good"]
-    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "80"})
-    assert result.exit_code == 0, result.output
-    assert "bad compared with good, patients: 7" in result.output
-    assert "…" not in result.output  # nothing is truncated at the usual width
+    told = command("compare", scores / "good", scores / "bad", "--out", tmp_path / "out", "--reference", "good")
+    assert "bad compared with good, patients: 7" in told
+    assert "…" not in told  # nothing is truncated at the usual width
     row = json.loads((tmp_path / "out" / "compare.json").read_text())["metrics"]["dice"]["bad"]
     assert row["pairs"] == 6  # without the broken one
     assert row["mean"] == pytest.approx((4 * 2 / 5 + 2 * 4 / 6) / 6)

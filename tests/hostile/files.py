@@ -60,6 +60,12 @@ def content(name: str, data: bytes | str) -> Make:
     return make
 
 
+def contents(data: dict[str, bytes | str]) -> dict[str, Make]:
+    """A file of each name, spaces as underscores."""
+    names = {name: name.replace(" ", "_") for name in data}
+    return {names[name]: content(names[name], data[name]) for name in data}
+
+
 def linked(name: str, target: str) -> Make:
     def make(folder: Path) -> Path:
         (folder / name).symlink_to(target)
@@ -119,9 +125,8 @@ def _mha(old: str = "", new: str = "") -> bytes:
     return MHA.replace(old, new).encode() + _RAW
 
 
-IMAGES: dict[str, Make] = {
-    name.replace(" ", "_"): content(name.replace(" ", "_"), data)
-    for name, data in {
+IMAGES = contents(
+    {
         "empty.nii.gz": b"",
         "empty.nii": b"",
         "one byte.nii": b"\x5c",
@@ -184,8 +189,8 @@ IMAGES: dict[str, Make] = {
         "itself.mhd": _mha("LOCAL", "/dev/zero"),
         "type.mha": _mha("MET_FLOAT", "MET_NOTHING"),
         "spacing.mha": _mha("4 4 3", "4 4"),
-    }.items()
-}
+    }
+)
 IMAGES |= {
     "missing.nii.gz": lambda folder: folder / "missing.nii.gz",
     "folder.nii.gz": directory("folder.nii.gz"),
@@ -204,9 +209,8 @@ def _ours(points: Any = None, **changes: Any) -> str:
     return json.dumps({**_OURS, **changes, "points": [_POINT] if points is None else points})
 
 
-CLICKS: dict[str, Make] = {
-    name.replace(" ", "_"): content(name.replace(" ", "_"), data)
-    for name, data in {
+CLICKS = contents(
+    {
         "empty.json": "",
         "spaces.json": "  \n ",
         "bytes.json": b"\xff\xfe\x00\x01" * 50,
@@ -249,8 +253,8 @@ CLICKS: dict[str, Make] = {
         "words.fcsv": "# CoordinateSystem = LPS\na,b,c,d\n",
         "quotes.fcsv": '# CoordinateSystem = LPS\n"1,2,3\n',
         "empty.fcsv": "",
-    }.items()
-}
+    }
+)
 CLICKS |= {
     "missing.json": lambda folder: folder / "missing.json",
     "folder.json": directory("folder.json"),
@@ -312,9 +316,8 @@ def _adapter(config: bytes, lora: bytes = b"", decoder: bytes = b"") -> Make:
     return make
 
 
-CHECKPOINTS: dict[str, Make] = {
-    name.replace(" ", "_"): content(name.replace(" ", "_"), data)
-    for name, data in {
+CHECKPOINTS = contents(
+    {
         "empty.pth": b"",
         "text.pth": "weights\n",
         "page.pth": "<!DOCTYPE html>",
@@ -353,8 +356,8 @@ CHECKPOINTS: dict[str, Make] = {
         "repeated number.pth": _pickled({"a": torch.ones(1).expand(1 << 40)}),
         "name with a line break.pth": _pickled({"a\nb": torch.ones(1)}),
         "sparse.pth": _pickled({"a": torch.eye(3).to_sparse()}),
-    }.items()
-}
+    }
+)
 CHECKPOINTS |= {
     "nan weights.safetensors": _nan_weights,
     "missing.pth": lambda folder: folder / "missing.pth",

@@ -120,6 +120,8 @@ def complaints(given: Input, answer: Answer) -> list[str]:
             found.append(f"unclear: {errors[0]}")
         elif len(errors[0]) > 2500:
             found.append(f"a line of {len(errors[0])} characters")
+        if answer.stdout and answer.words[0] not in ("check", "weights"):
+            found.append(f"printed: {answer.stdout[:200]}")
         if left := unexpected(answer.written):
             found.append(f"left behind: {left}")
     elif answer.code == 3 and not re.search(given.says, answer.stderr + answer.stdout):

@@ -6,7 +6,9 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import resource
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,38 +17,80 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
+from prompts import Click, read_clicks, write_clicks
 from tests.hostile import files
-from tests.hostile.files import Make, good_clicks, good_mask, good_pet
+from tests.hostile.files import Make, content, directory, good_clicks, good_mask, good_pet
 from tests.hostile.harness import Input
 from tests.support.synthetic_dicom import write_enhanced, write_rtstruct, write_series
 
 Words = Callable[[Path], tuple[object, ...]]
-KEEP = "earlier result, which must survive"
+Cases = Callable[[Path], list[dict[str, Any]]]
+
+PREDICT = "predict --image @pet --clicks @clicks --checkpoint @checkpoint --out keep:out.nii.gz"
+MAKE = "prompts make @mask --out keep:c.json"
+PROPOSE = "prompts propose @pet --out keep:p.json"
+EVALUATE = "evaluate --pred @pred --gt @mask --out"
+PHANTOM = "phantom --cases 1 --val 0 --test 0 --out"
+EXPORT = "export-seg @mask --source @dicom --out keep:seg.dcm"
+IMPORT = "import @dicom --out ./imported"
+BUILD = "manifest build {} --out keep:m.json"
+TRAIN = "finetune.py --config configs/mini.yaml data.manifest=@manifest run.dir=./run"
+COHORT = "predict-cohort @manifest --clicks ./ --checkpoint @checkpoint --out ./cohort"
+VIEW = "view --manifest @manifest --no-browser --out ./view"
 
 
-def evaluation(folder: Path, scores: Path, *options: object) -> tuple[object, ...]:
-    return ("evaluate", "--pred", good_mask(folder), "--gt", good_mask(folder), "--out", scores, *options)
-
-
-def out(folder: Path, name: str) -> Path:
+def keep(folder: Path, name: str) -> Path:
     """An output that exists already: a command that fails must leave it as it is."""
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(KEEP)
-    return path
+    return content(name, "earlier result, which must survive")(folder)
 
 
-def predict(folder: Path, *more: object, pet: Path | None = None, clicks: Path | None = None, checkpoint: Any = "mini"):
-    """A prediction on good files but for those given."""
-    image = pet or good_pet(folder)
-    given = ("--image", image, "--clicks", clicks or good_clicks(folder), "--checkpoint", checkpoint)
-    return ("predict", *given, "--out", out(folder, "out.nii.gz"), *more)
+def dicom(folder: Path, name: str = "dicom") -> Path:
+    write_series(folder / name)
+    return folder / name
 
 
-def manifest_of(folder: Path, cases: list[dict[str, Any]]) -> Path:
-    path = folder / "manifest.json"
-    path.write_text(json.dumps({"version": 1, "cases": cases}))
-    return path
+def closed(folder: Path) -> Path:
+    (folder / "closed").mkdir(exist_ok=True)
+    return folder / "closed"
+
+
+def scans(folder: Path) -> Path:
+    return good_pet(folder).parent
+
+
+GOOD: dict[str, Callable[[Path], object]] = {
+    "pet": good_pet,
+    "mask": good_mask,
+    "pred": good_mask,
+    "clicks": good_clicks,
+    "checkpoint": lambda _: "mini",
+    "dicom": dicom,
+    "closed": closed,
+    "scans": scans,
+}
+
+
+def line(text: str, **made: Callable[[Path], object]) -> Words:
+    """The words of a command line, its files made in the folder of the test.
+
+    ``./NAME`` is a path in that folder, ``keep:NAME`` an output that exists already, ``@NAME`` a file made by the
+    function of that name, good unless given here. All may follow a ``key=``.
+    """
+
+    def words(folder: Path) -> tuple[object, ...]:
+        def filled(found: re.Match[str]) -> str:
+            key, kind, name, rest = found.groups()
+            if kind == "@":
+                return f"{key}{(made.get(name) or GOOD[name])(folder)}{rest}"
+            return f"{key}{keep(folder, name + rest) if kind == 'keep:' else folder / (name + rest)}"
+
+        return tuple(re.sub(r"^([\w.]+=|)(@|keep:|\./)(\w*)(.*)", filled, word) for word in shlex.split(text))
+
+    return words
+
+
+def manifest_of(cases: Cases) -> Make:
+    return lambda folder: content("manifest.json", json.dumps({"version": 1, "cases": cases(folder)}))(folder)
 
 
 def case(folder: Path, name: str = "a", split: str = "test", **changes: Any) -> dict[str, Any]:
@@ -54,44 +98,22 @@ def case(folder: Path, name: str = "a", split: str = "test", **changes: Any) -> 
     return {"id": name, "images": images, "label": label, "split": split, "group": None} | changes
 
 
+def pet_case(folder: Path, pet: Path | str, **changes: Any) -> dict[str, Any]:
+    return case(folder, images={"PT": str(pet)}, **changes)
+
+
 # One hostile image, at every place that takes an image.
-def _image_commands() -> dict[str, Callable[[Path, Path], tuple[object, ...]]]:
-    return {
-        "predict": lambda folder, bad: predict(folder, pet=bad),
-        "propose": lambda folder, bad: ("prompts", "propose", bad, "--out", out(folder, "p.json")),
-        "make": lambda folder, bad: ("prompts", "make", bad, "--out", out(folder, "c.json")),
-        "start": lambda folder, bad: predict(folder, "--start", bad),
-        "convert": lambda folder, bad: (
-            "prompts",
-            "convert",
-            good_clicks(folder),
-            out(folder, "c.json"),
-            "--image",
-            bad,
-            "--to",
-            "voxel",
-        ),
-        "check": lambda folder, bad: ("check", manifest_of(folder, [case(folder, images={"PT": str(bad)})])),
-        "evaluate": lambda folder, bad: (
-            "evaluate",
-            "--pred",
-            bad,
-            "--gt",
-            good_mask(folder),
-            "--out",
-            folder / "scores",
-            "--no-figures",
-        ),
-        "view": lambda folder, bad: ("view", bad, "--no-browser", "--out", folder / "view"),
-        "export-seg": lambda folder, bad: _export(folder, bad),
-    }
-
-
-def _export(folder: Path, bad: Path) -> tuple[object, ...]:
-    write_series(folder / "dicom")
-    return ("export-seg", bad, "--source", folder / "dicom", "--out", out(folder, "seg.dcm"))
-
-
+IMAGE_COMMANDS = {
+    "predict": PREDICT.replace("@pet", "@bad"),
+    "propose": PROPOSE.replace("@pet", "@bad"),
+    "make": MAKE.replace("@mask", "@bad"),
+    "start": PREDICT + " --start @bad",
+    "convert": "prompts convert @clicks keep:c.json --image @bad --to voxel",
+    "check": "check @manifest",
+    "evaluate": "evaluate --pred @bad --gt @mask --out ./scores --no-figures",
+    "view": "view @bad --no-browser --out ./view",
+    "export-seg": EXPORT.replace("@mask", "@bad"),
+}
 # These read headers only, so damage behind them is not theirs to find; `view` would serve such a scan.
 _IN_VOXELS = {
     "cut_before_checksum.nii.gz",
@@ -112,10 +134,10 @@ _IN_VOXELS = {
 
 
 def image_inputs() -> Iterator[Input]:
-    commands = _image_commands()
-    turn = itertools.cycle(commands)
+    turn = itertools.cycle(IMAGE_COMMANDS)
     for name, make in files.IMAGES.items():
         chosen = {"predict", next(turn), next(turn)}
+        manifest = manifest_of(lambda folder, make=make: [pet_case(folder, make(folder))])
         for command in sorted(chosen):
             if command in ("convert", "view") and name in _IN_VOXELS:
                 command = "make" if "make" not in chosen else "propose"
@@ -125,64 +147,41 @@ def image_inputs() -> Iterator[Input]:
             yield Input(
                 f"{command}: {name}",
                 "image",
-                lambda folder, make=make, command=command: commands[command](folder, make(folder)),  # type: ignore[misc]
+                line(IMAGE_COMMANDS[command], bad=make, manifest=manifest),
                 code=(2, 3) if command == "evaluate" else 2,
                 says=says.get(command, "error: .*" + ("x" * 50 if name == "long name" else name[:8])),
             )
 
 
 def click_inputs() -> Iterator[Input]:
-    for number, (name, make) in enumerate(files.CLICKS.items()):
-
-        def words(folder: Path, make: Make = make, number: int = number) -> tuple[object, ...]:
-            bad = make(folder)
-            if number % 3 == 0:
-                return ("prompts", "convert", bad, out(folder, "o.json"), "--image", good_pet(folder))
-            if number % 3 == 1:
-                return ("prompts", "select", bad, out(folder, "o.json"), "--lesions", "1", "--image", good_pet(folder))
-            return predict(folder, clicks=bad)
-
-        yield Input(f"clicks: {name}", "click file", words, says=f"error: .*{name[:8]}")
-    yield Input(
-        "30,000 clicks and an empty one",
-        "click file",
-        lambda folder: predict(
-            folder, clicks=files.content("many.json", files._ours([files._POINT] * 30_000 + [{}]))(folder)
-        ),
-        says="many.json: point 30001",
+    commands = itertools.cycle(
+        [
+            "prompts convert @clicks keep:o.json --image @pet",
+            "prompts select @clicks keep:o.json --lesions 1 --image @pet",
+            PREDICT,
+        ]
     )
+    for name, make in files.CLICKS.items():
+        yield Input(f"clicks: {name}", "click file", line(next(commands), clicks=make), says=f"error: .*{name[:8]}")
+    many = content("many.json", files._ours([files._POINT] * 30_000 + [{}]))
+    name = "30,000 clicks and an empty one"
+    yield Input(name, "click file", line(PREDICT, clicks=many), says="many.json: point 30001")
 
 
 def checkpoint_inputs() -> Iterator[Input]:
     for number, (name, make) in enumerate(files.CHECKPOINTS.items()):
-
-        def words(folder: Path, make: Make = make, number: int = number) -> tuple[object, ...]:
-            bad = make(folder)
-            if number % 3 == 1 and "adapter" not in bad.name and "nan" not in bad.name:
-                return ("weights", "inspect", bad)
-            if number % 3 == 2 and "adapter" not in bad.name:
-                return ("weights", "convert", bad, folder / "o.safetensors")
-            return predict(folder, *(["--base", "mini"] if "adapter" in bad.name else []), checkpoint=bad)
-
+        words, code = PREDICT, 2
+        if "adapter" in name:
+            words += " --base mini"
+        elif number % 3 == 1 and "nan" not in name:
+            words, code = "weights inspect @checkpoint", 0 if name.startswith("half") else 2
+        elif number % 3 == 2:
+            words = "weights convert @checkpoint ./o.safetensors"
         says = "error: .*(" + name.replace(" ", "_")[:7] + ")"
-        code = 0 if number % 3 == 1 and name.startswith(("half", "unfit")) else 2
-        yield Input(f"checkpoint: {name}", "checkpoint", words, code=code, says=says)
-    refused = files.CHECKPOINTS["code.pth"]
-    yield Input(
-        "checkpoint: code in a cohort",
-        "checkpoint",
-        lambda folder: (
-            "predict-cohort",
-            manifest_of(folder, [case(folder)]),
-            "--clicks",
-            folder,
-            "--checkpoint",
-            refused(folder),
-            "--out",
-            folder / "cohort",
-        ),
-        says="code.pth was rejected without running any of its code",
-    )
+        yield Input(f"checkpoint: {name}", "checkpoint", line(words, checkpoint=make), code=code, says=says)
+    cohort = line(COHORT, manifest=manifest_of(lambda folder: [case(folder)]), checkpoint=files.CHECKPOINTS["code.pth"])
+    says = "code.pth was rejected without running any of its code"
+    yield Input("checkpoint: code in a cohort", "checkpoint", cohort, says=says)
 
 
 def manifest_inputs() -> Iterator[Input]:
@@ -208,171 +207,86 @@ def manifest_inputs() -> Iterator[Input]:
         "no case at all": '{"version": 1, "cases": []}',
         "long number": '{"version": ' + "9" * 10_000 + "}",
     }
-    commands = itertools.cycle(["check", "predict-cohort", "evaluate", "view", "train"])
+    commands = itertools.cycle(
+        ["check @manifest", COHORT, "evaluate --pred ./ --gt @manifest --out ./scores", VIEW, TRAIN]
+    )
     for name, text in texts.items():
-
-        def words(folder: Path, text: Any = text, command: str = next(commands)) -> tuple[object, ...]:
-            bad = files.content("manifest.json", text)(folder)
-            return _manifest_command(folder, bad, command)
-
+        words = line(next(commands), manifest=content("manifest.json", text))
         yield Input(f"manifest: {name}", "manifest", words, says="error: .*manifest.json|a .*no images")
 
-    def entries(
-        name: str, says: str, cases: Callable[[Path], list[dict[str, Any]]], command: str = "check", code: int = 2
-    ):
-        return Input(
+    def missing(folder: Path) -> list[dict[str, Any]]:
+        return [
+            {"id": f"c{n}", "images": {"PT": f"{n}.nii.gz"}, "label": f"{n}_label.nii.gz", "split": "train"}
+            for n in range(10_000)
+        ]
+
+    def without_clicks(folder: Path) -> list[dict[str, Any]]:
+        return [{"id": f"c{n}", "images": {"PT": f"{n}.nii.gz"}, "split": "test"} for n in range(10_000)]
+
+    entries: dict[str, tuple[str, str, Cases]] = {
+        "id with a path": ("check", "must not contain", lambda folder: [case(folder, "../../x")]),
+        "id with a path, predicted": (COHORT, "must not contain", lambda folder: [case(folder, "../x")]),
+        "id twice": ("check", "errors", lambda folder: [case(folder), case(folder)]),
+        "patient in two splits": (
+            "check",
+            "error",
+            lambda folder: [case(folder, "a", "train", group="p"), case(folder, "b", "test", group="p")],
+        ),
+        "unknown split": ("check", "1 error", lambda folder: [case(folder, split="training")]),
+        "image is the label": ("check", "error", lambda folder: [pet_case(folder, good_mask(folder))]),
+        "files missing": ("check", "error", lambda folder: [pet_case(folder, "gone.nii", label="gone2.nii")]),
+        "unknown split asked": (COHORT + " --split nightly", "no cases? (of|in) split", lambda _: []),
+        "10,000 cases without files": ("check", "20000 errors, 10000 cases", missing),
+        "10,000 cases without clicks": (COHORT, "10000 failed", without_clicks),
+        "10,000 wrong entries": ("check", r"10000 wrong entries: entry 0.*and 9980 more", lambda _: [{}] * 10_000),
+        "10,000 cases in training": (TRAIN, "20000 errors|10000", missing),
+    }
+    for name, (command, says, cases) in entries.items():
+        yield Input(
             f"manifest: {name}",
             "manifest",
-            lambda folder: _manifest_command(folder, manifest_of(folder, cases(folder)), command),
-            code,
+            line("check @manifest" if command == "check" else command, manifest=manifest_of(cases)),
+            3 if "without clicks" in name else 2,
             says,
             ("cohort/*", "cohort/*/*", "scores/*", "scores/*/*"),
         )
 
-    yield entries("id with a path", "must not contain", lambda folder: [case(folder, "../../x")])
-    yield entries(
-        "id with a path, predicted", "must not contain", lambda folder: [case(folder, "../x")], "predict-cohort", 2
-    )
-    yield entries("id twice", "errors", lambda folder: [case(folder), case(folder)])
-    yield entries(
-        "patient in two splits",
-        "error",
-        lambda folder: [case(folder, "a", "train", group="p"), case(folder, "b", "test", group="p")],
-    )
-    yield entries("unknown split", "1 error", lambda folder: [case(folder, split="training")])
-    yield entries("image is the label", "error", lambda folder: [case(folder, images={"PT": str(good_mask(folder))})])
-    yield entries("files missing", "error", lambda folder: [case(folder, images={"PT": "gone.nii"}, label="gone2.nii")])
-    yield entries("unknown split asked", "no cases? (of|in) split", lambda folder: [], "predict-cohort")
-    yield entries(
-        "10,000 cases without files",
-        "20000 errors, 10000 cases",
-        lambda folder: [
-            {"id": f"c{n}", "images": {"PT": f"{n}.nii.gz"}, "label": f"{n}_label.nii.gz", "split": "train"}
-            for n in range(10_000)
-        ],
-    )
-    yield entries(
-        "10,000 cases without clicks",
-        "10000 failed",
-        lambda folder: [{"id": f"c{n}", "images": {"PT": f"{n}.nii.gz"}, "split": "test"} for n in range(10_000)],
-        "predict-cohort",
-        3,
-    )
-    yield entries("10,000 wrong entries", r"10000 wrong entries: entry 0.*and 9980 more", lambda folder: [{}] * 10_000)  # type: ignore[list-item]
-    yield entries(
-        "10,000 cases in training",
-        "20000 errors|10000",
-        lambda folder: [
-            {"id": f"c{n}", "images": {"PT": f"{n}.nii.gz"}, "label": f"{n}_l.nii.gz", "split": "train"}
-            for n in range(10_000)
-        ],
-        "train",
-    )
-
-    builds: dict[str, Callable[[Path], tuple[object, ...]]] = {
-        "nothing there": lambda folder: (folder / "gone",),
-        "a file": lambda folder: (good_pet(folder),),
-        "empty folder": lambda folder: (files.directory("empty")(folder),),
-        "datalist of null": lambda folder: (files.content("d.json", "null")(folder),),
-        "datalist of numbers": lambda folder: (files.content("d.json", '{"training": [1, 2]}')(folder),),
-        "datalist with odd channels": lambda folder: (
-            files.content("d.json", '{"training": ["x"], "modality": {"a": "CT"}}')(folder),
+    builds: dict[str, tuple[str, Make | None]] = {
+        "nothing there": ("./gone", None),
+        "a file": ("@pet", None),
+        "empty folder": ("@given", directory("empty")),
+        "datalist of null": ("@given", content("d.json", "null")),
+        "datalist of numbers": ("@given", content("d.json", '{"training": [1, 2]}')),
+        "datalist with odd channels": ("@given", content("d.json", '{"training": ["x"], "modality": {"a": "CT"}}')),
+        "datalist with null channels": ("@given", content("d.json", '{"training": ["x"], "modality": {"0": null}}')),
+        "table of bytes": ("@given", content("d.csv", b"\xff\xfe\x00id,PT")),
+        "table with null bytes": ("@given", content("d.csv", "id,PT\na,\0\n")),
+        "empty table": ("@given", content("d.csv", "")),
+        "table of one cell": ("@given", content("d.csv", "id,PT\n" + "x" * 200_000 + ",y\n")),
+        "ragged table": ("@given", content("d.csv", "id,PT,label\na\nb,c,d,e,f\n")),
+        "odd pattern": ("@scans --pattern {x}/a.nii", None),
+        "pattern without id": ("@scans --pattern *.nii.gz", None),
+        "broken group pattern": ("@scans --pattern {id}.nii.gz --group-pattern ((", None),
+        "splits of null": ("@scans --pattern {id}.nii.gz --splits @given", content("s.json", "null")),
+        "splits of numbers": ("@scans --pattern {id}.nii.gz --splits @given --fold 0", content("s.json", "[1]")),
+        "fractions of nan": ("@scans --pattern {id}.nii.gz --val-fraction nan", None),
+        "negative seed": (
+            "@scans --pattern {id}_pet.nii.gz --label {id}_mask.nii.gz --seed -1 --val-fraction 0.1 --test-fraction 0",
+            None,
         ),
-        "datalist with null channels": lambda folder: (
-            files.content("d.json", '{"training": ["x"], "modality": {"0": null}}')(folder),
-        ),
-        "table of bytes": lambda folder: (files.content("d.csv", b"\xff\xfe\x00id,PT")(folder),),
-        "table with null bytes": lambda folder: (files.content("d.csv", "id,PT\na,\0\n")(folder),),
-        "empty table": lambda folder: (files.content("d.csv", "")(folder),),
-        "table of one cell": lambda folder: (files.content("d.csv", "id,PT\n" + "x" * 200_000 + ",y\n")(folder),),
-        "ragged table": lambda folder: (files.content("d.csv", "id,PT,label\na\nb,c,d,e,f\n")(folder),),
-        "odd pattern": lambda folder: (good_pet(folder).parent, "--pattern", "{x}/a.nii"),
-        "pattern without id": lambda folder: (good_pet(folder).parent, "--pattern", "*.nii.gz"),
-        "broken group pattern": lambda folder: (
-            good_pet(folder).parent,
-            "--pattern",
-            "{id}.nii.gz",
-            "--group-pattern",
-            "((",
-        ),
-        "splits of null": lambda folder: (
-            good_pet(folder).parent,
-            "--pattern",
-            "{id}.nii.gz",
-            "--splits",
-            files.content("s.json", "null")(folder),
-        ),
-        "splits of numbers": lambda folder: (
-            good_pet(folder).parent,
-            "--pattern",
-            "{id}.nii.gz",
-            "--splits",
-            files.content("s.json", "[1]")(folder),
-            "--fold",
-            0,
-        ),
-        "fractions of nan": lambda folder: (
-            good_pet(folder).parent,
-            "--pattern",
-            "{id}.nii.gz",
-            "--val-fraction",
-            "nan",
-        ),
-        "negative seed": lambda folder: (
-            good_pet(folder).parent,
-            "--pattern",
-            "{id}_pet.nii.gz",
-            "--label",
-            "{id}_mask.nii.gz",
-            "--seed",
-            "-1",
-            "--val-fraction",
-            "0.1",
-            "--test-fraction",
-            "0",
-        ),
-        "format": lambda folder: (good_pet(folder), "--form", "bids"),
+        "format": ("@pet --form bids", None),
     }
-    for name, given in builds.items():
-        yield Input(
-            f"build: {name}",
-            "manifest",
-            lambda folder, given=given: ("manifest", "build", *given(folder), "--out", out(folder, "m.json")),  # type: ignore[misc]
-            says="error: ",
-        )
+    for name, (text, given) in builds.items():
+        words = line(BUILD.format(text), given=given or good_pet)
+        yield Input(f"build: {name}", "manifest", words, says="error: ")
 
-    def cyclic(folder: Path) -> tuple[object, ...]:
+    def cyclic(folder: Path) -> Path:
         (folder / "data").mkdir()
         (folder / "data" / "again").symlink_to(folder / "data")
-        return ("manifest", "build", folder / "data", "--pattern", "{id}/PET.nii.gz", "--out", out(folder, "m.json"))
+        return folder / "data"
 
-    yield Input("build: folder that contains itself", "links", cyclic, says="no file matches")
-
-
-def _manifest_command(folder: Path, manifest: Path, command: str) -> tuple[object, ...]:
-    if command == "check":
-        return ("check", manifest)
-    if command == "view":
-        return ("view", "--manifest", manifest, "--no-browser", "--out", folder / "view")
-    if command == "evaluate":
-        return ("evaluate", "--pred", folder, "--gt", manifest, "--out", folder / "scores")
-    if command == "train":
-        return (
-            "finetune.py",
-            "--config",
-            "configs/mini.yaml",
-            f"data.manifest={manifest}",
-            f"run.dir={folder / 'run'}",
-        )
-    asked = ("--split", "nightly") if not json_cases(manifest) else ()
-    return ("predict-cohort", manifest, "--clicks", folder, "--checkpoint", "mini", "--out", folder / "cohort", *asked)
-
-
-def json_cases(manifest: Path) -> bool:
-    try:
-        return bool(json.loads(manifest.read_text())["cases"])
-    except Exception:
-        return True
+    words = line(BUILD.format("@given --pattern {id}/PET.nii.gz"), given=cyclic)
+    yield Input("build: folder that contains itself", "links", words, says="no file matches")
 
 
 def replaced(data: bytes, old: bytes, new: bytes) -> bytes:
@@ -381,60 +295,53 @@ def replaced(data: bytes, old: bytes, new: bytes) -> bytes:
 
 
 def dicom_inputs() -> Iterator[Input]:
-    def changed(edit: Callable[[int, Dataset], object], says: str, **attributes: Any) -> tuple[Words, str]:
-        def words(folder: Path) -> tuple[object, ...]:
-            write_series(folder / "dicom", change=lambda number, one: edit(number, one) and None, **attributes)
-            return _import(folder)
+    def imported(make: Callable[[Path], object], says: str, more: str = "") -> tuple[Words, str]:
+        """The import of a folder `dicom`, in which `make` writes."""
 
-        return words, says
+        def made(folder: Path) -> Path:
+            make(folder / "dicom")
+            return folder / "dicom"
+
+        return line(IMPORT + more, dicom=made), says
+
+    def changed(edit: Callable[[int, Dataset], object], says: str, **attributes: Any) -> tuple[Words, str]:
+        return imported(lambda folder: write_series(folder, change=edit, **attributes), says)
 
     def patched(edit: Callable[[bytes], bytes], says: str, all_of_them: bool = False) -> tuple[Words, str]:
-        def words(folder: Path) -> tuple[object, ...]:
-            write_series(folder / "dicom")
-            for path in sorted((folder / "dicom").iterdir())[: None if all_of_them else 1]:
+        def make(folder: Path) -> None:
+            write_series(folder)
+            for path in sorted(folder.iterdir())[: None if all_of_them else 1]:
                 path.write_bytes(edit(path.read_bytes()))
-            return _import(folder)
 
-        return words, says
+        return imported(make, says)
 
     def setting(keyword: str, value: object) -> Callable[[int, Dataset], None]:
         return lambda _, one: setattr(one, keyword, value)
 
     def region(contour: list[float], says: str) -> tuple[Words, str]:
-        def words(folder: Path) -> tuple[object, ...]:
-            write_series(folder / "dicom")
-            write_rtstruct(folder / "dicom" / "rt.dcm", {"GTV": [np.array(contour, float).reshape(-1, 3)]})
-            return (*_import(folder), "--roi", "GTV")
+        def make(folder: Path) -> None:
+            write_series(folder)
+            write_rtstruct(folder / "rt.dcm", {"GTV": [np.array(contour, float).reshape(-1, 3)]})
 
-        return words, says
+        return imported(make, says, " --roi GTV")
 
-    def enhanced(
-        edit: Callable[[Dataset, list[Dataset]], object] | None, says: str, **attributes: Any
-    ) -> tuple[Words, str]:
-        def words(folder: Path) -> tuple[object, ...]:
-            change = None if edit is None else (lambda one, frames: edit(one, frames) and None)
-            write_enhanced(folder / "dicom" / "pet.dcm", change=change, **attributes)
-            return _import(folder)
-
-        return words, says
+    def enhanced(edit: Callable[[Dataset, list[Dataset]], object] | None, says: str, **more: Any) -> tuple[Words, str]:
+        return imported(lambda folder: write_enhanced(folder / "pet.dcm", change=edit, **more), says)
 
     def only(make: Make, says: str) -> tuple[Words, str]:
-        def words(folder: Path) -> tuple[object, ...]:
-            (folder / "dicom").mkdir()
-            make(folder / "dicom")
-            return _import(folder)
+        return imported(lambda folder: (folder.mkdir(), make(folder)), says)
 
-        return words, says
+    def twice(folder: Path) -> None:
+        write_series(folder)
+        pydicom.dcmread(next(folder.iterdir())).save_as(folder / "copy.dcm")
 
     half = bytes(128) + b"DICM"
     cases: dict[str, tuple[Words, str]] = {
         "empty folder": only(lambda folder: folder, "contains no DICOM files"),
-        "other files": only(files.content("a.dcm", "text"), r"contains no DICOM files \(1 others\)"),
-        "header only": only(files.content("a.dcm", half), "dicom"),
-        "noise after the header": only(
-            files.content("a.dcm", half + bytes(range(256)) * 9), "a.dcm|no DICOM files|series"
-        ),
-        "zeros after the header": only(files.content("a.dcm", half + bytes(5000)), "a.dcm|no DICOM files|series"),
+        "other files": only(content("a.dcm", "text"), r"contains no DICOM files \(1 others\)"),
+        "header only": only(content("a.dcm", half), "dicom"),
+        "noise after the header": only(content("a.dcm", half + bytes(range(256)) * 9), "a.dcm|no DICOM files|series"),
+        "zeros after the header": only(content("a.dcm", half + bytes(5000)), "a.dcm|no DICOM files|series"),
         "cyclic link": only(files.linked("a.dcm", "a.dcm"), "contains no DICOM files"),
         "endless file": only(files.linked("a.dcm", "/dev/zero"), "contains no DICOM files"),
         "cut in the header": patched(lambda data: data[:400], "cannot be read|different|no DICOM|series"),
@@ -491,8 +398,8 @@ def dicom_inputs() -> Iterator[Input]:
         "contour at infinity": region([1e300, 0, 36, 0, 1, 36, 1, 1, 36], "without a place"),
         "contour elsewhere": region([500, 500, 36, 501, 500, 36, 500, 501, 36], "contains no voxel centre"),
         "contour of 400 digits": region([9e99, 0, 36, 0, 9e99, 36, 1, 1, 36], "without a place"),
-        "region not there": (lambda folder: (*_import_good(folder), "--roi", "heart"), "--roi heart not found"),
-        "series not there": (lambda folder: (*_import_good(folder), "--series", "1.2.3"), "--series 1.2.3 not found"),
+        "region not there": imported(write_series, "--roi heart not found", " --roi heart"),
+        "series not there": imported(write_series, "--series 1.2.3 not found", " --series 1.2.3"),
         "enhanced without frames": enhanced(None, "describes 0", PerFrameFunctionalGroupsSequence=[]),
         "enhanced of a million frames": enhanced(None, "states 1000000 frames", NumberOfFrames=1_000_000),
         "enhanced without places": enhanced(
@@ -501,26 +408,10 @@ def dicom_inputs() -> Iterator[Input]:
         "enhanced without units": enhanced(
             lambda _, frames: [delattr(one, "RealWorldValueMappingSequence") for one in frames], "no stated units"
         ),
-        "the same file twice": (lambda folder: _twice(folder), "is the same DICOM object"),
+        "the same file twice": imported(twice, "is the same DICOM object"),
     }
     for name, (words, says) in cases.items():
         yield Input(f"dicom: {name}", "DICOM", words, says=says)
-
-
-def _import(folder: Path) -> tuple[object, ...]:
-    return ("import", folder / "dicom", "--out", folder / "imported")
-
-
-def _import_good(folder: Path) -> tuple[object, ...]:
-    write_series(folder / "dicom")
-    return _import(folder)
-
-
-def _twice(folder: Path) -> tuple[object, ...]:
-    write_series(folder / "dicom")
-    first = next((folder / "dicom").iterdir())
-    pydicom.dcmread(first).save_as(folder / "dicom" / "copy.dcm")
-    return _import(folder)
 
 
 def config_inputs() -> Iterator[Input]:
@@ -543,18 +434,11 @@ def config_inputs() -> Iterator[Input]:
         "date": "run: {dir: 2020-01-01}\ndata: {manifest: 2020-01-01}",
     }
     for name, text in texts.items():
-
-        def words(folder: Path, text: Any = text) -> tuple[object, ...]:
-            return ("finetune.py", "--config", files.content("c.yaml", text)(folder))
-
+        words = line("finetune.py --config @config", config=content("c.yaml", text))
         yield Input(f"config: {name}", "config", words, says="error: .*c.yaml")
         if name in ("empty", "list", "bytes", "tabs", "deep", "code", "null sections", "laughs"):
-            yield Input(
-                f"benchmark: {name}",
-                "config",
-                lambda folder, text=text: ("benchmark", files.content("b.yaml", text)(folder)),  # type: ignore[misc]
-                says="error: .*b.yaml",
-            )
+            words = line("benchmark @config", config=content("b.yaml", text))
+            yield Input(f"benchmark: {name}", "config", words, says="error: .*b.yaml")
     overrides = {
         "epochs of nan": "optim.epochs=.nan",
         "negative epochs": "optim.epochs=-1",
@@ -583,129 +467,86 @@ def config_inputs() -> Iterator[Input]:
         "connectivity": "data.connectivity=7",
     }
     for name, override in overrides.items():
-        yield Input(
-            f"override: {name}",
-            "config",
-            lambda folder, override=override: (  # type: ignore[misc]
-                "finetune.py",
-                "--config",
-                "configs/mini.yaml",
-                f"data.manifest={folder / 'm.json'}",
-                f"run.dir={folder / 'run'}",
-                override,
-            ),
-            says="error: ",
-        )
+        words = line(f"{TRAIN} {override}", manifest=lambda folder: folder / "m.json")
+        yield Input(f"override: {name}", "config", words, says="error: ")
     for name, path in (("missing", "gone.yaml"), ("folder", "."), ("endless", "/dev/zero"), ("null byte", "a\0b")):
-        yield Input(
-            f"config: {name}",
-            "config",
-            lambda _, path=path: ("finetune.py", "--config", path),
-            says="error: ",  # type: ignore[misc]
-        )
+        yield Input(f"config: {name}", "config", line(f"finetune.py --config {path}"), says="error: ")
 
 
 def argument_inputs() -> Iterator[Input]:
-    def make(*words: object) -> Words:
-        return lambda folder: ("prompts", "make", good_mask(folder), "--out", out(folder, "c.json"), *words)
-
-    def propose(*words: object) -> Words:
-        return lambda folder: ("prompts", "propose", good_pet(folder), "--out", out(folder, "p.json"), *words)
-
-    def phantom(*words: object) -> Words:
-        return lambda folder: ("phantom", "--out", folder / "phantoms", "--cases", 1, "--val", 0, "--test", 0, *words)
-
     def compare(text: Any) -> Words:
-        def words(folder: Path) -> tuple[object, ...]:
-            for name in ("one", "two"):
-                files.content(f"{name}/summary.json", text)(folder)
-                files.content(f"{name}/cases.csv", "case,dice\na,0.5\n")(folder)
-            return ("compare", folder / "one", folder / "two", "--out", folder / "compared")
+        def results(name: str) -> Make:
+            def make(folder: Path) -> Path:
+                content(f"{name}/cases.csv", "case,dice\na,0.5\n")(folder)
+                return content(f"{name}/summary.json", text)(folder).parent
 
-        return words
+            return make
 
-    def evaluate(*words: object) -> Words:
-        return lambda folder: evaluation(folder, folder / "scores", *words)
+        return line("compare @one @two --out ./compared", one=results("one"), two=results("two"))
 
-    def fetch(*words: object) -> Words:
-        return lambda folder: ("weights", "fetch", "--out", folder / "w.pth", *words)
-
-    cases: dict[str, Words] = {
-        "strategy": make("--strategy", "psychic"),
-        "connectivity": make("--connectivity", 5),
-        "negative clicks": make("--clicks-per-lesion", -1),
-        "no clicks": make("--clicks-per-lesion", 0),
-        "negative negatives": make("--negatives", -5),
-        "seed of autopet": make("--seed", 1 << 40, "--strategy", "autopet", "--pet", "good_pet.nii.gz"),
-        "format": make("--to", "docx"),
-        "autopet without PET": make("--strategy", "autopet"),
-        "negative strategy": make("--negatives", 1, "--negative-strategy", "magic"),
-        "SUV of nan": propose("--suv", "nan"),
-        "SUV of infinity": propose("--suv", "inf"),
-        "negative SUV": propose("--suv", -4),
-        "minimum of nan": propose("--min-ml", "nan"),
-        "maximum below minimum": propose("--max-ml", 0.001),
-        "separation of nan": propose("--separation-mm", "nan"),
-        "negative separation": propose("--separation-mm", -1),
-        "grid of zero": propose("--grid-mm", 0),
-        "grid of nan": propose("--grid-mm", "nan"),
-        "grid of a hair": propose("--grid-mm", 1e-300),
-        "spacing of zero": lambda folder: predict(folder, "--spacing-mm", 0),
-        "spacing of nan": lambda folder: predict(folder, "--spacing-mm", "nan"),
-        "spacing of a hair": lambda folder: predict(folder, "--spacing-mm", 1e-9),
-        "spacing of ages": lambda folder: predict(folder, "--spacing-mm", 1e9),
-        "device": lambda folder: predict(folder, "--device", "quantum"),
-        "device number": lambda folder: predict(folder, "--device", "cuda:99"),
-        "out format": lambda folder: predict(folder, "--instances", folder / "i.docx"),
-        "out is a folder": lambda folder: predict(folder, "--table", files.directory("table.csv")(folder)),
-        "probability format": lambda folder: predict(folder, "--probability", folder / "p.png"),
-        "base without adapter": lambda folder: predict(folder, "--base", "mini"),
-        "CT for a PET model": lambda folder: predict(folder, "--ct", good_pet(folder)),
-        "no cases": phantom("--cases", 0),
-        "negative cases": phantom("--cases", -3),
-        "tracer": phantom("--tracer", "water"),
-        "field": phantom("--field", "moon"),
-        "scanner": phantom("--scanner", "eye"),
-        "volume of nan": phantom("--lesion-ml", "nan"),
-        "volume of zero": phantom("--lesion-ml", 0),
-        "volume of infinity": phantom("--lesion-ml", "inf"),
-        "outline": phantom("--outline", "200%"),
-        "outline of nan": phantom("--outline", "nan%"),
-        "negative phantom seed": phantom("--seed", -1),
-        "foreground": evaluate("--foreground", "-1"),
-        "foreground of superscript": evaluate("--foreground", "\u00b2"),
-        "scoring rule": evaluate("--compat", "mine"),
-        "evaluation connectivity": evaluate("--connectivity", 7),
-        "split without manifest": evaluate("--split", "test"),
-        "PET missing": evaluate("--pet", "gone.nii.gz"),
+    cases: dict[str, str | Words] = {
+        "strategy": MAKE + " --strategy psychic",
+        "connectivity": MAKE + " --connectivity 5",
+        "negative clicks": MAKE + " --clicks-per-lesion -1",
+        "no clicks": MAKE + " --clicks-per-lesion 0",
+        "negative negatives": MAKE + " --negatives -5",
+        "seed of autopet": MAKE + " --seed 1099511627776 --strategy autopet --pet good_pet.nii.gz",
+        "format": MAKE + " --to docx",
+        "autopet without PET": MAKE + " --strategy autopet",
+        "negative strategy": MAKE + " --negatives 1 --negative-strategy magic",
+        "SUV of nan": PROPOSE + " --suv nan",
+        "SUV of infinity": PROPOSE + " --suv inf",
+        "negative SUV": PROPOSE + " --suv -4",
+        "minimum of nan": PROPOSE + " --min-ml nan",
+        "maximum below minimum": PROPOSE + " --max-ml 0.001",
+        "separation of nan": PROPOSE + " --separation-mm nan",
+        "negative separation": PROPOSE + " --separation-mm -1",
+        "grid of zero": PROPOSE + " --grid-mm 0",
+        "grid of nan": PROPOSE + " --grid-mm nan",
+        "grid of a hair": PROPOSE + " --grid-mm 1e-300",
+        "spacing of zero": PREDICT + " --spacing-mm 0",
+        "spacing of nan": PREDICT + " --spacing-mm nan",
+        "spacing of a hair": PREDICT + " --spacing-mm 1e-9",
+        "spacing of ages": PREDICT + " --spacing-mm 1e9",
+        "device": PREDICT + " --device quantum",
+        "device number": PREDICT + " --device cuda:99",
+        "out format": PREDICT + " --instances ./i.docx",
+        "out is a folder": line(PREDICT + " --table @table", table=directory("table.csv")),
+        "probability format": PREDICT + " --probability ./p.png",
+        "base without adapter": PREDICT + " --base mini",
+        "CT for a PET model": PREDICT + " --ct @pet",
+        "no cases": PHANTOM + " ./phantoms --cases 0",
+        "negative cases": PHANTOM + " ./phantoms --cases -3",
+        "tracer": PHANTOM + " ./phantoms --tracer water",
+        "field": PHANTOM + " ./phantoms --field moon",
+        "scanner": PHANTOM + " ./phantoms --scanner eye",
+        "volume of nan": PHANTOM + " ./phantoms --lesion-ml nan",
+        "volume of zero": PHANTOM + " ./phantoms --lesion-ml 0",
+        "volume of infinity": PHANTOM + " ./phantoms --lesion-ml inf",
+        "outline": PHANTOM + " ./phantoms --outline 200%",
+        "outline of nan": PHANTOM + " ./phantoms --outline nan%",
+        "negative phantom seed": PHANTOM + " ./phantoms --seed -1",
+        "foreground": EVALUATE + " ./scores --foreground -1",
+        "foreground of superscript": EVALUATE + " ./scores --foreground \u00b2",
+        "scoring rule": EVALUATE + " ./scores --compat mine",
+        "evaluation connectivity": EVALUATE + " ./scores --connectivity 7",
+        "split without manifest": EVALUATE + " ./scores --split test",
+        "PET missing": EVALUATE + " ./scores --pet gone.nii.gz",
         "comparison of null": compare("null"),
         "comparison of noise": compare(b"\xff\xfe"),
         "comparison of half": compare('{"configuration": {}}'),
         "comparison of lists": compare('{"cases": [], "metrics": []}'),
-        "comparison with itself": lambda folder: ("compare", folder, "--out", folder / "compared"),
-        "repository": fetch("--repo", "../../etc"),
-        "repository of nothing": fetch("--repo", ""),
-        "made": lambda folder: (*_export(folder, good_mask(folder)), "--made", "BY_MAGIC"),
-        "view nothing": lambda _: ("view", "--no-browser"),
-        "view both": lambda folder: ("view", good_pet(folder), "--manifest", folder / "m.json", "--no-browser"),
-        "select nothing": lambda folder: (
-            "prompts",
-            "select",
-            good_clicks(folder),
-            out(folder, "o.json"),
-            "--lesions",
-            " , ",
-        ),
-        "select the unknown": lambda folder: (
-            "prompts",
-            "select",
-            good_clicks(folder),
-            out(folder, "o.json"),
-            "--lesions",
-            "\u0662,99",
-        ),
+        "comparison with itself": "compare ./ --out ./compared",
+        "repository": "weights fetch --out ./w.pth --repo ../../etc",
+        "repository of nothing": "weights fetch --out ./w.pth --repo ''",
+        "made": EXPORT + " --made BY_MAGIC",
+        "view nothing": "view --no-browser",
+        "view both": "view @pet --manifest ./m.json --no-browser",
+        "select nothing": "prompts select @clicks keep:o.json --lesions ' , '",
+        "select the unknown": "prompts select @clicks keep:o.json --lesions \u0662,99",
     }
     for name, words in cases.items():
+        words = line(words) if isinstance(words, str) else words
         yield Input(f"argument: {name}", "argument", words, says="error: ", writes=("scores/.lock",))
 
 
@@ -728,11 +569,11 @@ def without_permission(folder: Path) -> Iterator[None]:
         path.chmod(0)
     for path in folder.rglob("closed"):
         path.chmod(0o555)
-    opened = [parent for parent in folder.parents if parent.owner() == "root" and not parent.stat().st_mode & 0o001]
-    modes = {parent: parent.stat().st_mode for parent in opened}
+    # Not closed again, because another process may be using them; pytest closes them when it starts.
+    for parent in folder.parents:
+        if parent.owner() == "root" and not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o055)
     folder.chmod(0o755)
-    for parent in opened:
-        parent.chmod(parent.stat().st_mode | 0o055)
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -741,8 +582,6 @@ def without_permission(folder: Path) -> Iterator[None]:
     finally:
         if root:
             os.seteuid(0)
-        for parent, mode in modes.items():
-            parent.chmod(mode)
         for path in folder.rglob("secret*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -752,57 +591,23 @@ def _moved(make: Make, name: str) -> Make:
 
 
 def disk_inputs() -> Iterator[Input]:
-    def dicom_import(folder: Path) -> tuple[object, ...]:
-        write_series(folder / "dicom")
-        return _import(folder)
-
-    full: dict[str, Words] = {
-        "predict": lambda folder: predict(folder),
-        "import": dicom_import,
-        "export-seg": lambda folder: _export(folder, _seg_mask(folder)),
-        "make": lambda folder: (
-            "prompts",
-            "make",
-            good_mask(folder),
-            "--out",
-            out(folder, "c.json"),
-            "--clicks-per-lesion",
-            40,
-            "--strategy",
-            "uniform",
-        ),
-        "convert weights": lambda folder: ("weights", "convert", "mini", folder / "w.safetensors"),
-        "evaluate": lambda folder: evaluation(folder, folder / "s", "--no-figures"),
-        "manifest": lambda folder: (
-            "manifest",
-            "build",
-            many_files(folder),
-            "--pattern",
-            "{id}.nii.gz",
-            "--out",
-            out(folder, "m.json"),
-        ),
-        "phantom": lambda folder: (
-            "phantom",
-            "--out",
-            folder / "p",
-            "--cases",
-            1,
-            "--val",
-            0,
-            "--test",
-            0,
-            "--field",
-            "pelvis",
-        ),
-        "figure": lambda folder: predict(folder, "--figure", out(folder, "f.png")),
-        "table": lambda folder: predict(folder, "--table", out(folder, "t.csv")),
+    full = {
+        "predict": PREDICT,
+        "import": IMPORT,
+        "export-seg": EXPORT,
+        "make": MAKE + " --clicks-per-lesion 40 --strategy uniform",
+        "convert weights": "weights convert mini ./w.safetensors",
+        "evaluate": EVALUATE + " ./s --no-figures",
+        "manifest": BUILD.format("@many --pattern {id}.nii.gz"),
+        "phantom": PHANTOM + " ./p --field pelvis",
+        "figure": PREDICT + " --figure keep:f.png",
+        "table": PREDICT + " --table keep:t.csv",
     }
-    for name, words in full.items():
+    for name, text in full.items():
         yield Input(
             f"full disk: {name}",
             "disk",
-            words,
+            line(text, many=many_files, mask=_seg_mask if name == "export-seg" else good_mask),
             says="cannot be written|File too large|No space",
             around=full_disk,
             code=(2, 3) if name == "evaluate" else 2,
@@ -810,67 +615,37 @@ def disk_inputs() -> Iterator[Input]:
             writes=("out.nii.gz", "t.csv", "p/*", "p/*/*", "imported/*", "s/*", "s/*/*"),
         )
 
-    def secret_dicom(folder: Path) -> tuple[object, ...]:
-        write_series(folder / "secret")
-        return ("import", folder / "secret", "--out", folder / "imported")
-
+    pet = _moved(good_pet, "secret.nii.gz")
     secret: dict[str, Words] = {
-        "image": lambda folder: predict(folder, pet=_moved(good_pet, "secret.nii.gz")(folder)),
-        "clicks": lambda folder: predict(folder, clicks=_moved(good_clicks, "secret.json")(folder)),
-        "checkpoint": lambda folder: predict(
-            folder, checkpoint=files.content("secret.safetensors", files._MINI)(folder)
-        ),
-        "manifest": lambda folder: ("check", files.content("secret.json", "{}")(folder)),
-        "config": lambda folder: ("finetune.py", "--config", files.content("secret.yaml", "run: {}")(folder)),
-        "benchmark": lambda folder: ("benchmark", files.content("secret.yaml", "rows: {}")(folder)),
-        "DICOM": secret_dicom,
-        "table": lambda folder: (
-            "manifest",
-            "build",
-            files.content("secret.csv", "id,PT")(folder),
-            "--out",
-            folder / "m.json",
-        ),
-        "image in a cohort": lambda folder: (
-            "check",
-            manifest_of(folder, [case(folder, images={"PT": str(_moved(good_pet, "secret.nii.gz")(folder))})]),
+        "image": line(PREDICT, pet=pet),
+        "clicks": line(PREDICT, clicks=_moved(good_clicks, "secret.json")),
+        "checkpoint": line(PREDICT, checkpoint=content("secret.safetensors", files._MINI)),
+        "manifest": line("check @manifest", manifest=content("secret.json", "{}")),
+        "config": line("finetune.py --config @config", config=content("secret.yaml", "run: {}")),
+        "benchmark": line("benchmark @config", config=content("secret.yaml", "rows: {}")),
+        "DICOM": line(IMPORT, dicom=lambda folder: dicom(folder, "secret")),
+        "table": line("manifest build @table --out ./m.json", table=content("secret.csv", "id,PT")),
+        "image in a cohort": line(
+            "check @manifest", manifest=manifest_of(lambda folder: [pet_case(folder, pet(folder))])
         ),
     }
     for name, words in secret.items():
         says = "manifest.json: 1 error" if "cohort" in name else "secret"
         yield Input(f"no permission to read: {name}", "permission", words, says=says, around=without_permission)
 
-    def closed(folder: Path) -> Path:
-        (folder / "closed").mkdir(exist_ok=True)
-        return folder / "closed"
-
-    unwritable: dict[str, Words] = {
-        "make": lambda folder: ("prompts", "make", good_mask(folder), "--out", closed(folder) / "c.json"),
-        "predict": lambda folder: (
-            "predict",
-            "--image",
-            good_pet(folder),
-            "--clicks",
-            good_clicks(folder),
-            "--checkpoint",
-            "mini",
-            "--out",
-            closed(folder) / "m.nii.gz",
-        ),
-        "import": lambda folder: (*dicom_import(folder)[:2], "--out", closed(folder) / "in"),
-        "evaluate": lambda folder: evaluation(folder, closed(folder) / "s"),
-        "view": lambda folder: ("view", good_pet(folder), "--no-browser", "--out", closed(folder) / "v"),
-        "convert weights": lambda folder: ("weights", "convert", "mini", closed(folder) / "w.safetensors"),
-        "phantom": lambda folder: ("phantom", "--out", closed(folder) / "p", "--cases", 1, "--val", 0, "--test", 0),
-        "train": lambda folder: (
-            "finetune.py",
-            "--config",
-            "configs/mini.yaml",
-            f"run.dir={closed(folder) / 'run'}",
-            f"data.manifest={manifest_of(folder, [case(folder, split='train'), _second_case(folder)])}",
-        ),
+    unwritable = {
+        "make": "prompts make @mask --out @closed/c.json",
+        "predict": "predict --image @pet --clicks @clicks --checkpoint mini --out @closed/m.nii.gz",
+        "import": "import @dicom --out @closed/in",
+        "evaluate": EVALUATE + " @closed/s",
+        "view": "view @pet --no-browser --out @closed/v",
+        "convert weights": "weights convert mini @closed/w.safetensors",
+        "phantom": PHANTOM + " @closed/p",
+        "train": TRAIN.replace("./run", "@closed/run"),
     }
-    for name, words in unwritable.items():
+    manifest = manifest_of(lambda folder: [case(folder, split="train"), _second_case(folder)])
+    for name, text in unwritable.items():
+        words = line(text, manifest=manifest)
         yield Input(f"no permission to write: {name}", "permission", words, says="closed", around=without_permission)
 
 
@@ -888,10 +663,83 @@ def _seg_mask(folder: Path) -> Path:
 
 
 def many_files(folder: Path) -> Path:
-    (folder / "many").mkdir()
     for number in range(20):
-        (folder / "many" / f"case_{number}.nii.gz").touch()
+        content(f"many/case_{number}.nii.gz", "")(folder)
     return folder / "many"
+
+
+def mixup_inputs() -> Iterator[Input]:
+    """Sound files in the wrong place, as users mix them up."""
+
+    def pet(name: str, values: np.ndarray) -> Make:
+        return lambda folder: files.save_nifti(folder / name, values)
+
+    def clicks(*places_vox: tuple[int, int, int]) -> Make:
+        def make(folder: Path) -> Path:
+            places_mm = np.array(places_vox) @ files.AFFINE[:3, :3].T + files.AFFINE[:3, 3]
+            write_clicks(folder / "c.json", [Click(tuple(place), 1) for place in places_mm.tolist()])
+            return folder / "c.json"
+
+        return make
+
+    def clicks_of_another_scan(folder: Path) -> Path:
+        moved = files.AFFINE.copy()
+        moved[2, 3] -= 12  # the click lies in both scans
+        write_clicks(folder / "c.json", read_clicks(good_clicks(folder)), affine=moved, shape=files.SHAPE)
+        return folder / "c.json"
+
+    def series(count: int = 1, **attributes: Any) -> Make:
+        def make(folder: Path) -> Path:
+            for _ in range(count):
+                write_series(folder / "dicom", **attributes)
+            return folder / "dicom"
+
+        return make
+
+    def missing_slice(folder: Path) -> Path:
+        next(dicom(folder).glob("*_3_*.dcm")).unlink()
+        return folder / "dicom"
+
+    hu = np.random.default_rng(1).uniform(-1000, 400, files.SHAPE).astype(np.int16)
+    voxels_as_mm = files._ours([{"position": [12, 10, 8], "label": 1}])
+    not_suv = r"pet\.nii\.gz: does not look like PET in SUV "
+    wrong: dict[str, tuple[Words, str]] = {
+        "click outside": (
+            line(PREDICT, clicks=clicks((12, 10, 8), (12, 10, 16))),
+            r"c\.json: point 2 lies outside the image: voxel \(12, 10, 16\)",
+        ),
+        "clicks of another scan": (
+            line(PREDICT, clicks=clicks_of_another_scan),
+            r"c\.json: the clicks were made on another image \(first voxel .* remove \"image\"",
+        ),
+        "voxels called mm": (
+            line(PREDICT, clicks=content("c.json", voxels_as_mm)),
+            r"point 1 lies outside the image: .* in the units stated in their file",
+        ),
+        "becquerels": (
+            line(PREDICT, pet=pet("pet.nii.gz", files.SUV * 4000)),
+            not_suv + r"\(9\d% .* above 1000.* Bq/ml, .*`sammed3d-ft import`",
+        ),
+        "CT as PET": (
+            line(PREDICT, pet=pet("pet.nii.gz", hu)),
+            not_suv + r"\(7\d% of the voxels are below -1.* is it a CT\?",
+        ),
+        "PET of one value": (line(PREDICT, pet=pet("pet.nii.gz", files.SUV * 0)), "every voxel is 0"),
+        "start mask on another grid": (
+            line(PREDICT + " --start @start", start=pet("start.nii.gz", np.ones((24, 20, 17), np.uint8))),
+            r"start\.nii\.gz: is not on the grid of .*pet\.nii\.gz \(shape 24x20x17",
+        ),
+        "SEG without its source": (line(PREDICT + " --seg ./m.dcm"), "needs both --seg FILE and --source DICOM_FOLDER"),
+        "missing slice": (line(IMPORT, dicom=missing_slice), r"1 slice\(s\) missing between"),
+        "two series": (line(IMPORT, dicom=series(2)), "contains 2 PET series; choose one with --series UID: "),
+        "no tracer": (line(IMPORT, dicom=series(RadiopharmaceuticalInformationSequence=None)), "radiopharmaceutical"),
+        "CT folder": (line(IMPORT, dicom=series(modality="CT")), r"contains no PET series \(found: 1 CT series\)"),
+    }
+    for name, (words, says) in wrong.items():
+        yield Input(f"mix-up: {name}", "mix-up", words, says=says)
+    # What the others differ from.
+    yield Input("mix-up: none, predicted", "mix-up", line(PREDICT), code=0, writes=("out.nii.gz",))
+    yield Input("mix-up: none, imported", "mix-up", line(IMPORT), code=0)
 
 
 def name_inputs() -> Iterator[Input]:
@@ -914,31 +762,28 @@ def name_inputs() -> Iterator[Input]:
     }
     for name, text in names.items():
 
-        def good(folder: Path, text: str = text) -> tuple[object, ...]:
-            place = folder / text
-            place.mkdir()
-            return ("prompts", "make", _moved_into(good_mask(folder), place), "--out", place / f"{text[:60]}.json")
+        def image(folder: Path, text: str = text) -> Path:
+            (folder / text).mkdir()
+            return good_mask(folder).rename(folder / text / "good_mask.nii.gz")
 
-        def bad(folder: Path, text: str = text) -> tuple[object, ...]:
-            return ("prompts", "make", folder / text / "gone.nii.gz", "--out", folder / "o.json")
+        def clicks(folder: Path, text: str = text) -> Path:
+            return folder / text / f"{text[:60]}.json"
 
-        yield Input(f"name: {name}", "name", good, code=0)
-        yield Input(f"name of a missing file: {name}", "name", bad, says="no such file")
-    text = "\u60a3 [b] %s"
-    yield Input(
-        "name: of a case, predicted", "name", lambda folder: _named_case(folder, text, "predict-cohort"), code=0
-    )
-    yield Input("name: of a case, checked", "name", lambda folder: _named_case(folder, text, "check"), code=0)
-    yield Input("name: of a case, not text", "name", lambda folder: _named_case(folder, "a\udcffb", "check"), code=0)
+        made = line("prompts make @image --out @clicks", image=image, clicks=clicks)
+        gone = line("prompts make @place/gone.nii.gz --out ./o.json", place=lambda folder, text=text: folder / text)
+        yield Input(f"name: {name}", "name", made, code=0)
+        yield Input(f"name of a missing file: {name}", "name", gone, says="no such file")
+    for name, text, command in (
+        ("predicted", "\u60a3 [b] %s", COHORT),
+        ("checked", "\u60a3 [b] %s", "check @manifest"),
+        ("not text", "a\udcffb", "check @manifest"),
+    ):
 
+        def named(folder: Path, text: str = text) -> list[dict[str, Any]]:
+            good_clicks(folder).rename(folder / f"{text}.json")
+            return [case(folder, text)]
 
-def _moved_into(path: Path, folder: Path) -> Path:
-    return path.rename(folder / path.name)
-
-
-def _named_case(folder: Path, name: str, command: str) -> tuple[object, ...]:
-    good_clicks(folder).rename(folder / f"{name}.json")
-    return _manifest_command(folder, manifest_of(folder, [case(folder, name)]), command)
+        yield Input(f"name: of a case, {name}", "name", line(command, manifest=manifest_of(named)), code=0)
 
 
 def all_inputs() -> list[Input]:
@@ -951,6 +796,7 @@ def all_inputs() -> list[Input]:
         config_inputs,
         argument_inputs,
         disk_inputs,
+        mixup_inputs,
         name_inputs,
     )
     return [given for source in sources for given in source()]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from sammed3d_ft.prompted.pretrained import open_pretrained
 from sammed3d_ft.prompted.task import PromptedTask
 from sammed3d_ft.provenance import state_hash
 from sammed3d_ft.recipes.train import load_config
-from tests.support.hub import TOKEN, Hub, Repo, command_line, run_python, serving
+from tests.support.hub import TOKEN, Hub, Repo, command_line, one_line, run_python, serving
 from tests.support.tiny_cases import write_cohort
 from tests.support.training_runs import config_file
 
@@ -62,12 +63,6 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def told(path: Path, base: str | None = None) -> list[object]:
     found = open_pretrained(path, base)
     return [state_hash(found.model.state_dict()), found.preprocessing.to_json(), found.accumulate]
-
-
-def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr.strip().splitlines()[-1]
 
 
 def test_an_export_goes_up_and_comes_back(hub: Hub, export: Path, tmp_path: Path) -> None:
@@ -153,6 +148,19 @@ def test_without_a_network(export: Path, tmp_path: Path) -> None:
         line = one_line(run_python(command_line("weights", *words), nowhere, home, TOKEN))
         assert line.startswith("error: the hub could not be used for lab/model (")
         assert line.endswith("check the network and HF_ENDPOINT")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("Data processing error: No space left on device")],
+)
+def test_a_full_disk_is_named(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", full)
+    with pytest.raises(InputError, match="^the disk is full: lab/model needs more space in .*HF_HOME"):
+        local_copy("hub:lab/model")
 
 
 @pytest.mark.parametrize("name", ["hub:", "hub:mini", "hub:a/b/c", "hub:a b/c", "hub:../x"])

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from scipy.special import erf
-from typer.testing import CliRunner
 
 from sammed3d_ft.dataset.builders import from_nnunet
 from sammed3d_ft.dataset.check import check_manifest
@@ -29,6 +28,7 @@ from sammed3d_ft.phantom.scanners import SCANNERS
 from sammed3d_ft.phantom.shapes import Grid
 from sammed3d_ft.phantom.simulate import Phantom, make_phantom
 from sammed3d_ft.phantom.tissues import MEASURED_SUV
+from tests.support.command import command
 
 PELVIS = {"field": "pelvis", "spacing_mm": (4.0, 4.0, 4.0)}
 
@@ -429,9 +429,8 @@ def test_noise_in_uniform_tissue_is_as_asked() -> None:
     ],
 )
 def test_wrong_arguments_are_named(wrong: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(InputError, match=message):
         make_phantom(0, 0, **wrong)  # type: ignore[arg-type]
-    assert "\n" not in str(caught.value)
 
 
 def test_spacing_and_shape_follow_from_each_other() -> None:
@@ -492,35 +491,15 @@ def test_case_does_not_depend_on_how_many_are_made(tmp_path: Path) -> None:
 
 
 def test_command_writes_a_cohort(tmp_path: Path) -> None:
-    from sammed3d_ft.cli.main import app
-
-    arguments = ["phantom", "--out", str(tmp_path / "c"), "--cases", "2", "--field", "pelvis", "--test", "1"]
-    result = CliRunner().invoke(app, [*arguments, "--val", "0", "--tracer", "fdg"])
-    assert result.exit_code == 0, result.output
+    kind = ("--field", "pelvis", "--tracer", "fdg")
+    command("phantom", "--out", tmp_path / "c", "--cases", 2, "--val", 0, "--test", 1, *kind)
     assert len(read_manifest(tmp_path / "c" / "manifest.json").split("test")) == 1
     assert len(list((tmp_path / "c" / "labelsTs").glob("*.nii.gz"))) == 1
 
 
 def test_command_makes_another_kind(tmp_path: Path) -> None:
-    from sammed3d_ft.cli.main import app
-
-    arguments = ["phantom", "--out", str(tmp_path / "c"), "--cases", "1", "--val", "0", "--test", "0"]
-    kind = [
-        "--field",
-        "pelvis",
-        "--tracer",
-        "psma-1007",
-        "--scanner",
-        "older",
-        "--lesion-ml",
-        "0.4",
-        "--outline",
-        "41%",
-        "--seed",
-        "6",
-    ]
-    result = CliRunner().invoke(app, [*arguments, *kind])
-    assert result.exit_code == 0, result.output
+    kind = "--field pelvis --tracer psma-1007 --scanner older --lesion-ml 0.4 --outline 41% --seed 6"
+    command("phantom", "--out", tmp_path / "c", "--cases", 1, "--val", 0, "--test", 0, *kind.split())
     expected = make_phantom(6, 0, "psma-1007", "pelvis", scanner="older", lesion_ml=0.4, outline="41%")
     [case] = read_manifest(tmp_path / "c" / "manifest.json").cases
     assert case.id == expected.id == "phantom_psma-1007_6_0000"

@@ -19,8 +19,7 @@ def test_a_network_that_mirrors_with_its_input_gains_nothing():
     found = {}
     for flips in (False, True):
         stub = Threshold(level=0.3)
-        each = predictor(stub, flips=flips)
-        each.set_image({"PT": volume})
+        each = predictor(stub, flips=flips, scan=volume)
         each.add_click((20.3, 21.6, 17.9))
         found[flips] = each
         assert len(stub.encoded) == (8 if flips else 1)
@@ -40,8 +39,7 @@ class Ramp(Threshold):
 
 def test_clicks_are_mirrored_along_and_every_mirroring_keeps_its_own_logits_and_embedding():
     stub, volume = Ramp(), from_array(np.ones((90, 60, 60), np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
-    found = predictor(stub, flips=True, zoom=False)
-    found.set_image({"PT": volume})
+    found = predictor(stub, flips=True, zoom=False, scan=volume)
     first = found.add_click((44, 30, 30))
     # Four ramps rise and four fall about the crop's voxel 24, so their mean is 24 everywhere, less 20, plus 1 to 8.
     np.testing.assert_allclose(first.logits, 24 - 20 + 4.5, atol=1e-4)
@@ -73,14 +71,12 @@ def test_a_followed_lesion_is_mirrored_too(axes):
     for axis in axes:
         position[axis] = array.shape[axis] - 1 - position[axis]
     stub = Threshold(24, level=-0.5)
-    found = predictor(stub, flips=True)
-    found.set_image({"PT": from_array(np.flip(array, axes), np.diag([2.0, 2.0, 2.0, 1.0]))})
+    found = predictor(stub, flips=True, scan=from_array(np.flip(array, axes), np.diag([2.0, 2.0, 2.0, 1.0])))
     found.add_click(position)
     assert len(stub.encoded) == 24
     logits = mirrored_logits(found, array.shape, axes)
     assert np.isfinite(logits).all()
-    reference = predictor(Threshold(24, level=-0.5), flips=True)
-    reference.set_image({"PT": from_array(array, np.diag([2.0, 2.0, 2.0, 1.0]))})
+    reference = predictor(Threshold(24, level=-0.5), flips=True, scan=from_array(array, np.diag([2.0, 2.0, 2.0, 1.0])))
     reference.add_click((31, 14, 20))
     np.testing.assert_allclose(logits, mirrored_logits(reference, array.shape, ()), atol=1e-4)
 
@@ -99,8 +95,9 @@ def test_a_mirrored_scan_gives_the_mirrored_lesion_with_a_real_network():
             for axis in axes:
                 positions[:, axis] = array.shape[axis] - 1 - positions[:, axis]
         for flips in (False, True):
-            found = predictor(model, 3.0, flips=flips, zoom=False)
-            found.set_image({"PT": from_array(values, np.diag([4.1, 3.3, 5.2, 1.0]))})
+            found = predictor(
+                model, 3.0, flips=flips, zoom=False, scan=from_array(values, np.diag([4.1, 3.3, 5.2, 1.0]))
+            )
             found.add_clicks(positions, [1, 0])
             shown[flips, mirrored] = mirrored_logits(found, array.shape, axes if mirrored else ())
     np.testing.assert_allclose(shown[True, True], shown[True, False], atol=1e-4, rtol=1e-4)

@@ -88,8 +88,7 @@ def test_any_clicks_on_any_logits_are_obeyed(seed, shape, spacing_mm, coarse, of
 def test_a_predictor_obeys_any_clicks_whatever_its_network(seed, shape, coarse, offset, corners) -> None:
     rng = np.random.default_rng(seed)
     volume = from_array(rng.gamma(2.0, 3.0, shape).astype(np.float32), np.diag([2.0, 1.5, 3.0, 1.0]))
-    found = predictor(Stubborn(seed, coarse, offset))
-    found.set_image({"PT": volume})
+    found = predictor(Stubborn(seed, coarse, offset), scan=volume)
     clicks: Any = []
     for number in range(5):
         # Some on the outer faces of voxels, and several on one voxel.

@@ -50,8 +50,7 @@ def test_all_48_storage_orders_give_one_mask_with_a_real_network():
         stored, its_affine = stored_as(array, affine, order, signs)
         # As a file would hold it.
         volume = from_array(stored, its_affine.astype(np.float32))
-        found = predictor(model, 3.0)
-        found.set_image({"PT": volume})
+        found = predictor(model, 3.0, scan=volume)
         found.add_click(volume.to_vox(click_mm))
         prediction = found.add_click(volume.to_vox(second_mm), 0)
         by_orientation.append((found.mask(), prediction, volume.affine))
@@ -109,8 +108,7 @@ def test_an_array_without_its_grid_is_refused(images):
 
 def test_second_click_reuses_the_embedding_and_feeds_everything_back():
     stub, volume = Threshold(), plain_scan()
-    found = predictor(stub, zoom=False)
-    found.set_image({"PT": volume})
+    found = predictor(stub, zoom=False, scan=volume)
     found.add_click((20, 22, 18))
     prediction = found.add_click((22, 22, 17), 0)
     assert len(stub.encoded) == 1
@@ -144,8 +142,7 @@ def test_several_clicks_at_once_equal_the_same_clicks_one_by_one():
 
 def test_without_accumulation_the_decoder_sees_the_newest_click_alone():
     stub = Threshold()
-    found = predictor(stub, accumulate=False)
-    found.set_image({"PT": plain_scan()})
+    found = predictor(stub, accumulate=False, scan=plain_scan())
     found.add_clicks([(20, 22, 18), (22, 22, 17)], [1, 0])
     coords, labels, previous = stub.decoded[1]
     np.testing.assert_array_equal(coords[0], [[26, 24, 23]])
@@ -163,8 +160,7 @@ def test_overlap_goes_to_the_higher_probability():
             return (ramp if len(self.encoded) == 1 else 4 - ramp)[None, None], torch.ones(1, 1)
 
     volume = from_array(np.ones((60, 8, 8), np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
-    found = predictor(ByCentre(), zoom=False)
-    found.set_image({"PT": volume})
+    found = predictor(ByCentre(), zoom=False, scan=volume)
     found.add_click((24, 4, 4), lesion=7)  # crop over x 0..47
     found.add_click((30, 4, 4), lesion=2)  # crop over x 6..53
     one, two = found.lesion(7), found.lesion(2)
@@ -186,8 +182,7 @@ def test_overlap_goes_to_the_higher_probability():
 
 def test_a_lesion_beyond_the_image_border_is_cut_there():
     stub = Threshold(level=-100)  # everything
-    found = predictor(stub, zoom=False)
-    found.set_image({"PT": plain_scan((100, 44, 36))})
+    found = predictor(stub, zoom=False, scan=plain_scan((100, 44, 36)))
     found.add_click((0, 22, 18))
     mask = found.mask()
     assert mask[:24].all()  # half of a crop of 48
@@ -213,8 +208,7 @@ def test_training_mode_of_every_part_comes_back():
     model = seeded_model("mini", 0)
     model.train()
     model.image_encoder.eval()  # a frozen part
-    found = predictor(model)
-    found.set_image({"PT": plain_scan()})
+    found = predictor(model, scan=plain_scan())
     found.add_click((20, 22, 18))
     assert model.training
     assert model.mask_decoder.training
@@ -246,8 +240,7 @@ def test_wrong_clicks_are_named():
 
 def test_clicks_outside_the_crop(caplog):
     stub = Threshold()
-    found = predictor(stub, zoom=False)
-    found.set_image({"PT": plain_scan((100, 44, 36))})
+    found = predictor(stub, zoom=False, scan=plain_scan((100, 44, 36)))
     before = found.add_click((20, 22, 18))
     assert found.crop_holds((43, 22, 18), 1)
     assert not found.crop_holds((44, 22, 18), 1)
@@ -368,8 +361,7 @@ def test_where_sites_overlap_the_higher_logits_hold_and_both_are_given_the_click
 
     volume = from_array(np.ones((90, 8, 8), np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
     stub = ByCentre()
-    found = predictor(stub, zoom=False, obey=False)
-    found.set_image({"PT": volume})
+    found = predictor(stub, zoom=False, obey=False, scan=volume)
     assert found.add_click((24, 4, 4)).predicted_iou == pytest.approx(0.8)  # crop over x 0..47
     both = found.add_click((50, 4, 4))  # 26..73
     assert len(stub.decoded) == 2

@@ -14,10 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from prompts import Click, write_clicks
-from sammed3d_ft.cli.main import app
 from sammed3d_ft.dataset.manifest import read_manifest
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.grids import from_array
@@ -31,6 +29,7 @@ from sammed3d_ft.prompted.preprocessing import Preprocessing, channels
 from sammed3d_ft.prompted.pretrained import open_pretrained
 from sammed3d_ft.prompted.task import PromptedTask
 from sammed3d_ft.recipes.train import load_config
+from tests.support.command import command
 from tests.support.published_files import published_layout
 from tests.support.stand_ins import plain_scan
 from tests.support.tiny_cases import write_case, write_cohort
@@ -122,11 +121,10 @@ def test_predict_names_preset_and_click_mode_in_every_output(
     pet = write_case(tmp_path, "case", [((12.0, 12.0, 12.0), 15.0)], shape=(24, 24, 24)).images["PT"]
     position = read_image(pet).to_mm(np.array([12.0, 12.0, 12.0]))
     write_clicks(tmp_path / "clicks.json", [Click(tuple(position.tolist()), 1, 1)])
-    arguments = ["--image", str(pet), "--clicks", str(tmp_path / "clicks.json"), "--checkpoint", "seganypet_lesion"]
-    arguments += ["--out", str(tmp_path / "mask.nii.gz"), "--table", str(tmp_path / "lesions.csv"), "--device", "cpu"]
-    result = CliRunner().invoke(app, ["predict", *arguments])
-    assert result.exit_code == 0, result.output
-    assert "newest click only, preset seganypet_lesion" in result.output
+    words = ("--image", pet, "--clicks", tmp_path / "clicks.json", "--checkpoint", "seganypet_lesion")
+    outputs = ("--out", tmp_path / "mask.nii.gz", "--table", tmp_path / "lesions.csv")
+    told = command("predict", *words, *outputs, "--device", "cpu")
+    assert "newest click only, preset seganypet_lesion" in told
     record = json.loads((tmp_path / "mask.predict.json").read_text())
     assert record["preset"] == "seganypet_lesion"
     assert record["preprocessing"] == {"modalities": ["PT"], "spacing_mm": 1.5, "clip": {"PT": None}}
@@ -139,17 +137,15 @@ def test_predict_names_preset_and_click_mode_in_every_output(
 
 def test_inspect_names_source_and_licence(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(fetched)
-    result = CliRunner().invoke(app, ["weights", "inspect", "seganypet_v1"], env={"COLUMNS": "200"})
-    assert result.exit_code == 0, result.output
-    assert "seganypet_v1, https://huggingface.co/YichiZhang98/SegAnyPET" in result.output
-    assert "none stated by the authors" in result.output
+    told = command("weights", "inspect", "seganypet_v1", columns=200)
+    assert "seganypet_v1, https://huggingface.co/YichiZhang98/SegAnyPET" in told
+    assert "none stated by the authors" in told
 
 
 def test_a_converted_file_keeps_the_preset(tmp_path: Path, fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(fetched)
     out = tmp_path / "a.safetensors"
-    result = CliRunner().invoke(app, ["weights", "convert", "seganypet_v2", str(out), "--half"])
-    assert result.exit_code == 0, result.output
+    command("weights", "convert", "seganypet_v2", out, "--half")
     found = open_pretrained(out)
     assert (found.preprocessing, found.accumulate) == (Preprocessing(("PT",), 1.5, {"PT": None}), False)
     assert published_weights(out) is PUBLISHED["seganypet_v2"]

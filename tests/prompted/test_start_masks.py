@@ -63,8 +63,7 @@ def ball(shape, centre, radius):
 def test_the_mask_is_fed_in_the_first_round_and_the_decoders_own_logits_afterwards():
     stub, volume = Threshold(), plain_scan()
     mask = ball(volume.array.shape, (20, 22, 18), 6)
-    found = predictor(stub)
-    found.set_image({"PT": volume})
+    found = predictor(stub, scan=volume)
     found.add_mask(mask)
     found.add_click((20, 22, 18))
     found.add_click((25, 22, 18), 0)
@@ -79,8 +78,7 @@ def test_the_mask_is_fed_in_the_first_round_and_the_decoders_own_logits_afterwar
 def test_a_mask_without_clicks_stays_as_it_is():
     stub, volume = Threshold(), plain_scan()
     mask = ball(volume.array.shape, (9, 10, 8), 4)
-    found = predictor(stub)
-    found.set_image({"PT": volume})
+    found = predictor(stub, scan=volume)
     prediction = found.add_mask(mask, 3)
     found.add_click((25, 30, 25), lesion=5)
     assert found.lesions == (3, 5)
@@ -91,8 +89,7 @@ def test_a_mask_without_clicks_stays_as_it_is():
     assert (found.probability()[mask] >= 1 / (1 + np.exp(-4.0)) - 1e-6).all()
     assert not found.crop_holds((9, 10, 8), 3)
     # A part of the scan and where it lies is the same.
-    other = predictor(stub)
-    other.set_image({"PT": volume})
+    other = predictor(stub, scan=volume)
     part = other.add_mask(mask[3:20, 2:30, 4:20].astype(np.uint8), 3, (3, 2, 4))
     np.testing.assert_array_equal(part.mask, prediction.mask)
     assert part.region == prediction.region
@@ -103,8 +100,7 @@ def test_a_mask_without_clicks_stays_as_it_is():
 def test_background_first_is_preceded_by_the_masks_deepest_point():
     stub, volume = Threshold(), plain_scan()
     mask = ball(volume.array.shape, (12, 22, 18), 6) | ball(volume.array.shape, (28, 22, 18), 7)
-    found = predictor(stub)
-    found.set_image({"PT": volume})
+    found = predictor(stub, scan=volume)
     found.add_mask(mask)
     prediction = found.add_click((28, 22, 18), 0)
     # The larger ball is the deeper one, but for the click in its centre.
@@ -125,8 +121,7 @@ def test_background_first_is_preceded_by_the_masks_deepest_point():
 def test_a_foreground_click_beside_the_mask_is_preceded_by_one_inside():
     volume = plain_scan((40, 44, 120))
     mask = ball(volume.array.shape, (12, 22, 18), 6)
-    found = predictor(zoom=False)
-    found.set_image({"PT": volume})
+    found = predictor(zoom=False, scan=volume)
     found.add_mask(mask)
     # The crop is placed on the mask, which a crop around the distant click would not contain.
     prediction = found.add_click((12, 22, 30))
@@ -149,8 +144,7 @@ def test_a_mask_that_leaves_the_crop_is_followed():
     mask[18:22, 18:22, 20:100] = True
     for given, crops in ((mask, 2), (mask & (np.arange(120) > 40) & (np.arange(120) < 80), 1)):
         stub = Threshold(level=100)  # which finds nothing, so that only the mask counts
-        found = predictor(stub)
-        found.set_image({"PT": volume})
+        found = predictor(stub, scan=volume)
         found.add_mask(given)
         found.add_click((20, 20, 60))
         assert len(stub.encoded) == crops

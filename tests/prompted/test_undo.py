@@ -31,8 +31,7 @@ def test_undone_clicks_leave_no_trace(start: bool, flips: bool) -> None:
     mask[38:45, 12:17, 18:23] = True
 
     def fresh() -> Any:
-        found = predictor(Remembering(24, level=-0.5), flips=flips)
-        found.set_image({"PT": volume})
+        found = predictor(Remembering(24, level=-0.5), flips=flips, scan=volume)
         if start:
             found.add_mask(mask)
         return found
@@ -80,8 +79,7 @@ def test_undo_with_a_real_network() -> None:
 
 
 def test_a_click_that_a_mask_was_given_by_itself_goes_with_the_users_first() -> None:
-    found = predictor()
-    found.set_image({"PT": plain_scan()})
+    found = predictor(scan=plain_scan())
     mask = np.zeros((40, 44, 36), bool)
     mask[8:15, 20:25, 16:21] = True
     as_given = found.add_mask(mask)
@@ -93,8 +91,7 @@ def test_a_click_that_a_mask_was_given_by_itself_goes_with_the_users_first() -> 
 
 
 def test_lesions_are_removed_one_by_one() -> None:
-    found = predictor()
-    found.set_image({"PT": plain_scan()})
+    found = predictor(scan=plain_scan())
     for number, position in enumerate([(20, 22, 18), (10, 12, 9)], start=1):
         found.add_click(position, lesion=number)
     other = found.lesion(2)

@@ -25,8 +25,7 @@ def cube(side: int, corner: tuple[int, int, int] = CLICK, shape: tuple[int, int,
 
 
 def clicked(volume: Volume, model: Any = None, click: tuple[int, int, int] = CLICK, **options: Any) -> Any:
-    found = predictor(model, **options)
-    found.set_image({"PT": volume})
+    found = predictor(model, **options, scan=volume)
     found.add_click(click)
     return found
 
@@ -174,15 +173,13 @@ def test_start_masks_zoom_by_their_own_extent() -> None:
     for side, passes in ((3, 2), (6, 2), (13, 1)):
         mask = np.zeros(volume.array.shape, bool)
         mask[tuple(slice(c, c + side) for c in CLICK)] = True
-        found = predictor()
-        found.set_image({"PT": volume})
+        found = predictor(scan=volume)
         found.add_mask(mask)
         found.add_click((31, 31, 31))
         assert len(found.model.encoded) == passes
         assert all(float(previous.max()) == pytest.approx(4) for _, _, previous in found.model.decoded)
     # The network's mask then does not count: here it is as small as possible.
-    found = predictor(Threshold(level=100))
-    found.set_image({"PT": volume})
+    found = predictor(Threshold(level=100), scan=volume)
     found.add_mask(mask)
     found.add_click((31, 31, 31))
     assert len(found.model.encoded) == 1
@@ -231,8 +228,7 @@ def test_all_48_storage_orders_are_zoomed_and_obeyed_alike() -> None:
     for order, signs in ORIENTATIONS:
         stored, its_affine = stored_as(array.astype(np.float32), affine, order, signs)
         volume = from_array(stored, its_affine.astype(np.float32))  # as a file would hold it
-        found = predictor(Remembering(24, level=3.0), 1.9)
-        found.set_image({"PT": volume})
+        found = predictor(Remembering(24, level=3.0), 1.9, scan=volume)
         for position, label in clicks:
             found.add_click(volume.to_vox(affine[:3, :3] @ position + affine[:3, 3]), label)
         if reference is None:

@@ -253,7 +253,6 @@ def test_wrong_files(case: str, tmp_path: Path) -> None:
         read_clicks(path, affine=AFFINE, shape=SHAPE)
     message = str(caught.value)
     assert message.startswith(str(path))
-    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -316,9 +315,8 @@ def test_a_file_names_its_image_and_is_refused_for_another(form: str, tmp_path: 
         (AFFINE, (50, 40, 60), "40x50x60 voxels against 50x40x60"),
         (AFFINE[:, [1, 0, 2, 3]], SHAPE, "40x50x60 voxels against 40x50x60 with different axis directions"),
     ):
-        with pytest.raises(InputError, match=says) as caught:
+        with pytest.raises(InputError, match=says):
             read_clicks(path, affine=affine, shape=size)
-        assert "\n" not in str(caught.value)
 
 
 def test_a_point_outside_is_named_with_coordinates_and_range() -> None:

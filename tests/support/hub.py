@@ -37,7 +37,7 @@ class Repo:
 
 
 class Hub(ThreadingHTTPServer):
-    """Speaks the part of the hub's API that creating, uploading (Git LFS) and downloading need."""
+    """Speaks the part of the hub's API that creating, uploading (Git LFS) and downloading need; may break off."""
 
     daemon_threads = True
 
@@ -46,6 +46,10 @@ class Hub(ThreadingHTTPServer):
         self.repos: dict[str, Repo] = {}
         self.uploaded: dict[str, bytes] = {}  # large files by their SHA-256
         self.downloads: list[str] = []
+        self.ranges: list[str | None] = []  # asked for by each download
+        self.stated: str | None = None  # the checksum of files, instead of the true one
+        self.break_after: int | None = None  # bytes of a file, until set back
+        self.broken = threading.Event()
 
     @property
     def url(self) -> str:
@@ -72,19 +76,28 @@ def client_environment(endpoint: str, home: Path) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1",
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TQDM_POSITION": "-1",  # shows progress without a terminal
     }
 
 
 def run_python(code: str, endpoint: str, home: Path, token: str | None = None) -> subprocess.CompletedProcess[str]:
     """A Python process whose hub client speaks to ``endpoint`` (the client reads its settings once)."""
     environment = client_environment(endpoint, home)
-    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     if token is not None:
         environment["HF_TOKEN"] = token
     command = [sys.executable, "-c", code]
     return subprocess.run(
         command, env=environment, cwd=home.parent, capture_output=True, text=True, timeout=180, check=False
     )
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The error line of a refused command, after the client's own progress and retry messages."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
 
 
 def command_line(*words: object) -> str:
@@ -159,10 +172,27 @@ class _Answer(BaseHTTPRequestHandler):
         if name not in repo.files:
             self._send(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
             return
+        hub, data = self.server, repo.files[name]
+        start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        stop = len(data)
         if self.command == "GET":
-            self.server.downloads.append(name)
-        headers = {"X-Repo-Commit": repo.commit, "ETag": f'"{_oid(repo.files[name])}"'}
-        self._send(200, repo.files[name], headers)
+            hub.downloads.append(name)
+            hub.ranges.append(self.headers["Range"])
+            stop = stop if hub.break_after is None else min(stop, start + hub.break_after)
+        self.send_response(206 if start else 200)
+        self.send_header("X-Repo-Commit", repo.commit)
+        self.send_header("ETag", f'"{hub.stated or hashlib.sha256(data).hexdigest()}"')
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(data) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data[start:stop])
+        if stop < len(data):
+            self.wfile.flush()
+            self.close_connection = True
+            hub.broken.set()
 
     def do_POST(self) -> None:
         path, body = unquote(urlsplit(self.path).path), self._body()

@@ -44,8 +44,11 @@ def scan_of_blobs(affine, shape, centres_mm, radius_mm):
     return (10 - 8 * np.clip(distance / radius_mm - 0.5, 0, 1)).astype(np.float32)
 
 
-def predictor(model=None, spacing_mm=2.0, **options):
-    return Predictor(model or Threshold(), Preprocessing(("PT",), spacing_mm), **options)
+def predictor(model=None, spacing_mm=2.0, scan=None, **options):
+    found = Predictor(model or Threshold(), Preprocessing(("PT",), spacing_mm), **options)
+    if scan is not None:
+        found.set_image({"PT": scan})
+    return found
 
 
 def plain_scan(shape=(40, 44, 36), spacing=(2.0, 2.0, 2.0)):

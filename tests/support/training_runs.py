@@ -60,7 +60,8 @@ class Killed(BaseException):
     """Not an Exception, so that no code handles it."""
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, last_step: int) -> None:
+def train_until(last_step: int, config: Any) -> None:
+    """A training that is killed as soon as the checkpoint of a step is written."""
     real = recipe.save_checkpoint
 
     def save_then_stop(folder: Path, step: int, *rest: Any, **named: Any) -> Path:
@@ -69,4 +70,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, last_step: int) -> None:
             raise Killed
         return path
 
-    monkeypatch.setattr(recipe, "save_checkpoint", save_then_stop)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(recipe, "save_checkpoint", save_then_stop)
+        with pytest.raises(Killed):
+            recipe.train(config)

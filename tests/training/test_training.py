@@ -99,12 +99,11 @@ def test_a_full_disk_is_reported_and_damages_nothing(tmp_path: Path, room_bytes:
     resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, hard))
     model = big if room_bytes < 4_000_000 else MODEL
     try:
-        with pytest.raises(InputError, match=r"at step 2: .*cannot be wr.*step_1\. Free") as error:
+        with pytest.raises(InputError, match=r"at step 2: .*cannot be wr.*step_1\. Free"):
             save_checkpoint(tmp_path, 2, model, {"o": torch.rand(1100, 1000)}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)
-    assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["step_1"]
     assert torch.equal(read_checkpoint(tmp_path / "step_1").model["a.weight"], big["a.weight"])
 
