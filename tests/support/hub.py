@@ -78,13 +78,14 @@ def client_environment(endpoint: str, home: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TQDM_POSITION": "-1",  # shows progress without a terminal
     }
 
 
-def run_python(code: str, endpoint: str, home: Path, token: str | None = None) -> subprocess.CompletedProcess[str]:
+def run_python(
+    code: str, endpoint: str, home: Path, token: str | None = None, **settings: str
+) -> subprocess.CompletedProcess[str]:
     """A Python process whose hub client speaks to ``endpoint`` (the client reads its settings once)."""
-    environment = client_environment(endpoint, home)
+    environment = client_environment(endpoint, home) | settings
     if token is not None:
         environment["HF_TOKEN"] = token
     command = [sys.executable, "-c", code]
