@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -85,10 +85,12 @@ def main() -> None:
         _fail(f"not enough memory ({error or 'no details'}); use smaller images or a machine with more memory")
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str) -> None:
     """Print the error on one line, although a file name may hold line breaks, and exit with code 2."""
+    from sammed3d_ft.training.stopping import leave
+
     typer.echo(f"error: {' '.join(message.splitlines())}", err=True)
-    sys.exit(2)
+    leave(2)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def run(
     """
     pairs = _pairs(pred, gt, pet, split, probabilities)
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    with locked_run(out) if rank == 0 else nullcontext():
+    with _joined(processes), locked_run(out) if rank == 0 else nullcontext():
         mine = pairs[rank::processes]
 
         def bar(cases: Iterable[CasePaths]) -> Iterable[CasePaths]:
@@ -129,14 +130,26 @@ def _predicted_by(pairs: Sequence[CasePaths]) -> list[str]:
     return [f"{model}: {count} of {len(pairs)} masks" for model, count in found.items()]
 
 
-def _gathered(mine: list[CaseEvaluation], pairs: Sequence[CasePaths]) -> list[CaseEvaluation]:
-    """The cases of all processes, in the order of the pairs."""
+@contextmanager
+def _joined(processes: int) -> Iterator[None]:
+    """The processes of a launch, in contact during the block."""
+    if processes == 1:  # spares importing torch
+        yield
+        return
     from accelerate import PartialState
-    from accelerate.utils import gather_object
+
+    from sammed3d_ft.training.contact import in_contact
 
     # On the CPU whatever the launcher's settings, since only results travel. The timeout is long because one process
-    # may have far larger scans than another.
-    state = PartialState(cpu=True, timeout=timedelta(days=1))
-    by_case = {case.paths.id: case for case in gather_object(mine)}
+    # may have far larger scans than another; `in_contact` notices earlier if one is lost.
+    with in_contact(partial(PartialState, cpu=True, timeout=timedelta(days=1))) as state:
+        yield
     state.destroy_process_group()
+
+
+def _gathered(mine: list[CaseEvaluation], pairs: Sequence[CasePaths]) -> list[CaseEvaluation]:
+    """The cases of all processes, in the order of the pairs."""
+    from accelerate.utils import gather_object
+
+    by_case = {case.paths.id: case for case in gather_object(mine)}
     return [by_case[pair.id] for pair in pairs]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from tqdm import tqdm
 
 from sammed3d_ft.dataset.manifest import Case, read_manifest
@@ -16,6 +18,7 @@ from sammed3d_ft.errors import InputError
 from sammed3d_ft.prompted.clicked_scan import ClickedScan
 from sammed3d_ft.provenance import file_hashes
 from sammed3d_ft.recipes.predict import LoadedModel, Outputs, load_model, segment
+from sammed3d_ft.training.contact import in_contact
 
 # A case is predicted again when one of these has changed since its record was written.
 _SETTINGS = ("model_hash", "flips", "zoom", "obey", "accumulate_clicks", "preprocessing")
@@ -66,25 +69,28 @@ def run(
     Raises:
         InputError: an unreadable manifest, model or folder; nothing has been written then.
     """
-    state = Accelerator()
-    found = read_manifest(manifest)
-    cases = found.cases if split is None else found.split(split)
-    if not cases:
-        raise InputError(f"{manifest}: no cases{'' if split is None else f' in split {split!r}'}")
-    if not clicks.is_dir():
-        raise InputError(
-            f"{clicks}: no such folder; expected one with a click file per case, such as {cases[0].id}.json"
-        )
-    model = load_model(checkpoint, device or str(state.device), base, flips, spacing_mm, obey, accumulate)
-    failed: dict[str, str] = {}
-    counts = [0, 0]
-    mine = cases[state.process_index :: state.num_processes]
-    for case in tqdm(mine, "predict", unit="case", disable=None if state.is_local_main_process else True):
-        try:
-            counts[int(_predict_case(case, model, clicks, out, figures))] += 1
-        except (InputError, RuntimeError, MemoryError, OSError) as error:  # the next scan may be smaller, or readable
-            failed[case.id] = " ".join(str(error).split())[:500]
-    gathered = gather_object([(counts, failed)]) if state.num_processes > 1 else [(counts, failed)]
+    # The timeout is long because one process may have far larger scans; `in_contact` notices earlier if one is lost.
+    patient = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    with in_contact(partial(Accelerator, kwargs_handlers=[patient])) as state:
+        found = read_manifest(manifest)
+        cases = found.cases if split is None else found.split(split)
+        if not cases:
+            raise InputError(f"{manifest}: no cases{'' if split is None else f' in split {split!r}'}")
+        if not clicks.is_dir():
+            raise InputError(
+                f"{clicks}: no such folder; expected one with a click file per case, such as {cases[0].id}.json"
+            )
+        model = load_model(checkpoint, device or str(state.device), base, flips, spacing_mm, obey, accumulate)
+        failed: dict[str, str] = {}
+        counts = [0, 0]
+        mine = cases[state.process_index :: state.num_processes]
+        for case in tqdm(mine, "predict", unit="case", disable=None if state.is_local_main_process else True):
+            try:
+                counts[int(_predict_case(case, model, clicks, out, figures))] += 1
+            except (InputError, RuntimeError, MemoryError, OSError) as error:
+                # The next scan may be smaller, or readable.
+                failed[case.id] = " ".join(str(error).split())[:500]
+        gathered = gather_object([(counts, failed)]) if state.num_processes > 1 else [(counts, failed)]
     state.end_training()  # ends the threads of the process group before the interpreter exits
     return CohortOutcome(
         done=sum(part[0][0] for part in gathered),

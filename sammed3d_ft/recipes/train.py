@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, parse_flag_from_env, set_seed
+from accelerate.utils import InitProcessGroupKwargs, parse_flag_from_env, set_seed
 from rich.console import Console
 from torch import Tensor
 from tqdm import tqdm
@@ -42,6 +42,7 @@ from sammed3d_ft.training.checkpoints import (
     save_checkpoint,
 )
 from sammed3d_ft.training.config_file import checked, find_config, read_content
+from sammed3d_ft.training.contact import in_contact
 from sammed3d_ft.training.failures import explain_failure, print_error
 from sammed3d_ft.training.metrics_log import MetricsLog
 from sammed3d_ft.training.optimizer import (
@@ -97,23 +98,22 @@ def train(config: PromptedConfig | AutomaticConfig) -> dict[str, Any]:
     """
     started = time.monotonic()
     _choose_kernels(config.run.deterministic)
-    accelerator = _accelerator(config)
-    main_process = accelerator.is_main_process
-    if (
-        accelerator.num_processes > 1 and accelerator.process_index < 2
-    ):  # two, because one of them may be the one killed
-        tell_when_stopped(
-            f"process {accelerator.process_index} of {accelerator.num_processes} was stopped, because another process "
-            "ended or the job was cancelled. The launcher's report names the first process that ended and its signal "
-            "(SIGKILL: often out of memory). Re-run the same command to resume from the last checkpoint"
-        )
-
-    manifest = read_manifest(config.data.manifest)
-    if main_process:
-        check_manifest(manifest, config.data.modalities, connectivity=config.data.connectivity).raise_if_bad()
-    with locked_run(config.run.dir) if main_process else nullcontext():
-        accelerator.wait_for_everyone()
-        return _train(config, manifest, accelerator, started)
+    with in_contact(lambda: _accelerator(config)) as accelerator:
+        main_process, rank, world = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
+        if world > 1 and rank < 2:  # two, because one of them may be the one killed
+            tell_when_stopped(
+                f"process {rank} of {world} was stopped, because another process ended or the job was cancelled. The "
+                "launcher's report names the first process that ended and its signal (SIGKILL: often out of memory). "
+                "Re-run the same command to resume from the last checkpoint"
+            )
+        manifest = read_manifest(config.data.manifest)
+        if main_process:
+            check_manifest(manifest, config.data.modalities, connectivity=config.data.connectivity).raise_if_bad()
+        with locked_run(config.run.dir) if main_process else nullcontext():
+            accelerator.wait_for_everyone()
+            summary = _train(config, manifest, accelerator, started)
+    accelerator.end_training()
+    return summary
 
 
 @dataclass
@@ -333,7 +333,6 @@ def _finish(run: _Run, seconds: float) -> dict[str, Any]:
             task.write_scores(run.folder, split, split_scores)
         write_whole(run.folder / "summary.json", json.dumps(summary, indent=1))
         _print_summary(summary, config)
-    accelerator.end_training()
     return summary
 
 
@@ -345,6 +344,12 @@ def _choose_kernels(deterministic: bool) -> None:
 
 
 def _accelerator(config: PromptedConfig | AutomaticConfig) -> Accelerator:
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
+            raise InputError(
+                f"started with {name}, which shards models that do not fit on one GPU; this one (100 M parameters) "
+                "does: use `accelerate launch --multi_gpu`; to save memory, lower optim.batch_size"
+            )
     precision = config.optim.precision
     if precision == "auto":
         on_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
@@ -356,15 +361,11 @@ def _accelerator(config: PromptedConfig | AutomaticConfig) -> Accelerator:
             log_with=list(config.track.trackers) or None,
             project_dir=str(config.run.dir),
             # Processes may wait long for each other: the first one checks the data, and validation cases differ.
+            # `in_contact` notices earlier if one is lost.
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
         )
     except ValueError as error:  # a tracker that is unknown or not installed
         raise InputError(f"track.trackers {list(config.track.trackers)}: {' '.join(str(error).split())}") from error
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise InputError(
-            f"started with {accelerator.distributed_type.value}, which shards models that do not fit on one GPU; this "
-            "one (100 M parameters) does: use `accelerate launch --multi_gpu`; to save memory, lower optim.batch_size"
-        )
     return accelerator
 
 

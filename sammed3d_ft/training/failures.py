@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -24,12 +25,18 @@ def explain_failure(error: RuntimeError, memory_savers: Sequence[str]) -> str | 
         return f"run.deterministic is true, but {text.partition('.')[0]}; train without it: run.deterministic=false"
     if "DataLoader worker" in text:
         return f"a data-loading process died ({text[:120]}), often for lack of memory; lower data.workers, even to 0"
-    if isinstance(error, torch.distributed.DistError) or "/gloo/" in text:  # gloo's are plain RuntimeErrors
-        return (
-            f"lost contact with another process of this run ({text[:120]}); the launcher reports below which one ended "
-            "and why. Re-run the same command to resume from the last checkpoint"
-        )
     return None
+
+
+def lost_contact(reason: str) -> str:
+    """One line for a process that does not answer any more, from the message of the failed operation."""
+    said = re.sub(r"\[\S*/gloo/\S*\] ", "", " ".join(reason.split()))  # without the place in gloo's source
+    first = said.split(". ")[0][:120]
+    return (
+        f"lost contact with another process of this run ({first}): it ended, or its machine or the network is "
+        "down. The launcher of the process that ended first, here or on another machine, names its signal (SIGKILL: "
+        "often out of memory). Re-run the same command to resume"
+    )
 
 
 def print_error(message: str) -> None:

@@ -333,6 +333,16 @@ def test_only_the_lesions_of_the_micro_batch_that_is_no_number_are_named(
     assert [name in str(error.value) for name in names] == [False, True, False]
 
 
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_sharding_of_the_model_is_refused_with_the_reason(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(config_file(tmp_path / "run", tmp_path / "manifest.json", "full"))
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")  # as the launcher sets it
+    with pytest.raises(InputError, match=f"started with {name}, which shards models that do not fit on one GPU"):
+        recipe.train(config)
+
+
 def test_running_out_of_memory_names_the_settings_that_help(tmp_path: Path, manifest: Path) -> None:
     config = settings(tmp_path / "run", manifest)
     told = explain_failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), config.memory_savers)

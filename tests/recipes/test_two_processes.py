@@ -186,7 +186,7 @@ def test_a_process_that_is_killed_ends_the_run_with_a_line_that_says_how_to_go_o
     ended = launch(2, script, config, "optim.batch_size=1", probe=tmp_path / "probe")
     assert ended.returncode != 0
     assert f"process {1 - dies} of 2 was stopped" in ended.stderr or "lost contact" in ended.stderr
-    assert "from the last checkpoint" in ended.stderr
+    assert "Re-run the same command to resume" in ended.stderr
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_1"]
 
 
