@@ -53,6 +53,7 @@ def launched(processes: int, cohort: Path, out: Path) -> tuple[subprocess.Comple
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the launcher's processes need gloo")
+@pytest.mark.slow
 def test_two_processes_give_the_tables_of_one(tmp_path: Path) -> None:
     cohort = write_cohort(tmp_path / "cohort")
     one, did = launched(1, cohort, tmp_path / "one")

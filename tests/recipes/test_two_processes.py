@@ -60,13 +60,14 @@ def probed(processes: int, folder: Path, manifest: Path, method: str, *overrides
     return folder / "probe"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "loss"),
     [
-        pytest.param("full", "loss.name=dice_ce", marks=pytest.mark.slow),
+        ("full", "loss.name=dice_ce"),
         ("full", "loss={name: l1dfl, options: {sync_counts: true}}"),
-        pytest.param("decoder", "loss.name=dice_ce", marks=pytest.mark.slow),
-        pytest.param("lora", "loss.name=dice_ce", marks=pytest.mark.slow),
+        ("decoder", "loss.name=dice_ce"),
+        ("lora", "loss.name=dice_ce"),
     ],
 )
 def test_gradients_and_figures_are_those_of_one_process_with_the_joint_batch(
@@ -114,6 +115,7 @@ def test_replicas_stay_equal_and_the_figures_are_those_of_the_export(tmp_path: P
         assert summary[f"val/dice@{k}"] == pytest.approx(dice, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_killed_and_started_again_end_in_the_same_bytes(tmp_path: Path, manifest: Path) -> None:
     """The whole group is killed as soon as the second step is saved, amid the second epoch."""
     summaries = []
@@ -164,7 +166,7 @@ def test_an_error_of_one_process_alone_is_reported_and_ends_the_run(tmp_path: Pa
     assert load_config(config).run.dir.joinpath("checkpoints").is_dir()
 
 
-@pytest.mark.parametrize("dies", [0, 1])
+@pytest.mark.parametrize("dies", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_is_killed_ends_the_run_with_a_line_that_says_how_to_go_on(
     dies: int, tmp_path: Path, manifest: Path
 ) -> None:
