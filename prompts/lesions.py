@@ -43,6 +43,8 @@ def lesions_from_mask(mask: np.ndarray, connectivity: int = 18) -> tuple[np.ndar
     if box is None:
         return lesions, 0
     cropped = np.ascontiguousarray(mask[box])
+    if cropped.dtype == bool:
+        cropped = cropped.view(np.uint8)  # cc3d 4.1 fails on bool arrays one voxel thick
     if cropped.min() < 0:
         raise InputError(f"a lesion mask must not hold negative values, got {cropped.min()}")
     components = cc3d.connected_components(cropped, connectivity=cast(Literal[6, 18, 26], connectivity))

@@ -57,7 +57,7 @@ def draw_outline(target: np.ndarray, click_vox: np.ndarray, rng: np.random.Gener
 
 def component_at(mask: np.ndarray, voxel: np.ndarray) -> np.ndarray:
     """The 26-connected component of a (X, Y, Z) bool mask that contains the given mask voxel."""
-    parts = cc3d.connected_components(mask, connectivity=26)
+    parts = cc3d.connected_components(mask.astype(np.uint8), connectivity=26)  # cc3d 4.1 fails on thin bool arrays
     return parts == parts[tuple(voxel)]
 
 

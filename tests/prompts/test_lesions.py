@@ -53,6 +53,14 @@ def test_numbering_does_not_depend_on_memory_layout_and_components_agree_with_sc
         np.testing.assert_array_equal(lesions, expected)
 
 
+def test_bool_lesions_on_a_line_of_voxels() -> None:
+    mask = np.zeros((9, 5, 5), bool)
+    mask[[1, 3, 4, 6, 7], 2, 2] = True
+    lesions, count = lesions_from_mask(mask, connectivity=26)
+    assert count == 3
+    assert lesions[1:8, 2, 2].tolist() == [1, 0, 2, 2, 0, 3, 3]
+
+
 def test_empty_mask_has_no_lesions() -> None:
     lesions, n = lesions_from_mask(np.zeros((3, 4, 5)))
     assert n == 0
