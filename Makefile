@@ -1,6 +1,7 @@
 # make demo       set up .venv, make phantoms, fine-tune the small model on them, and compare before and after
 # make test       set up .venv, run linting and type checks, then the quick tests
 # make test-slow  slow tests: end to end, several processes
+# make docs       build the documentation site into site/
 # make lint       linting, formatting, import contracts and type checks
 #
 # PYTHON=python3.12 chooses the interpreter. PIP_ARGS passes options to pip, such as the index of PyTorch's CPU builds
@@ -14,7 +15,7 @@ DEMO := demo
 DEMO_EPOCHS ?= 10
 
 .DELETE_ON_ERROR:
-.PHONY: help venv test test-slow lint demo clean
+.PHONY: help venv test test-slow lint docs demo clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -40,6 +41,10 @@ test: lint
 test-slow: venv
 	$(BIN)/python -m pytest -m slow
 
+docs: venv
+	@$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable ".[docs]"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # What fine-tuning gains: makes phantoms of another kind than those the shipped model was trained on (an older scanner,
 # lesions outlined at 25 % of their maximum), fine-tunes the model's decoder on some of them, and segments the others
 # before and after, with one and three simulated clicks per lesion. The result is two figures.
@@ -57,4 +62,4 @@ demo: venv
 	@echo "With your own cases: docs/how-to/few-cases.md"
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(DEMO) build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

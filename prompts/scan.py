@@ -42,6 +42,7 @@ def clicks_from_mask(
     of its size.
 
     Background clicks never lie in a lesion and never repeat:
+
     - `near_miss`: up to `negatives` per lesion, from the shell around it, with the lesion's number.
     - `hot_background`: up to `negatives` per scan, from PET above its 99.75th percentile outside the lesions.
 

@@ -1,4 +1,4 @@
-"""Build the wheel and the sdist from a clean clone, install each in an empty environment, and use it from there offline.
+"""Build wheel and sdist from a clean clone, install each in an empty environment, and use it from there, offline.
 
 python scripts/try_wheel.py [--oldest]     # --oldest: with the oldest supported versions, and the wheel alone
 

@@ -113,7 +113,8 @@ def with_a_click(mask: np.ndarray, foreground: Sequence[Voxel]) -> np.ndarray:
     left = np.zeros_like(mask)
     box = bounding_box(mask)
     if box is not None:
-        parts = cc3d.connected_components(mask[box], connectivity=18)
+        # Contiguous, because cc3d before 4.1 misreads views.
+        parts = cc3d.connected_components(np.ascontiguousarray(mask[box]), connectivity=18)
         clicked = np.zeros(int(parts.max()) + 1, bool)
         for voxel in foreground:
             clicked[parts[tuple(v - side.start for v, side in zip(voxel, box, strict=True))]] = True

@@ -136,7 +136,8 @@ class Predictor:
                 the Hugging Face hub.
             device: None selects CUDA if available, else the CPU.
             base: the weights that an adapter was trained on.
-            flips, obey: see the class.
+            flips: see the class.
+            obey: see the class.
             spacing_mm: crop spacing; None uses that of the training. Finer crops enlarge small lesions but show less of
                 their surroundings.
             accumulate: see the class; None uses that of the training.
