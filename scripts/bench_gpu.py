@@ -1,4 +1,4 @@
-"""Benchmarks on one GPU: bf16 parity, speed and memory of encoder and training steps compared with medim, a profile.
+"""Benchmarks on one GPU: bf16 parity, speed and memory compared with medim, determinism, a profile.
 
 python scripts/bench_gpu.py [--batches 1 8] [--rounds 5] [--repeats 10]
 python scripts/bench_gpu.py --device cpu --variant mini --batches 1 --repeats 1     # quick check that it runs
@@ -7,12 +7,14 @@ Uses one synthetic batch of crops, each with a ball; ours and medim's have equal
 consists of encoder (unless cached), all rounds with L1DFL and clicks, backward pass and AdamW. In mode `decoder`, medim
 encodes at every step without gradient, because it has no cache; it has no LoRA. Ours reads cached embeddings in mode
 `decoder`; the cost of building the cache (one encoder pass per view, 4 views over 50 epochs) is added to its time. Both
-run under the same autocast. Exit code 1 if bf16 differs from float32 by 2e-2 or more.
+run under the same autocast. `deterministic` is a step as with run.deterministic=true. Exit code 1 if bf16 differs from
+float32 by 2e-2 or more.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -134,15 +136,17 @@ def steps(variant: str, batch: dict[str, Tensor], rounds: int, bench: Bench, pre
     runs: dict[str, Callable[[], None]] = {}
     cache_seconds = 0.0
 
-    def add(name: str, model: nn.Module, loss: Callable[[], Tensor]) -> None:
+    def add(name: str, model: nn.Module, loss: Callable[[], Tensor], deterministic: bool = False) -> None:
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-5)
 
         def run() -> None:
+            torch.use_deterministic_algorithms(deterministic)
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                 value = loss()
             value.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            torch.use_deterministic_algorithms(False)
 
         runs[name] = run
 
@@ -158,7 +162,13 @@ def steps(variant: str, batch: dict[str, Tensor], rounds: int, bench: Bench, pre
                 embedding = ours.image_encoder(batch["image"])
             bench.synchronise()
             cache_seconds = (time.perf_counter() - start) * _VIEWS / _EPOCHS
-        add(f"ours, {method}", ours, lambda m=ours, e=embedding: our_loss(m, batch, rounds, e))  # type: ignore[misc]
+        for suffix in ("", ", deterministic"):
+            add(
+                f"ours, {method}{suffix}",
+                ours,
+                lambda m=ours, e=embedding: our_loss(m, batch, rounds, e),  # type: ignore[misc]
+                deterministic=bool(suffix),
+            )
         theirs = None if method == "lora" else reference(variant, device)
         if theirs is not None:
             frozen = method == "decoder"
@@ -168,30 +178,31 @@ def steps(variant: str, batch: dict[str, Tensor], rounds: int, bench: Bench, pre
     for column in ("", "s", "samples / s", "peak GB above weights"):
         table.add_column(column, justify="right" if column else "left")
     for name, (seconds, peak) in bench.measure(runs).items():
-        seconds += cache_seconds if name == "ours, decoder" else 0
+        seconds += cache_seconds if name.startswith("ours, decoder") else 0
         table.add_row(name, f"{seconds:.3f}", f"{size / seconds:.2f}", f"{peak:.2f}")
     CONSOLE.print(table)
 
 
 def encoders(variant: str, batch: dict[str, Tensor], bench: Bench) -> None:
     device, size = bench.device, len(batch["image"])
-    models = {"ours": seeded_model(variant, seed=0).to(device), "medim": reference(variant, device)}
+    ours, theirs = seeded_model(variant, seed=0).to(device), reference(variant, device)
+    models = {"ours": ours.image_encoder}
+    if theirs is not None:
+        models["medim"] = theirs.image_encoder
     runs: dict[str, Callable[[], None]] = {}
-    for whose, model in models.items():
-        if model is None:
-            continue
+    for whose, encoder in models.items():
         for precision in (torch.float32, torch.bfloat16):
             for backward in (False, True):
 
-                def run(model: Any = model, precision: torch.dtype = precision, backward: bool = backward) -> None:
+                def run(encoder: Any = encoder, precision: torch.dtype = precision, backward: bool = backward) -> None:
                     with (
                         torch.set_grad_enabled(backward),
                         torch.autocast(device.type, precision, enabled=precision != torch.float32),
                     ):
-                        embedding = model.image_encoder(batch["image"])
+                        embedding = encoder(batch["image"])
                     if backward:
                         embedding.float().square().mean().backward()
-                        model.zero_grad(set_to_none=True)
+                        encoder.zero_grad(set_to_none=True)
 
                 what = "forward + backward" if backward else "forward"
                 runs[f"{whose}, {str(precision).removeprefix('torch.')}, {what}"] = run
@@ -231,6 +242,7 @@ def main() -> None:
     if given.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("no CUDA device found; use --device cpu --variant mini for a quick check that the script runs")
     device = torch.device(given.device)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic steps, before the GPU is first used
     bench = Bench(device, given.repeats)
     size = seeded_model(given.variant, seed=0).image_size
     close_enough = parity(given.variant, device)
