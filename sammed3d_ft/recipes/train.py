@@ -97,7 +97,8 @@ def train(config: PromptedConfig | AutomaticConfig) -> dict[str, Any]:
             full disk. Files written before remain intact.
     """
     started = time.monotonic()
-    _choose_kernels(config.run.deterministic)
+    if config.run.deterministic:
+        _allow_only_deterministic_kernels()
     with in_contact(lambda: _accelerator(config)) as accelerator:
         main_process, rank, world = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
         if world > 1 and rank < 2:  # two, because one of them may be the one killed
@@ -336,11 +337,10 @@ def _finish(run: _Run, seconds: float) -> dict[str, Any]:
     return summary
 
 
-def _choose_kernels(deterministic: bool) -> None:
-    """Allow only kernels that give equal results in every run, or any kernel. Call before the GPU is first used."""
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS, which reads it at its start
-    torch.use_deterministic_algorithms(deterministic)
+def _allow_only_deterministic_kernels() -> None:
+    """From now on, use kernels that give equal results in every run. Call before the GPU is first used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS, which reads it at its start
+    torch.use_deterministic_algorithms(True)
 
 
 def _accelerator(config: PromptedConfig | AutomaticConfig) -> Accelerator:

@@ -162,7 +162,7 @@ def test_merged_equals_unmerged(stepped: tuple[SAMMed3D, TuningReport, Path]) ->
     # The adapters have an effect: with the base's attention the output differs.
     name = "image_encoder.blocks.0.attn.qkv.weight"
     fresh.load_state_dict({**merged, name: seeded_model("mini", seed=1).state_dict()[name]})
-    assert relative_error(output_of(fresh, image()), unmerged) > 5e-5
+    assert relative_error(output_of(fresh, image()), unmerged) > 1e-4
 
 
 def test_merged_state_of_a_model_without_adapters() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -352,13 +354,28 @@ def test_running_out_of_memory_names_the_settings_that_help(tmp_path: Path, mani
     assert explain_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), []) is None
 
 
-def test_an_operation_without_a_deterministic_form_is_named() -> None:
+@pytest.fixture
+def any_kernel_afterwards() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_only_deterministic_kernels_if_wanted(
+    wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, any_kernel_afterwards: None
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    with pytest.raises(InputError, match=r"absent\.json"):
+        recipe.train(settings(tmp_path / "run", tmp_path / "absent.json", "full", f"run.deterministic={wanted}"))
+    assert torch.are_deterministic_algorithms_enabled() == wanted
+    assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == wanted
+
+
+def test_an_operation_without_a_deterministic_form_is_named(any_kernel_afterwards: None) -> None:
     torch.use_deterministic_algorithms(True)
-    try:
-        with pytest.raises(RuntimeError) as error:
-            torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
-    finally:
-        torch.use_deterministic_algorithms(False)
+    with pytest.raises(RuntimeError) as error:
+        torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
     told = explain_failure(error.value, [])
     assert told is not None
     assert told.startswith("run.deterministic is true, but put_ does not have a deterministic implementation")
@@ -367,7 +384,9 @@ def test_an_operation_without_a_deterministic_form_is_named() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("method", ["decoder", "full", "lora"])
-def test_a_deterministic_run_on_a_gpu_repeats_itself(method: str, tmp_path: Path, manifest: Path) -> None:
+def test_a_deterministic_run_on_a_gpu_repeats_itself(
+    method: str, tmp_path: Path, manifest: Path, any_kernel_afterwards: None
+) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     first, second = (
