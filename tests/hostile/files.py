@@ -202,11 +202,11 @@ IMAGES |= {
 }
 
 _OURS: dict[str, Any] = {"version": 1, "coordinate_system": "world", "orientation": "RAS", "units": "mm"}
-_POINT = {"position": [-8.0, -10.0, 224.0], "label": 1, "lesion": 1}
+POINT = {"position": [-8.0, -10.0, 224.0], "label": 1, "lesion": 1}
 
 
-def _ours(points: Any = None, **changes: Any) -> str:
-    return json.dumps({**_OURS, **changes, "points": [_POINT] if points is None else points})
+def click_text(points: Any = None, **changes: Any) -> str:
+    return json.dumps({**_OURS, **changes, "points": [POINT] if points is None else points})
 
 
 CLICKS = contents(
@@ -214,7 +214,7 @@ CLICKS = contents(
         "empty.json": "",
         "spaces.json": "  \n ",
         "bytes.json": b"\xff\xfe\x00\x01" * 50,
-        "cut.json": _ours()[:-9],
+        "cut.json": click_text()[:-9],
         "number.json": "3",
         "null.json": "null",
         "list.json": "[]",
@@ -222,26 +222,26 @@ CLICKS = contents(
         "deep.json": "[" * 100_000,
         "deep objects.json": '{"a":' * 50_000,
         "long number.json": '{"tumor": [[' + "9" * 10_000 + ", 1, 1]]}",
-        "version.json": _ours(version=99),
-        "version of text.json": _ours(version="1"),
-        "frame.json": _ours(coordinate_system="scanner"),
-        "orientation.json": _ours(orientation="RPI"),
-        "units.json": _ours(units="cm"),
-        "no points.json": _ours([]),
-        "points of text.json": _ours("many"),
-        "point of null.json": _ours([None]),
-        "two coordinates.json": _ours([{"position": [1, 2], "label": 1}]),
-        "text coordinate.json": _ours([{"position": ["1", 2, 3], "label": 1}]),
+        "version.json": click_text(version=99),
+        "version of text.json": click_text(version="1"),
+        "frame.json": click_text(coordinate_system="scanner"),
+        "orientation.json": click_text(orientation="RPI"),
+        "units.json": click_text(units="cm"),
+        "no points.json": click_text([]),
+        "points of text.json": click_text("many"),
+        "point of null.json": click_text([None]),
+        "two coordinates.json": click_text([{"position": [1, 2], "label": 1}]),
+        "text coordinate.json": click_text([{"position": ["1", 2, 3], "label": 1}]),
         "nan.json": '{"tumor": [[NaN, 1, 1]], "background": []}',
         "infinite.json": '{"tumor": [[1e999, 1, 1]], "background": []}',
-        "huge.json": _ours([{"position": [1e300, 1e300, 1e300], "label": 1}]),
-        "outside.json": _ours([{"position": [0, 0, 1000], "label": 1}]),
-        "label.json": _ours([{"position": [0, 0, 224], "label": 7}]),
-        "label of list.json": _ours([{"position": [0, 0, 224], "label": [1]}]),
-        "lesion of list.json": _ours([{**_POINT, "lesion": [1]}]),
-        "image.json": _ours(image={"shape": [0, 0, 0], "affine": []}),
-        "image of text.json": _ours(image="scan.nii.gz"),
-        "singular image.json": _ours(image={"shape": [24, 20, 16], "affine": [[0] * 4] * 4}),
+        "huge.json": click_text([{"position": [1e300, 1e300, 1e300], "label": 1}]),
+        "outside.json": click_text([{"position": [0, 0, 1000], "label": 1}]),
+        "label.json": click_text([{"position": [0, 0, 224], "label": 7}]),
+        "label of list.json": click_text([{"position": [0, 0, 224], "label": [1]}]),
+        "lesion of list.json": click_text([{**POINT, "lesion": [1]}]),
+        "image.json": click_text(image={"shape": [0, 0, 0], "affine": []}),
+        "image of text.json": click_text(image="scan.nii.gz"),
+        "singular image.json": click_text(image={"shape": [24, 20, 16], "affine": [[0] * 4] * 4}),
         "unknown key.json": '{"tumor": [], "tumour": [[1, 1, 1]]}',
         "autopet of numbers.json": '{"tumor": 5}',
         "challenge without points.json": '{"type": "Multiple points", "points": [{"name": "tumor"}]}',
@@ -291,13 +291,13 @@ def _zip_of(**members: bytes) -> bytes:
     return file.getvalue()
 
 
-_MINI = SHIPPED["mini"].read_bytes()
+MINI = SHIPPED["mini"].read_bytes()
 
 
 def _nan_weights(folder: Path) -> Path:
     from safetensors.torch import load
 
-    state = {name: torch.full_like(tensor, float("nan")) for name, tensor in load(_MINI).items()}
+    state = {name: torch.full_like(tensor, float("nan")) for name, tensor in load(MINI).items()}
     path = folder / "nan_weights.safetensors"
     path.write_bytes(save(state))
     return path
@@ -325,8 +325,8 @@ CHECKPOINTS = contents(
         "json.safetensors": "{}",
         "gzip.pth": _gz(_pickled(_SMALL)),
         "cut.pth": _pickled(_SMALL)[:400],
-        "cut.safetensors": _MINI[: len(_MINI) // 2],
-        "cut in header.safetensors": _MINI[:1000],
+        "cut.safetensors": MINI[: len(MINI) // 2],
+        "cut in header.safetensors": MINI[:1000],
         "header of 2 to the 62.safetensors": struct.pack("<Q", 1 << 62) + b"{" + bytes(50),
         "header of noise.safetensors": _header(b"{" + bytes(range(40, 90))),
         "header of null.safetensors": _header(b"{null}"),
