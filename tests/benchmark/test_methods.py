@@ -289,6 +289,7 @@ def test_a_cascade_is_clicked_once_at_every_detection_and_by_nobody_else(
     assert sorted(failure.run for failure in failures) == ["cascade, fold 2, seed 0", "found, fold 2, seed 0"]
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_tables_of_one(tmp_path: Path) -> None:
     rows = {"suv4": {"rule": {"suv_at_least": 4}}, "suv3": {"rule": {"suv_at_least": 3}, "clicks": "none"}}
     rows["cascade"] = {"cascade": {"detector": "suv3", "prompted": "suv4"}}

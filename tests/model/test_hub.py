@@ -111,34 +111,54 @@ def test_an_adapter_goes_up_and_comes_back(hub: Hub, export: Path, tmp_path: Pat
     assert "optimizer.safetensors" not in hub.downloads
 
 
-@pytest.mark.parametrize(
-    ("name", "token", "said"),
-    [
-        ("hub:lab/none", TOKEN, "lab/none was not found on the hub: check the name; if it is private, set HF_TOKEN"),
-        ("hub:lab/secret", None, "lab/secret was not found on the hub: check the name; if it is private, set HF_TOKEN"),
-        ("hub:lab/other@v9", None, "lab/other on the hub has no revision v9: check the branch, tag or commit"),
-        ("hub:lab/other", None, "lab/other on the hub holds neither an export (model.safetensors) nor a LoRA adapter"),
-    ],
-)
-def test_what_cannot_be_downloaded(name: str, token: str | None, said: str, hub: Hub, tmp_path: Path) -> None:
+def refusals(call: str, asked: list[tuple[str, str | None]], hub: Hub, home: Path) -> list[str]:
+    """What a call (an expression of `name`) refuses with, for each name and token; one process for all."""
+    code = f"""
+import json, os
+from sammed3d_ft.errors import InputError
+from sammed3d_ft.model.hub import local_copy
+from sammed3d_ft.model.push import push_to_hub
+told = []
+for name, token in {asked!r}:
+    os.environ.pop("HF_TOKEN", None)
+    os.environ.update({{"HF_TOKEN": token}} if token else {{}})
+    try:
+        told.append("went through: " + str({call}))
+    except InputError as error:
+        told.append(str(error))
+print(json.dumps(told))
+"""
+    done = run_python(code, hub.url, home)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_what_cannot_be_downloaded(hub: Hub, tmp_path: Path) -> None:
     hub.repos = {"lab/secret": Repo(True, {"model.safetensors": b""}), "lab/other": Repo(False, {"weights.pth": b"x"})}
-    line = one_line(run_python(command_line("weights", "inspect", name), hub.url, tmp_path / "home", token))
-    assert line.startswith(f"error: {said}")
+    absent = "was not found on the hub: check the name; if it is private, set HF_TOKEN"
+    expected = {
+        ("hub:lab/none", TOKEN): f"lab/none {absent}",
+        ("hub:lab/secret", None): f"lab/secret {absent}",
+        ("hub:lab/other@v9", None): "lab/other on the hub has no revision v9: check the branch, tag or commit",
+        ("hub:lab/other", None): "lab/other on the hub holds neither an export (model.safetensors) nor a LoRA adapter",
+    }
+    told = refusals("local_copy(name)", list(expected), hub, tmp_path / "home")
+    for line, said in zip(told, expected.values(), strict=True):
+        assert line.startswith(said)
 
 
 def test_what_cannot_be_uploaded(hub: Hub, export: Path, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    for repo, token, said in (
-        ("lab/new", None, "no token for the hub: set HF_TOKEN, or run `hf auth login`"),
+    expected = {
+        ("lab/new", None): "no token for the hub: set HF_TOKEN, or run `hf auth login`",
         (
             "lab/new",
             "hf_wrong",
-            "the hub refused access to lab/new: the token (HF_TOKEN or `hf auth login`) is invalid",
-        ),
-        ("others/new", TOKEN, "the hub refused access to others/new: the token"),
-    ):
-        line = one_line(run_python(command_line("weights", "push", export, repo), hub.url, home, token))
-        assert line.startswith(f"error: {said}")
+        ): "the hub refused access to lab/new: the token (HF_TOKEN or `hf auth login`) is invalid",
+        ("others/new", TOKEN): "the hub refused access to others/new: the token",
+    }
+    told = refusals(f"push_to_hub({str(export)!r}, name)", list(expected), hub, tmp_path / "home")
+    for line, said in zip(told, expected.values(), strict=True):
+        assert line.startswith(said)
     assert hub.repos == {}
 
 

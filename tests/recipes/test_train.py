@@ -89,17 +89,21 @@ def test_generic_shapes_join_the_lesions(tmp_path: Path, manifest: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("method", "last_step"),
+    ("method", "last_step", "workers"),
     [
-        ("full", 1),
-        pytest.param("decoder", 3, marks=pytest.mark.slow),
-        pytest.param("lora", 2, marks=pytest.mark.slow),
+        ("full", 1, 0),
+        pytest.param("full", 1, 1, marks=pytest.mark.slow),
+        pytest.param("decoder", 3, 1, marks=pytest.mark.slow),
+        pytest.param("lora", 2, 1, marks=pytest.mark.slow),
     ],
 )
-def test_a_stopped_run_ends_in_the_same_export(method: str, last_step: int, tmp_path: Path, manifest: Path) -> None:
+def test_a_stopped_run_ends_in_the_same_export(
+    method: str, last_step: int, workers: int, tmp_path: Path, manifest: Path
+) -> None:
     """Steps 1 and 3 are amid epochs, step 2 is at the end of one. Samples come from a loader process or from none."""
-    whole = recipe.train(settings(tmp_path / "whole", manifest, method, "optim.epochs=2"))
-    broken = settings(tmp_path / "broken", manifest, method, "optim.epochs=2", "data.workers=1")
+    changes = ("optim.epochs=2", "validate.clicks=[1, 2]")
+    whole = recipe.train(settings(tmp_path / "whole", manifest, method, *changes))
+    broken = settings(tmp_path / "broken", manifest, method, *changes, f"data.workers={workers}")
     train_until(last_step, broken)
     assert not (tmp_path / "broken" / "summary.json").exists()
     resumed = recipe.train(broken)
@@ -122,8 +126,8 @@ def test_checkpoints_are_written_when_due_between_validations(
         return real(folder, step, *rest)
 
     monkeypatch.setattr(recipe, "save_checkpoint", save)
-    changes = ("optim.epochs=4", "validate.every_epochs=4", "checkpoint.every_steps=3")
-    recipe.train(settings(tmp_path / "run", manifest, "full", *changes))
+    changes = ("optim.epochs=4", "validate.every_epochs=4", "checkpoint.every_steps=3", "clicks.rounds=1")
+    recipe.train(settings(tmp_path / "run", manifest, "decoder", *changes))
     assert saved == [3, 6, 8]
 
 
