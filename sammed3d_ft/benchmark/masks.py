@@ -24,7 +24,7 @@ from sammed3d_ft.provenance import case_content, digest, package_versions
 AUTOMATIC = "automatic"
 """Name of the folder of masks made without clicks."""
 
-MASKS_FORMAT = 1
+MASKS_FORMAT = 2
 """Increment when a method would make different masks from the same weights, settings and cases: crops, intensities,
 resampling, placement and effect of clicks, post-processing, the autoPET steps, threshold rules, 2D SAM, cascade. Not
 for wording, speed, or code that only training or scoring uses. Older masks stay in their own folders."""

@@ -45,11 +45,13 @@ class PlacedClick:
         position_vox: (3,) float64, canonical voxels.
         voxel: (3,) int64, the voxel that contains it; on a face between two voxels, the upper one.
         label: 1 foreground, 0 background.
+        reach_mm: for a correction, the distance to the border of the mask that was corrected; None for other clicks.
     """
 
     position_vox: np.ndarray
     voxel: np.ndarray
     label: int
+    reach_mm: float | None = None
 
     @classmethod
     def at(cls, position_vox: np.ndarray, label: int, shape: tuple[int, ...]) -> PlacedClick:

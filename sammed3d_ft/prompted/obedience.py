@@ -1,16 +1,20 @@
 """Enforces clicks in a lesion's logits, whatever the network predicted.
 
-1. If the network's mask contradicts a click, the click's voxel and the connected voxels within 6 mm are relabelled,
-   but only those nearer to the click than the mask's border is (users click the middle of an error, which ends near
-   that border) and nearer to it than to any click with the opposite label.
-2. A foreground click adds only voxels whose value is closer to its own than to that of any background click or of its
-   surroundings.
-3. Components without a foreground click are then removed from the lesion.
+1. Users click the middle of an error, and an error ends at the border of the mask that they see. So a correction
+   relabels the connected voxels that are nearer to it than that border was, and nearer to it than to any click with the
+   opposite label. This holds for later predictions as well.
+2. Any other click that the network's mask contradicts relabels in the same way, measured on that mask, but only within
+   6 mm.
+3. A foreground click adds only voxels whose value is closer to its own than to that of any background click or of its
+   surroundings; corrections within 6 mm of the mask are exempt.
+4. Components without a foreground click are then removed from the lesion.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import cc3d
 import numpy as np
@@ -19,11 +23,11 @@ from prompts.depth import bounding_box
 from sammed3d_ft.images.crops import Region
 from sammed3d_ft.prompted.lesion_crops import PlacedClick
 
-# Maximum reach of a click. Where the network found nothing, this is the only limit.
+# Maximum reach of a click that corrected nothing, and of a foreground click whatever the image shows.
 _REACH_MM = 6.0
 # Logits of relabelled voxels: a probability of 0.88 or 0.12, whatever the network predicted.
 _TURNED = 2.0
-# The surroundings of a foreground click: this percentile of the values around it outside the mask.
+# The surroundings of a foreground click: this percentile of the values within twice its reach.
 _SURROUNDINGS = 10
 
 Voxel = tuple[int, int, int]
@@ -44,19 +48,22 @@ def obeyed(
         image: (X, Y, Z) of the scan; similarity is judged by its values.
         spacing_mm: (3,) of the scan.
     """
-    labels: dict[Voxel, int] = {}
+    newest: dict[Voxel, PlacedClick] = {}
     for click in clicks:
         x, y, z = (int(v) for v in click.voxel - np.array(region.start))
-        labels[x, y, z] = click.label
+        newest[x, y, z] = click
     mask = logits > 0
     turned = mask.copy()
-    for voxel, label in labels.items():
-        if mask[voxel] != (label == 1):
-            box, also = _neighbourhood(voxel, labels, mask, image[region.slices], spacing_mm)
-            turned[box][also] = label == 1
-    for voxel, label in labels.items():
-        turned[voxel] = label == 1
-    left = with_a_click(turned, [voxel for voxel, label in labels.items() if label == 1])
+    for voxel, click in newest.items():
+        reach_mm = click.reach_mm
+        if reach_mm is None and mask[voxel] != (click.label == 1):
+            reach_mm = min(_REACH_MM, _to_border_mm(mask, voxel, spacing_mm))
+        if reach_mm is not None:
+            box, also = _neighbourhood(voxel, newest, reach_mm, image[region.slices], spacing_mm)
+            turned[box][also] = click.label == 1
+    for voxel, click in newest.items():
+        turned[voxel] = click.label == 1
+    left = with_a_click(turned, [voxel for voxel, click in newest.items() if click.label == 1])
     changed = left != mask
     if not changed.any():
         return logits
@@ -65,36 +72,65 @@ def obeyed(
     return result
 
 
+def with_reach(click: PlacedClick, region: Region, mask: np.ndarray, spacing_mm: np.ndarray) -> PlacedClick:
+    """A click with its reach, if it corrects a mask (``region.shape`` bool); otherwise, the click as it is."""
+    if not region.holds(click.voxel):
+        return click
+    x, y, z = (int(v) for v in click.voxel - np.array(region.start))
+    if mask[x, y, z] == (click.label == 1):
+        return click
+    reach_mm = _to_border_mm(mask, (x, y, z), spacing_mm)
+    return replace(click, reach_mm=reach_mm) if math.isfinite(reach_mm) else click
+
+
+def _to_border_mm(mask: np.ndarray, voxel: Voxel, spacing_mm: np.ndarray) -> float:
+    """Distance from a voxel to the nearest one on the other side of a (X, Y, Z) mask's border; infinite if none is."""
+    reach_mm = _REACH_MM
+    while True:  # in a box that grows until it contains the nearest voxel
+        box = _box(voxel, reach_mm, spacing_mm)
+        distance = _distance_mm(voxel, box, mask.shape, spacing_mm)
+        nearest = float(distance[mask[box] != mask[voxel]].min(initial=np.inf))
+        if nearest <= reach_mm or distance.shape == mask.shape:
+            return nearest
+        reach_mm *= 2
+
+
 def _neighbourhood(
-    voxel: Voxel, labels: Mapping[Voxel, int], mask: np.ndarray, image: np.ndarray, spacing_mm: np.ndarray
+    voxel: Voxel, clicks: Mapping[Voxel, PlacedClick], reach_mm: float, image: np.ndarray, spacing_mm: np.ndarray
 ) -> tuple[tuple[slice, slice, slice], np.ndarray]:
-    """The voxels to relabel around a click that the mask contradicts: a box of the region, and a bool mask in it.
+    """The voxels that a click relabels: a box of the region, and a bool mask in it.
 
     Args:
         voxel: the clicked voxel.
-        labels: labels of all clicked voxels.
-        mask: (X, Y, Z) bool, the network's mask.
+        clicks: the newest click on each clicked voxel.
         image: (X, Y, Z).
     """
-    reach_vox = np.ceil(_REACH_MM / spacing_mm).astype(int)
-    x, y, z = (slice(max(v - n, 0), v + n + 1) for v, n in zip(voxel, reach_vox, strict=True))
-    box, here = (x, y, z), (voxel[0] - x.start, voxel[1] - y.start, voxel[2] - z.start)
-    foreground = labels[voxel] == 1
-    near, values, distance = mask[box], image[box], _distance_mm(voxel, box, mask.shape, spacing_mm)
-    right = distance[near == foreground]  # of voxels that already agree with the click
-    radius = min(_REACH_MM, float(right.min(initial=np.inf)))
-    opposite = [other for other, label in labels.items() if label != labels[voxel]]
-    taken = distance < radius
+    click, box = clicks[voxel], _box(voxel, 2 * reach_mm, spacing_mm)
+    values, distance = image[box], _distance_mm(voxel, box, image.shape, spacing_mm)
+    taken = distance < reach_mm
+    opposite = [other for other, given in clicks.items() if given.label != click.label]
     for other in opposite:
-        taken &= distance < _distance_mm(other, box, mask.shape, spacing_mm)
-    if foreground:  # a background click is limited by the mask; a foreground click must be limited by the image
+        taken &= distance < _distance_mm(other, box, image.shape, spacing_mm)
+    # A background click is limited by the mask; a foreground click must be limited by the image, unless it corrects
+    # what is next to the mask.
+    if click.label == 1 and (click.reach_mm is None or reach_mm > _REACH_MM):
         unlike = [float(image[other]) for other in opposite]
-        unlike.append(float(np.percentile(values[~near & (distance <= 2 * radius)], _SURROUNDINGS)))
+        unlike.append(float(np.percentile(values[distance <= 2 * reach_mm], _SURROUNDINGS)))
         for value in unlike:
-            taken &= np.abs(values - values[here]) <= np.abs(values - value)
+            taken &= np.abs(values - image[voxel]) <= np.abs(values - value)
+    here = (voxel[0] - box[0].start, voxel[1] - box[1].start, voxel[2] - box[2].start)
     taken[here] = True
     parts = cc3d.connected_components(taken, connectivity=18)
     return box, parts == parts[here]
+
+
+def _box(voxel: Voxel, reach_mm: float, spacing_mm: np.ndarray) -> tuple[slice, slice, slice]:
+    """The voxels within some distance of a voxel along each axis; it may extend beyond the array's upper faces."""
+    x, y, z = (
+        slice(max(v - n, 0), v + n + 1)
+        for v, n in zip(voxel, np.ceil(reach_mm / spacing_mm).astype(int).tolist(), strict=True)
+    )
+    return x, y, z
 
 
 def _distance_mm(

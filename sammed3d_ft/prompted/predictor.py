@@ -28,6 +28,7 @@ from sammed3d_ft.prompted.lesion_crops import (
     encode_crops,
     evaluating,
 )
+from sammed3d_ft.prompted.obedience import with_reach
 from sammed3d_ft.prompted.prediction import LesionPrediction, highest_probability, instance_map, union_mask
 from sammed3d_ft.prompted.preprocessing import Preprocessing, channels
 from sammed3d_ft.prompted.pretrained import click_mode, open_pretrained
@@ -51,6 +52,9 @@ class _LesionState:
     sites: tuple[Site, ...] = ()
     clicks: tuple[PlacedClick, ...] = ()
     before: _LesionState | None = None
+
+
+_NOTHING = _LesionState()
 
 
 class Predictor:
@@ -270,7 +274,7 @@ class Predictor:
         _check_number(lesion)
         if not clicks:
             raise InputError(f"lesion {lesion}: no clicks given; at least one is needed")
-        state = given = self._lesions.get(lesion, _LesionState())
+        state = given = self._lesions.get(lesion, _NOTHING)
         first_by_itself = False
         if not state.sites and state.start is not None:
             # The crop must be on the mask: a crop around a distant click would contain nothing of it.
@@ -286,7 +290,8 @@ class Predictor:
         before = state if state.clicks or state.start is not None else None
         decoder = self._site_decoder()
         with torch.inference_mode(), evaluating(self.model), self._precision():
-            for number, click in enumerate(clicks):
+            for number, placed in enumerate(clicks):
+                click = self._with_reach(placed, lesion, state, decoder)
                 sites = self._after_click(state, click, decoder)
                 if sites is None:
                     _log.warning(
@@ -402,6 +407,17 @@ class Predictor:
         start = None if state.sites else state.start
         ahead = self._ahead.pop(decoder.grids(click.position_vox), None)
         return (*state.sites, decoder.opened(clicks, start, ahead))
+
+    def _with_reach(self, click: PlacedClick, lesion: int, state: _LesionState, decoder: SiteDecoder) -> PlacedClick:
+        """The click, measured on the lesion's mask before it, as the user saw it or would have seen it."""
+        if not self.obey or state is _NOTHING:
+            return click
+        if state is self._lesions.get(lesion):
+            region, mask = self._predictions[lesion].region, self._predictions[lesion].mask
+        else:
+            region, logits, _ = decoder.lesion(state.sites, state.clicks)
+            mask = logits > 0
+        return with_reach(click, region, mask, self.volume.spacing_mm)
 
     def _own_click(self, start: StartMask, clicks: list[PlacedClick]) -> PlacedClick:
         """A click at the deepest point of a mask; voxels with background clicks count as outside the mask."""

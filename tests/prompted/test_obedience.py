@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cc3d
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from sammed3d_ft.images.crops import Region
 from sammed3d_ft.images.grids import from_array
 from sammed3d_ft.prompted.lesion_crops import PlacedClick
-from sammed3d_ft.prompted.obedience import obeyed
+from sammed3d_ft.prompted.obedience import obeyed, with_reach
 from tests.support.stand_ins import Threshold, plain_scan, predictor
 
 SHAPE = (13, 12, 11)
@@ -57,8 +58,9 @@ class Stubborn(Threshold):
     coarse=st.integers(1, 14),
     offset=st.sampled_from([-30.0, -3.0, 0.0, 3.0, 30.0]),
     count=st.integers(1, 9),
+    corrections=st.booleans(),
 )
-def test_any_clicks_on_any_logits_are_obeyed(seed, shape, spacing_mm, coarse, offset, count) -> None:
+def test_any_clicks_on_any_logits_are_obeyed(seed, shape, spacing_mm, coarse, offset, count, corrections) -> None:
     rng = np.random.default_rng(seed)
     scan = tuple(np.array(shape) + 3)
     logits = 5 * np.kron(rng.normal(size=[coarse] * 3), np.ones([14 // coarse + 1] * 3)) + offset
@@ -71,6 +73,9 @@ def test_any_clicks_on_any_logits_are_obeyed(seed, shape, spacing_mm, coarse, of
         for number in range(count)
     ]
     placed, spacing, before = clicks_at(*clicks, shape=scan), np.array(spacing_mm), logits.copy()
+    if corrections:
+        earlier = rng.random(shape) < rng.random()  # the mask that was corrected; its border may be anywhere
+        placed = [with_reach(click, region, earlier, spacing) for click in placed]
     found = obeyed(logits, region, placed, image, spacing)
     check_obeyed(found > 0, region, clicks, scan)
     np.testing.assert_array_equal(obeyed(found, region, placed, image, spacing), found)
@@ -90,18 +95,20 @@ def test_a_predictor_obeys_any_clicks_whatever_its_network(seed, shape, coarse, 
     volume = from_array(rng.gamma(2.0, 3.0, shape).astype(np.float32), np.diag([2.0, 1.5, 3.0, 1.0]))
     found = predictor(Stubborn(seed, coarse, offset), scan=volume)
     clicks: Any = []
+    asked: Any = []
     for number in range(5):
         # Some on the outer faces of voxels, and several on one voxel.
         position = rng.integers(-1, shape) + 0.5 if corners else rng.uniform(-0.5, np.array(shape) - 0.5)
         label = 1 if number == 0 else int(rng.integers(2))
         if number and rng.random() < 0.2:
             position = np.array(clicks[-1][0])
+        asked.append((position, label))
         prediction = found.add_click(position, label)
         clicks = prediction.clicks
         check_obeyed(prediction.mask, prediction.region, clicks, shape)
-    placed = [PlacedClick.at(np.array(position), label, shape) for position, label in clicks]
-    again = obeyed(prediction.logits, prediction.region, placed, volume.array, volume.spacing_mm)
-    np.testing.assert_array_equal(again, prediction.logits)
+    at_once = predictor(Stubborn(seed, coarse, offset), scan=volume)
+    positions, labels = zip(*asked, strict=True)
+    np.testing.assert_array_equal(at_once.add_clicks(positions, labels).logits, prediction.logits)
 
 
 def test_a_mask_that_obeys_already_stays_as_it_is() -> None:
@@ -163,6 +170,35 @@ def test_a_correction_takes_its_neighbourhood_along() -> None:
     # middle to the foreground click, and 9 hangs together with nothing.
     much = line(-5, -5, 3, 3, 3, 3, 3, 3, 3, 3, -5, -5)
     assert on_a_line(much, flat, (2, 1), (7, 0)) == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]
+
+
+def test_a_correction_reaches_to_the_border_of_the_mask_that_it_corrected() -> None:
+    region, spacing_mm = Region((5, 0, 0), (17, 1, 1)), np.full(3, 2.0)
+    seen = line(0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0) > 0  # voxels 7 to 14 of the scan
+    place = {x: PlacedClick.at(np.array([x, 0.0, 0.0]), label, (40, 1, 1)) for x, label in ((11, 0), (7, 1), (16, 1))}
+    reach_mm = {x: with_reach(click, region, seen, spacing_mm).reach_mm for x, click in place.items()}
+    assert reach_mm == {11: 8.0, 7: None, 16: 4.0}  # to voxels 15 and 14; the click at 7 corrects nothing
+    assert with_reach(PlacedClick.at(np.array([18.0, 0, 0]), 1, (40, 1, 1)), region, seen, spacing_mm).reach_mm is None
+    assert with_reach(place[16], region, np.zeros_like(seen), spacing_mm).reach_mm is None  # nothing was found
+
+    # Whatever the network makes of it later.
+    flat = np.ones((12, 1, 1), np.float32)
+    agreeing = line(-5, -5, 3, 3, 3, 3, 3, -5, 3, 3, -5, -5)
+    corrected = replace(clicks_at(((7, 0, 0), 0), shape=flat.shape)[0], reach_mm=6.0)
+    first = clicks_at(((2, 0, 0), 1), shape=flat.shape)
+    found = obeyed(agreeing, Region((0, 0, 0), flat.shape), [*first, corrected], flat, spacing_mm)
+    assert (found[:, 0, 0] > 0).tolist() == [False] * 2 + [True] * 3 + [False] * 7
+
+
+def test_a_far_correction_takes_only_what_looks_like_it() -> None:
+    hot = line(*[9] * 8, *[1] * 8, *[9] * 6, *[1] * 30)
+    seen = line(*[3] * 8, *[-5] * 44)
+    click = clicks_at(((18, 0, 0), 1), shape=hot.shape)[0]
+    first, region = clicks_at(((2, 0, 0), 1), shape=hot.shape), Region((0, 0, 0), hot.shape)
+    click = with_reach(click, region, seen > 0, np.full(3, 2.0))
+    assert click.reach_mm == 22.0
+    found = obeyed(seen, region, [*first, click], hot, np.full(3, 2.0))
+    assert (found[:, 0, 0] > 0).tolist() == (hot[:, 0, 0] > 5).tolist()
 
 
 def test_a_click_where_nothing_was_found_reaches_six_millimetres_and_no_other_uptake() -> None:
