@@ -64,7 +64,7 @@ def obeyed(
     for voxel, click in newest.items():
         reach_mm = click.reach_mm
         if reach_mm is None and mask[voxel] != (click.label == 1):
-            reach_mm = min(_REACH_MM, _to_border_mm(mask, voxel, spacing_mm))
+            reach_mm = min(_REACH_MM, _to_border_mm(mask, voxel, spacing_mm, _REACH_MM))
         if reach_mm is not None:
             box, distance, likely = _followers(voxel, newest, reach_mm, values, spacing_mm)
             parts = cc3d.connected_components(likely & (distance < reach_mm), connectivity=18)
@@ -93,20 +93,23 @@ def with_reach(click: PlacedClick, region: Region, mask: np.ndarray, spacing_mm:
     if not region.holds(click.voxel):
         return click
     x, y, z = (int(v) for v in click.voxel - np.array(region.start))
-    if mask[x, y, z] == (click.label == 1):
+    if mask[x, y, z] == (click.label == 1) or not mask.any():
         return click
     reach_mm = _to_border_mm(mask, (x, y, z), spacing_mm)
     return replace(click, reach_mm=reach_mm) if math.isfinite(reach_mm) else click
 
 
-def _to_border_mm(mask: np.ndarray, voxel: Voxel, spacing_mm: np.ndarray) -> float:
-    """Distance from a voxel to the nearest one on the other side of a (X, Y, Z) mask's border; infinite if none is."""
+def _to_border_mm(mask: np.ndarray, voxel: Voxel, spacing_mm: np.ndarray, most_mm: float = math.inf) -> float:
+    """Distance from a voxel to the nearest one across a (X, Y, Z) mask's border; infinite if there is none.
+
+    Beyond ``most_mm``, it may be too large.
+    """
     reach_mm = _REACH_MM
     while True:  # in a box that grows until it contains the nearest voxel
         box = _box(voxel, reach_mm, spacing_mm)
         distance = _distance_mm(voxel, box, mask.shape, spacing_mm)
         nearest = float(distance[mask[box] != mask[voxel]].min(initial=np.inf))
-        if nearest <= reach_mm or distance.shape == mask.shape:
+        if nearest <= reach_mm or reach_mm >= most_mm or distance.shape == mask.shape:
             return nearest
         reach_mm *= 2
 
