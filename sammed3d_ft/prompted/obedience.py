@@ -2,8 +2,7 @@
 
 1. Users click the middle of an error, and an error ends at the border of the mask that they see. So a correction
    relabels the connected voxels that are nearer to it than that border was, and nearer to it than to any click with the
-   opposite label. Up to twice that distance, it shifts the logits, so that voxels in doubt follow. This holds for later
-   predictions as well.
+   opposite label. This holds for later predictions as well.
 2. Any other click that the network's mask contradicts relabels in the same way, measured on that mask, but only within
    6 mm.
 3. A foreground click adds only voxels whose value is closer to its own than to that of any background click or of its
@@ -28,8 +27,6 @@ from sammed3d_ft.prompted.lesion_crops import PlacedClick
 _REACH_MM = 6.0
 # Logits of relabelled voxels: a probability of 0.88 or 0.12, whatever the network predicted.
 _TURNED = 2.0
-# Shift of the logits where a correction's reach ends; it falls to 0 at twice the reach.
-_SHIFT = 3.0
 # The surroundings of a foreground click: this percentile of the values within twice its reach.
 _SURROUNDINGS = 10
 
@@ -43,7 +40,7 @@ def obeyed(
     """Return a lesion's logits with its clicks enforced.
 
     The mask (> 0) then contains the voxel of every foreground click and of no background click, and no 18-connected
-    component without a foreground click. Logits that already satisfy this, without corrections, are returned unchanged.
+    component without a foreground click. Logits that already satisfy this are returned unchanged.
 
     Args:
         logits: ``region.shape`` float32; not modified.
@@ -56,34 +53,22 @@ def obeyed(
     for click in clicks:
         x, y, z = (int(v) for v in click.voxel - np.array(region.start))
         newest[x, y, z] = click
-    shifted, values = logits, image[region.slices]
-    if any(click.reach_mm is not None for click in newest.values()):
-        shifted = logits.copy()
     mask = logits > 0
-    turned: list[tuple[Box, np.ndarray, int]] = []
+    turned = mask.copy()
     for voxel, click in newest.items():
         reach_mm = click.reach_mm
         if reach_mm is None and mask[voxel] != (click.label == 1):
             reach_mm = min(_REACH_MM, _to_border_mm(mask, voxel, spacing_mm, _REACH_MM))
         if reach_mm is not None:
-            box, distance, likely = _followers(voxel, newest, reach_mm, values, spacing_mm)
-            parts = cc3d.connected_components(likely & (distance < reach_mm), connectivity=18)
-            here = tuple(v - side.start for v, side in zip(voxel, box, strict=True))
-            turned.append((box, parts == parts[here], click.label))
-        if click.reach_mm is not None:
-            shift = _SHIFT * np.clip(2 - distance / reach_mm, 0, 1) * likely
-            shifted[box] += shift.astype(np.float32) if click.label == 1 else -shift.astype(np.float32)
-    mask = shifted > 0
-    left = mask.copy()
-    for box, also, label in turned:
-        left[box][also] = label == 1
+            box, also = _neighbourhood(voxel, newest, reach_mm, image[region.slices], spacing_mm)
+            turned[box][also] = click.label == 1
     for voxel, click in newest.items():
-        left[voxel] = click.label == 1
-    left = with_a_click(left, [voxel for voxel, click in newest.items() if click.label == 1])
+        turned[voxel] = click.label == 1
+    left = with_a_click(turned, [voxel for voxel, click in newest.items() if click.label == 1])
     changed = left != mask
     if not changed.any():
-        return shifted
-    result = shifted.copy()
+        return logits
+    result = logits.copy()
     result[changed] = np.where(left[changed], _TURNED, -_TURNED)
     return result
 
@@ -114,10 +99,10 @@ def _to_border_mm(mask: np.ndarray, voxel: Voxel, spacing_mm: np.ndarray, most_m
         reach_mm *= 2
 
 
-def _followers(
+def _neighbourhood(
     voxel: Voxel, clicks: Mapping[Voxel, PlacedClick], reach_mm: float, image: np.ndarray, spacing_mm: np.ndarray
-) -> tuple[Box, np.ndarray, np.ndarray]:
-    """The surroundings of a click: a box of the region, distances in mm, and which voxels may follow the click (bool).
+) -> tuple[Box, np.ndarray]:
+    """The voxels that a click relabels: a box of the region, and a bool mask in it.
 
     Args:
         voxel: the clicked voxel.
@@ -126,19 +111,21 @@ def _followers(
     """
     click, box = clicks[voxel], _box(voxel, 2 * reach_mm, spacing_mm)
     values, distance = image[box], _distance_mm(voxel, box, image.shape, spacing_mm)
-    likely = np.ones(distance.shape, bool)
+    taken = distance < reach_mm
     opposite = [other for other, given in clicks.items() if given.label != click.label]
     for other in opposite:
-        likely &= distance < _distance_mm(other, box, image.shape, spacing_mm)
+        taken &= distance < _distance_mm(other, box, image.shape, spacing_mm)
     # A background click is limited by the mask; a foreground click must be limited by the image, unless it corrects
     # what is next to the mask.
     if click.label == 1 and (click.reach_mm is None or reach_mm > _REACH_MM):
         unlike = [float(image[other]) for other in opposite]
         unlike.append(float(np.percentile(values[distance <= 2 * reach_mm], _SURROUNDINGS)))
         for value in unlike:
-            likely &= np.abs(values - image[voxel]) <= np.abs(values - value)
-    likely[distance == 0] = True
-    return box, distance, likely
+            taken &= np.abs(values - image[voxel]) <= np.abs(values - value)
+    here = tuple(v - side.start for v, side in zip(voxel, box, strict=True))
+    taken[here] = True
+    parts = cc3d.connected_components(taken, connectivity=18)
+    return box, parts == parts[here]
 
 
 def _box(voxel: Voxel, reach_mm: float, spacing_mm: np.ndarray) -> Box:

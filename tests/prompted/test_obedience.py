@@ -78,8 +78,7 @@ def test_any_clicks_on_any_logits_are_obeyed(seed, shape, spacing_mm, coarse, of
         placed = [with_reach(click, region, earlier, spacing) for click in placed]
     found = obeyed(logits, region, placed, image, spacing)
     check_obeyed(found > 0, region, clicks, scan)
-    if not corrections:
-        np.testing.assert_array_equal(obeyed(found, region, placed, image, spacing), found)
+    np.testing.assert_array_equal(obeyed(found, region, placed, image, spacing), found)
     np.testing.assert_array_equal(logits, before)
 
 
@@ -190,9 +189,7 @@ def test_a_correction_reaches_to_the_border_of_the_mask_that_it_corrected() -> N
     before = agreeing.copy()
     found = obeyed(agreeing, Region((0, 0, 0), flat.shape), [*first, corrected], flat, spacing_mm)
     np.testing.assert_array_equal(agreeing, before)
-    # Voxels 5 to 9 are nearer than 6 mm; the shift falls from 3 to 0 at 12 mm. Voxel 4 is nearer to the first click.
-    assert (found[:, 0, 0] > 0).tolist() == [False] * 2 + [True] * 3 + [False] * 7
-    np.testing.assert_allclose(found[[2, 3, 4, 10, 11], 0, 0], [3, 3, 3, -8, -7], rtol=1e-6)
+    assert (found[:, 0, 0] > 0).tolist() == [False] * 2 + [True] * 3 + [False] * 7  # 5 to 9 are nearer than 6 mm
 
 
 def test_a_far_correction_takes_only_what_looks_like_it() -> None:
