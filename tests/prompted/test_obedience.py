@@ -50,7 +50,7 @@ class Stubborn(Threshold):
         return torch.nn.functional.interpolate(5 * noise + self.offset, size=(12, 12, 12)), torch.rand(1, 1)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**31),
     shape=st.tuples(*[st.integers(1, 14)] * 3),
@@ -106,6 +106,9 @@ def test_a_predictor_obeys_any_clicks_whatever_its_network(seed, shape, coarse, 
         prediction = found.add_click(position, label)
         clicks = prediction.clicks
         check_obeyed(prediction.mask, prediction.region, clicks, shape)
+    placed = [PlacedClick.at(np.array(position), label, shape) for position, label in clicks]
+    again = obeyed(prediction.logits, prediction.region, placed, volume.array, volume.spacing_mm)
+    np.testing.assert_array_equal(again, prediction.logits)
     at_once = predictor(Stubborn(seed, coarse, offset), scan=volume)
     positions, labels = zip(*asked, strict=True)
     np.testing.assert_array_equal(at_once.add_clicks(positions, labels).logits, prediction.logits)
