@@ -79,21 +79,17 @@ def test_an_export_goes_up_and_comes_back(hub: Hub, export: Path, tmp_path: Path
     assert "- accumulated clicks: false" in card
     assert "--checkpoint hub:lab/mini-psma" in card
 
+    # A card that somebody wrote stays.
+    repo.files["README.md"] = b"ours"
+    again = f"import sammed3d_ft; sammed3d_ft.push_to_hub({str(export / 'model.safetensors')!r}, 'lab/mini-psma')"
     code = OPEN.format(path="hub:lab/mini-psma", base=None)
-    there = run_python(code, hub.url, home, TOKEN)
+    there = run_python(again + code, hub.url, home, TOKEN)
     assert there.returncode == 0, there.stderr
+    assert repo.files["README.md"] == b"ours"
     assert json.loads(there.stdout) == told(export / "model.safetensors")
     assert hub.downloads == ["model.safetensors"]
     offline = run_python(code, "http://127.0.0.1:9", home, TOKEN)  # from the cache
     assert json.loads(offline.stdout) == json.loads(there.stdout)
-
-    # A card that somebody wrote stays.
-    repo.files["README.md"] = b"ours"
-    again = run_python(
-        command_line("weights", "push", export / "model.safetensors", "lab/mini-psma"), hub.url, home, TOKEN
-    )
-    assert again.returncode == 0, again.stderr
-    assert repo.files["README.md"] == b"ours"
 
 
 def test_an_adapter_goes_up_and_comes_back(hub: Hub, export: Path, tmp_path: Path) -> None:
