@@ -315,6 +315,7 @@ def _dumps(content: dict[str, Any]) -> str:
 
 # Two grids are the same if all corner voxels agree within this fraction of a voxel.
 _TOLERANCE_VOX = 0.01
+_MOST_MM = 1e9  # in the affine of an image
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,7 +341,7 @@ class NamedImage:
         try:
             shape, affine = content["shape"], np.array(content["affine"], np.float64)
             whole = len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)
-            valid = whole and affine.shape == (4, 4) and np.isfinite(affine).all()
+            valid = whole and affine.shape == (4, 4) and (np.abs(affine) < _MOST_MM).all()
             if valid and abs(np.linalg.det(affine[:3, :3])) > 0 and (affine[3] == (0, 0, 0, 1)).all():
                 return cls.of(shape, affine)
         except (KeyError, TypeError, ValueError):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -317,6 +318,18 @@ def test_a_file_names_its_image_and_is_refused_for_another(form: str, tmp_path: 
     ):
         with pytest.raises(InputError, match=says):
             read_clicks(path, affine=affine, shape=size)
+
+
+@pytest.mark.parametrize("voxel_mm", [1e307, float("nan")])
+def test_an_absurd_affine_in_a_file_is_refused(voxel_mm: float, tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    write_clicks(path, clicks_on_voxels(), affine=AFFINE, shape=SHAPE)
+    content = json.loads(path.read_text())
+    content["image"]["affine"] = np.diag([voxel_mm, 1, 1, 1]).tolist()
+    write(path, content)
+    warnings.simplefilter("error")  # pytest restores the filters after the test
+    with pytest.raises(InputError, match="it must give the shape of the image"):
+        read_clicks(path, affine=np.eye(4), shape=SHAPE)
 
 
 def test_a_point_outside_is_named_with_coordinates_and_range() -> None:
