@@ -31,7 +31,7 @@ class DicomFile:
     frame: int | None = None
 
     def text(self, keyword: str) -> str:
-        """An attribute as text; "" if it is missing or empty."""
+        """An attribute as text in one line; "" if it is missing or empty."""
         with reading(self.path):
             return text_of(self.header, keyword)
 
@@ -50,7 +50,7 @@ class FoundSeries:
         return self.files[0].text("FrameOfReferenceUID")
 
     def __str__(self) -> str:
-        description = " ".join(self.files[0].text("SeriesDescription").split()) or "no description"
+        description = self.files[0].text("SeriesDescription") or "no description"
         return f"{self.uid} ({description}, {len(self.files)} images)"
 
 

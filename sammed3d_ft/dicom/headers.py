@@ -34,9 +34,9 @@ def reading(where: object) -> Iterator[None]:
 
 
 def text_of(header: Dataset, keyword: str) -> str:
-    """An attribute as text; "" if it is missing or empty."""
+    """An attribute as text in one line; "" if it is missing or empty."""
     value = header.get(keyword)
-    return "" if value is None else str(value).strip()
+    return "" if value is None else " ".join(str(value).split())
 
 
 def number_of(header: Dataset, keyword: str) -> float | None:

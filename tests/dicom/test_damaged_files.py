@@ -28,6 +28,17 @@ def bytes_changed(old: bytes, new: bytes) -> Callable[[Path], None]:
     return change
 
 
+def line_broken(element: bytes) -> Callable[[Path], None]:
+    """A line break in the value of an element, which is given by its tag and VR."""
+
+    def change(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[content.index(element) + len(element) + 6] = ord("\n")
+        path.write_bytes(content)
+
+    return change
+
+
 def dataset_changed(edit: Callable[[Dataset], object]) -> Callable[[Path], None]:
     def change(path: Path) -> None:
         dataset = pydicom.dcmread(path)
@@ -42,6 +53,12 @@ WEIGHT = b"\x10\x00\x30\x10DS\x04\x0070.0"
 DAMAGED: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "unknown VR": ("slice", bytes_changed(ROWS, ROWS.replace(b"US", b"ZZ")), "cannot be read as DICOM|no valid Rows"),
     "wrong size": ("slice", bytes_changed(WEIGHT, WEIGHT.replace(b"DS", b"FD")), "cannot be read as DICOM"),
+    "slope of unknown type": (
+        "slice",
+        bytes_changed(b"\x28\x00\x53\x10DS", b"\x28\x00\x53\x10D "),
+        "Unknown Value Representation",
+    ),
+    "line break in a UID": ("slice", line_broken(b"\x20\x00\x0e\x00UI"), "contains 2 PET series"),
     "endless element": (
         "slice",
         bytes_changed(b"\x10\x00\x30\x10DS\x04\x00", b"\x10\x00\x30\x10UN\x00\x00\xf0\xff\xff\x7f"),
