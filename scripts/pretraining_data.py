@@ -1,4 +1,4 @@
-"""Make the phantoms that `mini` was pre-trained on: sets of small and of large lesions, in one manifest.
+"""Make phantoms for pre-training: sets of small and of large lesions, in one manifest.
 
 python scripts/pretraining_data.py pretrain/data
 
@@ -8,6 +8,7 @@ About 15 minutes of a CPU core and 4 GB. The sets are in folders of their own; t
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -37,10 +38,10 @@ SETS = {
 }
 
 
-def make(out: Path) -> Path:
-    """Write the sets and return the path of their joint manifest."""
+def make(out: Path, sets: Mapping[str, PhantomSet] = SETS) -> Path:
+    """Write the sets and return the path of their joint manifest; InputError for a set that was interrupted."""
     listed: list[Case] = []
-    for name, one in SETS.items():
+    for name, one in sets.items():
         manifest = out / name / "manifest.json"
         if not manifest.exists():
             print(f"{name}: {one}", flush=True)
