@@ -10,6 +10,7 @@ import argparse
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -254,7 +255,8 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 def _read_pickle(path: Path, zipped: bool) -> Checkpoint:
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd streams: what they hold is checked, or the error says it
             # Memory-mapped, because most of a training checkpoint is optimiser state, which is not needed.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:

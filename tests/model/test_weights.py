@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import stat
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,16 @@ def test_each_wrong_file_is_one_clear_line(kind: str, said: str, tmp_path: Path,
     assert said in str(caught.value)
     assert str(path) in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_an_odd_stream_that_can_be_read_gives_no_warning(tmp_path: Path, state: State) -> None:
+    path = tmp_path / "odd.pth"
+    write_old_form(path, state)
+    whole = path.read_bytes()
+    assert whole[:2] == b"\x80\x02"  # the pickle protocol
+    path.write_bytes(b"\x80\x22" + whole[2:])
+    warnings.simplefilter("error")  # pytest restores the filters after the test
+    assert state_hash(read_state_dict(path).state) == state_hash(state)
 
 
 def test_missing_unexpected_and_misshapen_names_by_group(tmp_path: Path, model: SAMMed3D, state: State) -> None:
