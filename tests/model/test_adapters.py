@@ -160,9 +160,9 @@ def test_merged_equals_unmerged(stepped: tuple[SAMMed3D, TuningReport, Path]) ->
     # Merging does not change the model in training.
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     # The adapters have an effect: with the base's attention the output differs.
-    name = "image_encoder.blocks.0.attn.qkv.weight"
-    fresh.load_state_dict({**merged, name: seeded_model("mini", seed=1).state_dict()[name]})
-    assert relative_error(output_of(fresh, image()), unmerged) > 1e-4
+    base = seeded_model("mini", seed=1).state_dict()
+    fresh.load_state_dict(merged | {name: base[name] for name in base if name.endswith(".attn.qkv.weight")})
+    assert relative_error(output_of(fresh, image()), unmerged) > 1e-3
 
 
 def test_merged_state_of_a_model_without_adapters() -> None:
