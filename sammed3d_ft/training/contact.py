@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -98,10 +98,6 @@ class _Contact:
         """Wait until all processes have called this; one that exits earlier would look lost to the others."""
         self._finished.set()
         self._thread.join()
-        # torch 2.6 hangs if a group is destroyed while gloo's thread still releases the last reduction's tensor: each
-        # waits for the other, one of them with the interpreter lock. A barrier lets go of the lock and has no tensor.
-        with suppress(RuntimeError):  # another process may have left already
-            distributed.barrier(group=self._group)
 
     def _exchange(self) -> None:
         finished = torch.zeros(1, device="cpu")
