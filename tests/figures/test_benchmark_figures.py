@@ -47,6 +47,6 @@ def test_lesions_by_size() -> None:
     estimates = {"small": {"unet": small}, "large": {"unet": large}}
     left, right = size_figure(estimates, ROWS).axes
     assert [left.get_title(), right.get_title()] == ["recall", "mean lesion Dice"]
-    assert np.allclose(left.lines[0].get_ydata(), [0.4, 1])
-    assert np.allclose(right.lines[0].get_ydata(), [0.2, 0.9])
+    assert list(left.lines[0].get_ydata()) == pytest.approx([0.4, 1])
+    assert list(right.lines[0].get_ydata()) == pytest.approx([0.2, 0.9])
     assert [label.get_text() for label in left.get_xticklabels()] == ["small\nn = 7", "large\nn = 2"]
