@@ -16,11 +16,6 @@ if "OMP_NUM_THREADS" not in os.environ:
     torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are cores: tests that wait for servers and processes leave cores idle."""
-    return (os.cpu_count() or 1) + 1
-
-
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of real cases, named by SAMMED3D_TEST_DATA (default: ../shared/data beside the checkout)."""

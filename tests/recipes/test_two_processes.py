@@ -145,6 +145,7 @@ def test_two_processes_killed_and_started_again_end_in_the_same_bytes(tmp_path: 
     assert summaries[0]["best"] == summaries[1]["best"]
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_alone_is_reported_and_ends_the_run(tmp_path: Path, manifest: Path) -> None:
     """The second process reads a validation image that was damaged after the check; the first would wait for it."""
     script = tmp_path / "damaging.py"
@@ -192,6 +193,7 @@ def test_a_process_that_is_killed_ends_the_run_with_a_line_that_says_how_to_go_o
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_1"]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_on_one_process_stops_both_at_the_same_step(tmp_path: Path, manifest: Path) -> None:
     script = tmp_path / "no_number.py"
     script.write_text(
