@@ -12,7 +12,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from sammed3d_ft.dicom.headers import reading, text_of
+from sammed3d_ft.dicom.headers import number_of, reading, text_of
 from sammed3d_ft.errors import InputError
 
 IMAGE_NAMES = {"PT": "PET", "CT": "CT"}
@@ -34,6 +34,11 @@ class DicomFile:
         """An attribute as text in one line; "" if it is missing or empty."""
         with reading(self.path):
             return text_of(self.header, keyword)
+
+    def number(self, keyword: str) -> float | None:
+        """An attribute as a finite number, else None."""
+        with reading(self.path):
+            return number_of(self.header, keyword)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from sammed3d_ft.dicom.folder import IMAGE_NAMES, DicomFile, FoundSeries
 from sammed3d_ft.dicom.frames import frames_of
-from sammed3d_ft.dicom.headers import number_of, reading
+from sammed3d_ft.dicom.headers import reading
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.grids import check_shape
 
@@ -212,25 +212,24 @@ def read_values(series: Series, factor: float = 1.0) -> np.ndarray:
     values = np.empty(series.shape, np.float32)
     opened: Path | None = None
     for index, file in enumerate(series.files):
-        with reading(file.path):
-            kind = "RealWorldValue" if "RealWorldValueSlope" in file.header else "Rescale"
-            slope, intercept = (number_of(file.header, f"{kind}{which}") for which in ("Slope", "Intercept"))
-            if slope is None or intercept is None:
-                raise InputError(f"{file.path}: has no Rescale Slope and Intercept, so its values have no unit")
-            if series.modality == "CT" and file.text("RescaleType") not in ("", "HU"):
-                raise InputError(f"{file.path}: CT values are in {file.text('RescaleType')}, expected HU")
-            if file.path != opened:
-                frames, opened = _pixels(file), file.path
-            if len(frames) <= (file.frame or 0) or frames.shape[1:] != series.shape[1::-1]:
-                raise InputError(f"{file.path}: its pixels do not match its header; export it again")
-            stored = frames[file.frame or 0]
-            first, last = (number_of(file.header, f"RealWorldValue{end}ValueMapped") for end in ("First", "Last"))
-            if first is not None and last is not None and (stored.min() < first or stored.max() > last):
-                raise InputError(
-                    f"{file.path}: {_name(file)} stores values of {stored.min()} to {stored.max()}, but only {first:g} "
-                    f"to {last:g} have a unit"
-                )
-            values[:, :, index] = ((stored * slope + intercept) * factor).T
+        kind = "RealWorldValue" if "RealWorldValueSlope" in file.header else "Rescale"
+        slope, intercept = (file.number(f"{kind}{which}") for which in ("Slope", "Intercept"))
+        if slope is None or intercept is None:
+            raise InputError(f"{file.path}: has no Rescale Slope and Intercept, so its values have no unit")
+        if series.modality == "CT" and file.text("RescaleType") not in ("", "HU"):
+            raise InputError(f"{file.path}: CT values are in {file.text('RescaleType')}, expected HU")
+        if file.path != opened:
+            frames, opened = _pixels(file), file.path
+        if len(frames) <= (file.frame or 0) or frames.shape[1:] != series.shape[1::-1]:
+            raise InputError(f"{file.path}: its pixels do not match its header; export it again")
+        stored = frames[file.frame or 0]
+        first, last = (file.number(f"RealWorldValue{end}ValueMapped") for end in ("First", "Last"))
+        if first is not None and last is not None and (stored.min() < first or stored.max() > last):
+            raise InputError(
+                f"{file.path}: {_name(file)} stores values of {stored.min()} to {stored.max()}, but only {first:g} to "
+                f"{last:g} have a unit"
+            )
+        values[:, :, index] = ((stored * slope + intercept) * factor).T
     return values
 
 
