@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.hostile.mutated_files import mutated
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "fuzz_readers.py"
 
 
@@ -24,7 +26,6 @@ def test_seconds_on_click_files(tmp_path: Path) -> None:
 
 
 def test_an_input_can_be_made_again_from_its_number() -> None:
-    mutated = runpy.run_path(str(SCRIPT))["mutated"]
     seed = bytes(range(256)) * 4
     first, again, other = (mutated(seed, random.Random(number)) for number in (1, 1, 2))
     assert first == again
