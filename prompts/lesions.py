@@ -7,7 +7,7 @@ from typing import Literal, cast
 import cc3d
 import numpy as np
 
-from prompts.depth import bounding_box
+from prompts.boxes import bounding_box
 from prompts.errors import InputError
 
 CONNECTIVITIES = (6, 18, 26)

@@ -23,11 +23,12 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from sammed3d_ft.dataset.case_images import read_case
 from sammed3d_ft.dataset.manifest import Case, read_manifest
 from sammed3d_ft.files import whole_file
-from sammed3d_ft.images.images import Volume
+from sammed3d_ft.images.grids import Volume
 from sammed3d_ft.prompted.predictor import Predictor
-from sammed3d_ft.prompted.simulated_user import CaseScore, read_case, simulate_case
+from sammed3d_ft.prompted.simulated_user import CaseScore, simulate_case
 
 CLICKS = (1, 3)
 WHEN = ("before", "after")

@@ -17,7 +17,8 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, PositronEmissionTomographyImageStorage, generate_uid
 
-from sammed3d_ft.images.images import Volume, read_image
+from sammed3d_ft.images.grids import Volume
+from sammed3d_ft.images.images import read_image
 
 _WEIGHT_KG, _DOSE_BQ, _HALF_LIFE_S, _WAIT_S = 70.0, 2.5e8, 6586.2, 3600.0
 

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from sammed3d_ft.dataset.manifest import SPLITS, read_manifest
 from sammed3d_ft.files import write_csv
 from sammed3d_ft.lesions.table import SIZE_CLASSES, size_class
+from sammed3d_ft.model.published import click_mode
 from sammed3d_ft.prompted.predictor import Predictor
-from sammed3d_ft.prompted.pretrained import click_mode
 from sammed3d_ft.prompted.simulated_user import CaseScore, simulate_files
 
 

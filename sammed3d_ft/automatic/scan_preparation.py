@@ -9,17 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from prompts.depth import bounding_box
+from prompts.boxes import bounding_box
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.grids import Volume, require_modalities
-from sammed3d_ft.images.resampling import resample_like
+from sammed3d_ft.images.resampling import OFFSET_STEP_VOX, resample_like
 
 # Without CT, PET above this value is body: air around a patient is far below it, muscle and fat are above.
 _BODY_SUV = 0.1
 # Outside the body the network is not evaluated; its output there is set to a probability of 2e-9.
 _OUTSIDE_LOGIT = -20.0
-# Offsets are rounded as in `resampling`, so that the grid does not depend on a scan's stored axis order.
-_OFFSET_STEP_VOX = 1 / 1024
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def _isotropic_grid(scan: Volume, spacing_mm: float) -> tuple[np.ndarray, tuple[
     count = np.maximum(np.ceil(extent / step - 1e-3), 1).astype(int)
     start = ((extent - 1) - (count - 1) * step) / 2
     to_scan = np.diag([*step, 1.0])
-    to_scan[:3, 3] = np.round(start / _OFFSET_STEP_VOX) * _OFFSET_STEP_VOX
+    to_scan[:3, 3] = np.round(start / OFFSET_STEP_VOX) * OFFSET_STEP_VOX
     return to_scan, (int(count[0]), int(count[1]), int(count[2]))
 
 

@@ -16,11 +16,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sammed3d_ft.automatic.scan_preparation import ScanPreparation, prepare_scan
+from sammed3d_ft.dataset.case_images import read_case
 from sammed3d_ft.dataset.manifest import Case
-from sammed3d_ft.errors import InputError
 from sammed3d_ft.files import write_whole
 from sammed3d_ft.images.crops import Region
-from sammed3d_ft.images.images import read_image, read_label
 from sammed3d_ft.training.scan_files import ScanPart, readable
 
 
@@ -60,15 +59,13 @@ def prepare_scan_of(case: Case, preparation: ScanPreparation, path: Path) -> Non
         path: output file; its name should depend on everything that determines its content.
 
     Raises:
-        InputError: no label, or a file that cannot be read or written.
+        InputError: see `read_case`, or a file that cannot be written.
     """
     if path.exists():
         return
-    if case.label is None:
-        raise InputError(f"case {case.id}: training needs a label, but the manifest has none")
-    images = {name: read_image(case.images[name], case=case.id) for name in preparation.modalities}
+    images, label = read_case(case, preparation.modalities)
     scan = prepare_scan(images, preparation, case=case.id)
-    target = scan.target(read_label(case.label, case=case.id))
+    target = scan.target(label)
     tensors = {
         "channels": torch.from_numpy(scan.channels),
         "target": torch.from_numpy(target.view(np.uint8)),

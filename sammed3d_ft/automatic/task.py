@@ -25,12 +25,13 @@ from sammed3d_ft.automatic.scan_crops import CropSettings, ScanCrops
 from sammed3d_ft.automatic.scan_preparation import ScanPreparation
 from sammed3d_ft.automatic.scan_store import ScanStore, prepare_scan_of
 from sammed3d_ft.automatic.segmenter import FORMAT, AutomaticSegmenter
+from sammed3d_ft.dataset.case_images import read_case
 from sammed3d_ft.dataset.manifest import Case, Manifest
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.evaluation.matching import Components, match, overlaps
+from sammed3d_ft.evaluation.components import Components
+from sammed3d_ft.evaluation.matching import match, overlaps
 from sammed3d_ft.evaluation.metrics import HEADLINE_IOU
 from sammed3d_ft.files import write_csv
-from sammed3d_ft.images.images import read_image, read_label
 from sammed3d_ft.lesions.table import SIZE_CLASSES, size_class
 from sammed3d_ft.losses.training_loss import TrainingLoss
 from sammed3d_ft.model.build import build_model, parameter_count
@@ -181,10 +182,7 @@ class AutomaticTask:
         segmenter = AutomaticSegmenter(self.model, self.preparation, self.config.crops.size)
 
         def score_case(case: Case) -> AutomaticScore:
-            if case.label is None:
-                raise InputError(f"case {case.id}: scoring needs a label, but the manifest has none")
-            images = {name: read_image(case.images[name], case=case.id) for name in segmenter.modalities}
-            label = read_label(case.label, case=case.id)
+            images, label = read_case(case, segmenter.modalities)
             return score_mask(
                 segmenter.segment(images) > 0,
                 label.array,

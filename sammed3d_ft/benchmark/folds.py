@@ -69,14 +69,14 @@ def _own_split(cases: Sequence[Case], config: BenchmarkConfig) -> Path:
 
 
 def _read(path: Path, key: str | None) -> dict[str, str]:
-    """The fold of each case id, in the order of the folds."""
+    """The fold of each case ID, in the order of the folds."""
     content = read_json(path)
     content = content.get(key) if key and isinstance(content, dict) else content
     named: dict[Any, Any] = content if isinstance(content, dict) else dict(enumerate(content or []))
     # In nnU-Net's splits_final.json, val lists the cases that each fold holds out.
     named = {name: ids.get("val") if isinstance(ids, dict) else ids for name, ids in named.items()}
     if len(named) < 3 or not all(isinstance(ids, list) for ids in named.values()):
-        raise InputError(f"{path}: expected at least 3 folds, each a list of case ids (folds_key selects an entry)")
+        raise InputError(f"{path}: expected at least 3 folds, each a list of case IDs (folds_key selects an entry)")
     fold_of = {str(case): str(fold) for fold, ids in named.items() for case in ids}
     if sum(map(len, named.values())) != len(fold_of):
         raise InputError(f"{path}: a case is in two folds, or twice in one")
@@ -89,7 +89,7 @@ def _check(fold_of: dict[str, str], cases: Sequence[Case], config: BenchmarkConf
     if missing or unknown:
         raise InputError(
             f"{config.folds} does not fit {config.manifest}: {len(missing)} cases without a fold {missing[:3]}, "
-            f"{len(unknown)} unknown case ids {unknown[:3]}"
+            f"{len(unknown)} unknown case IDs {unknown[:3]}"
         )
     _refuse_torn(fold_of, cases, config.folds, "fold")
 

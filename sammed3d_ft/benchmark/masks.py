@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from sammed3d_ft.benchmark.config import BenchmarkConfig
 from sammed3d_ft.benchmark.segmenters import Automatic, Segmenter, Source
+from sammed3d_ft.dataset.case_images import read_case
 from sammed3d_ft.dataset.manifest import Case
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.files import write_whole
 from sammed3d_ft.images.images import read_image, write_mask
 from sammed3d_ft.prompted.autopet_steps import autopet_steps
-from sammed3d_ft.prompted.simulated_user import Clickable, read_case, simulate_case
+from sammed3d_ft.prompted.simulated_user import Clickable, simulate_case
 from sammed3d_ft.provenance import case_content, digest, package_versions
 
 AUTOMATIC = "automatic"
@@ -78,7 +79,7 @@ def make_masks(
         again: cases whose masks turned out to be broken.
 
     Returns:
-        Error messages by case id; all other cases are done.
+        Error messages by case ID; all other cases are done.
     """
     if source.open is None:
         return {}

@@ -33,10 +33,10 @@ def score_masks(
         masks: folder of ``<case>.nii.gz``, or another of `IMAGE_SUFFIXES`.
         out: output folder, named by what the scores depend on.
         connectivity: of lesions.
-        reasons: why a mask is missing, by case id.
+        reasons: why a mask is missing, by case ID.
 
     Returns:
-        Error messages by case id.
+        Error messages by case ID.
     """
     made_of = {"masks": masks_in(masks, [case.id for case in cases]), "reasons": dict(reasons)}
     if _scored(out).get("made_of") != made_of:
@@ -67,7 +67,7 @@ def is_scored(out: Path) -> bool:
 
 
 def errors_of(out: Path) -> dict[str, str]:
-    """Error messages of the last scoring by case id; empty if nothing was scored."""
+    """Error messages of the last scoring by case ID; empty if nothing was scored."""
     return {case: error for case, error in _scored(out).get("errors", {}).items() if error}
 
 

@@ -18,7 +18,8 @@ from sammed3d_ft.benchmark.config import CheckpointRow, RuleRow, SliceSamRow
 from sammed3d_ft.comparators.slice_sam import MetaSAM, SliceSAM
 from sammed3d_ft.comparators.threshold import SuvAtLeast, ThresholdByClicks
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.images.images import IMAGE_SUFFIXES, Volume, grid_difference, read_label
+from sammed3d_ft.images.grids import Volume, grid_difference
+from sammed3d_ft.images.images import IMAGE_SUFFIXES, read_label
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.simulated_user import Clickable
 from sammed3d_ft.provenance import file_hash, state_hash

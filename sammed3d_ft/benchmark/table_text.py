@@ -35,8 +35,8 @@ def explained(config: BenchmarkConfig, tables: Tables) -> list[str]:
         "constant Dice of 1 gives 10."
     )
     sentences = [
-        f"{given} Automatic methods receive no clicks, so a comparison between the two kinds is not between models "
-        "alone.",
+        f"{given} Automatic methods receive no clicks: the scores of the two kinds differ by the information given, "
+        "not by the model alone.",
         "One evaluator scores all masks on the scans' own grids. A patient's value is the mean over the patient's "
         "scans and over seeds; n is the number of patients for whom it is defined with every seed, out of all "
         "patients. 95 % CI: percentile bootstrap over patients.",

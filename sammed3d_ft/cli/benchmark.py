@@ -30,6 +30,6 @@ def benchmark(
         what = "left to another process" if failure.held else "failed"
         typer.echo(f"{what}: {failure.run}: {failure.reason}", err=True)
     if any(failure.held for failure in failures):
-        typer.echo("re-run this when the other processes have finished: the tables lack their results", err=True)
+        typer.echo("the tables lack the other processes' results: re-run the command when they have finished", err=True)
     if not all(failure.held for failure in failures):
         raise typer.Exit(3)

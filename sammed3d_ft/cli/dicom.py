@@ -13,7 +13,7 @@ def import_dicom(
     out: Annotated[Path, typer.Option(help="Folder to write PT.nii.gz, CT.nii.gz, masks and import.json to.")],
     series: Annotated[
         list[str] | None,
-        typer.Option(help="Series Instance UID to use if there are several series; give it once each for PET and CT."),
+        typer.Option(help="Series Instance UID to use if there are several series; repeat it for PET and CT."),
     ] = None,
     ct: Annotated[bool, typer.Option("--ct", help="Import the CT as well, in HU, on its own grid.")] = False,
     roi: Annotated[

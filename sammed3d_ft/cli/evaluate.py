@@ -9,7 +9,7 @@ import typer
 
 
 def evaluate(
-    pred: Annotated[Path, typer.Option(help="Folder of predicted masks named by case id, or one mask.")],
+    pred: Annotated[Path, typer.Option(help="Folder of predicted masks named by case ID, or one mask.")],
     gt: Annotated[Path, typer.Option(help="Folder of ground-truth masks, one mask, or a manifest (.json).")],
     out: Annotated[Path, typer.Option(help="Folder for report.html, cases.csv, lesions.csv and summary.json.")],
     pet: Annotated[
@@ -18,7 +18,7 @@ def evaluate(
     probabilities: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of probability maps named by case id, or one map: adds FROC, average precision and AUROC."
+            help="Folder of probability maps named by case ID, or one map: adds FROC, average precision and AUROC."
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="With a manifest: only the cases of this split.")] = None,

@@ -31,7 +31,7 @@ Accumulate = Annotated[
     bool | None,
     typer.Option(
         "--accumulate-clicks/--newest-click-only",
-        help="Give the decoder all clicks so far, or only the newest; left out: as the model was trained.",
+        help="Give the decoder all clicks so far, or only the newest (default: as the model was trained).",
     ),
 ]
 
@@ -115,7 +115,7 @@ def _print(record: dict[str, Any]) -> None:
         total_ml = sum(row["volume_ml"] for row in rows)
         console.print(f"{len(rows)} lesions, {total_ml:.2f} ml in total, {where}", soft_wrap=True)
     else:
-        from sammed3d_ft.prompted.pretrained import click_mode
+        from sammed3d_ft.model.published import click_mode
 
         _print_clicked(console, rows, f"{len(rows)} lesions {where}")
         preset = "" if record["preset"] is None else f", preset {record['preset']}"

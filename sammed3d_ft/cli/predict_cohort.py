@@ -30,7 +30,7 @@ def predict_cohort(
 
     Exit code 3 if cases failed; they are listed at the end with their errors. Not for clinical use.
     """
-    from sammed3d_ft.prompted.pretrained import click_mode
+    from sammed3d_ft.model.published import click_mode
     from sammed3d_ft.recipes.predict_cohort import run
 
     outcome = run(manifest, clicks, checkpoint, out, split, figures, base, device, flips, spacing_mm, obey, accumulate)

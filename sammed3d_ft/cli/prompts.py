@@ -50,7 +50,8 @@ def make(
     from prompts.click_files import write_clicks
     from prompts.scan import clicks_from_mask
     from sammed3d_ft.errors import InputError
-    from sammed3d_ft.images.images import grid_difference, read_image, read_label
+    from sammed3d_ft.images.grids import grid_difference
+    from sammed3d_ft.images.images import read_image, read_label
 
     label = read_label(mask)
     uptake = None

@@ -20,7 +20,7 @@ def fetch(
             help="sam_med3d_turbo (the default), seganypet_v1, seganypet_v2 or seganypet_lesion.", show_default=False
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write; left out: weights/FILE.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write (default: weights/FILE).")] = None,
     repo: Annotated[str | None, typer.Option(help="Repository on the Hugging Face hub, instead of a name.")] = None,
     file: Annotated[str | None, typer.Option(help="File in the repository.")] = None,
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
@@ -67,7 +67,7 @@ def push(
     repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hugging Face hub.")],
     private: Annotated[
         bool | None,
-        typer.Option("--private/--public", help="Visibility of a new repository; left out: the owner's default."),
+        typer.Option("--private/--public", help="Visibility of a new repository (default: the owner's)."),
     ] = None,
 ) -> None:
     """Upload an export or a LoRA adapter to the Hugging Face hub, with a model card if there is none.

@@ -18,14 +18,8 @@ from tqdm import tqdm
 from sammed3d_ft.dataset.manifest import MODALITIES, SPLITS, Case, Manifest, listing
 from sammed3d_ft.dataset.plausibility import doubts
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.images.grids import without_voxels
-from sammed3d_ft.images.images import (
-    Volume,
-    grid_difference,
-    read_image,
-    read_label,
-    same_grid,
-)
+from sammed3d_ft.images.grids import Volume, grid_difference, same_grid, without_voxels
+from sammed3d_ft.images.images import read_image, read_label
 
 _COVERED_SHARE = 0.8
 _LISTED = 10

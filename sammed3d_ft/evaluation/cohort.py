@@ -24,7 +24,8 @@ from sammed3d_ft.evaluation.kept_cases import CaseEvaluation, file_name, keep, k
 from sammed3d_ft.evaluation.pairing import CasePaths
 from sammed3d_ft.evaluation.results import CaseResult
 from sammed3d_ft.figures.mip import draw_mip
-from sammed3d_ft.images.images import Volume, grid_difference, read_image, read_label
+from sammed3d_ft.images.grids import Volume, grid_difference
+from sammed3d_ft.images.images import read_image, read_label
 from sammed3d_ft.provenance import file_hash
 
 Foreground = Literal["binary", "any"] | int

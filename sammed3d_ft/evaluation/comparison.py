@@ -31,9 +31,9 @@ class Evaluated:
     folder: Path
     summary: dict[str, Any]
     patients: dict[str, str]
-    """By case id."""
+    """By case ID."""
     values: dict[str, dict[str, float]]
-    """By metric and case id; NaN where not defined, and in every metric of a failed case."""
+    """By metric and case ID; NaN where not defined, and in every metric of a failed case."""
 
 
 def read_evaluations(folders: Sequence[Path]) -> list[Evaluated]:

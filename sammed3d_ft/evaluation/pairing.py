@@ -1,4 +1,4 @@
-"""Pairs predictions with ground truth and PET by case id, never by position, and reports all mismatches."""
+"""Pairs predictions with ground truth and PET by case ID, never by position, and reports all mismatches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sammed3d_ft.dataset.manifest import listing, read_manifest
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.images.images import Volume, grid_difference, image_stem, read_grid
+from sammed3d_ft.images.grids import Volume, grid_difference
+from sammed3d_ft.images.images import image_stem, read_grid
 
 _PET_CHANNEL = "_0001"  # the PET's suffix in nnU-Net raw folders of PET/CT, as autoPET publishes them
 
@@ -50,10 +51,10 @@ def pair_files(pred: Path, gt: Path, pet: Path | None = None, *, probability: Pa
 def pair_folders(
     pred_dir: Path, gt_dir: Path, pet_dir: Path | None = None, *, probability_dir: Path | None = None
 ) -> list[CasePaths]:
-    """Cases from folders of image files; the file name without its suffix (`IMAGE_SUFFIXES`) is the case id.
+    """Cases from folders of image files; the file name without its suffix (`IMAGE_SUFFIXES`) is the case ID.
 
-    PET files are named by case id, with or without nnU-Net's channel suffix ``_0001``; other files in the PET folder
-    are ignored, as are files that are not images. Probability maps are named by case id.
+    PET files are named by case ID, with or without nnU-Net's channel suffix ``_0001``; other files in the PET folder
+    are ignored, as are files that are not images. Probability maps are named by case ID.
 
     Raises:
         InputError: missing or extra files, or grids that differ; one message lists them all.
@@ -159,13 +160,13 @@ def _pair(
     if problems:
         raise InputError(
             listing(problems, "file does not match", "files do not match", len(problems))
-            + "; ground truth and predictions must have the same case ids"
+            + "; ground truth and predictions must have the same case IDs"
         )
     return pairs
 
 
 def _folder(folder: Path, problems: list[str]) -> dict[str, Path]:
-    """Image files by case id, sorted."""
+    """Image files by case ID, sorted."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     files: dict[str, Path] = {}

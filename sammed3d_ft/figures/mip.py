@@ -56,7 +56,7 @@ def mip_figure(
         spacing_mm: (3,) voxel size in mm.
         truth: (x, y, z) ground-truth mask, outlined in blue.
         prediction: (x, y, z) predicted mask, dashed orange outline.
-        title: title of the figure, such as the case id.
+        title: title of the figure, such as the case ID.
         places_vox: voxels (x, y, z) to mark in green, keyed by their label, such as a lesion's number.
 
     Raises:

@@ -91,12 +91,6 @@ class Volume:
         canonical[..., self.source.ornt[:, 0].astype(int)] = turned
         return canonical
 
-    def to_source_vox(self, coords_vox: Any) -> np.ndarray:
-        """Convert canonical voxel coordinates (..., 3) to the file's own axis order. Exact."""
-        coords = np.asarray(coords_vox, np.float64)[..., self.source.ornt[:, 0].astype(int)]
-        last = np.array(self.source.shape) - 1
-        return np.where(self.source.ornt[:, 1] < 0, last - coords, coords)
-
 
 def canonical_orientation(affine: np.ndarray) -> np.ndarray:
     """The canonical axis and flip of each source axis: (3, 2), in nibabel's convention.

@@ -32,31 +32,9 @@ from sammed3d_ft.images.grids import (
     check_finite,
     check_shape,
     corner_shift_vox,
-    from_array,
-    grid_difference,
-    same_grid,
     to_canonical,
     without_voxels,
 )
-from sammed3d_ft.images.resampling import resample_like
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "WRITTEN_SUFFIXES",
-    "SourceGrid",
-    "Volume",
-    "from_array",
-    "geometry_warning",
-    "grid_difference",
-    "image_stem",
-    "read_grid",
-    "read_image",
-    "read_label",
-    "resample_like",
-    "same_grid",
-    "write_float",
-    "write_mask",
-]
 
 _NIFTI = (".nii.gz", ".nii")
 IMAGE_SUFFIXES = (*_NIFTI, *itk_images.READ)

@@ -9,7 +9,7 @@ from sammed3d_ft.images.grids import Volume, corners_vox, same_grid
 
 # Headers hold float32, so the origins of one scan stored in two axis orders differ by about 1e-5 voxel. Offsets are
 # rounded to this step, far below any registration error, so that both give bitwise equal results.
-_OFFSET_STEP_VOX = 1 / 1024
+OFFSET_STEP_VOX = 1 / 1024
 
 
 def resample_like(image: Volume, reference: Volume, outside: float = 0.0) -> Volume:
@@ -28,9 +28,9 @@ def resample_like(image: Volume, reference: Volume, outside: float = 0.0) -> Vol
     # image index = linear @ reference index + offset
     linear = np.linalg.solve(image.affine[:3, :3], reference.affine[:3, :3])
     offset = np.linalg.solve(image.affine[:3, :3], reference.affine[:3, 3] - image.affine[:3, 3])
-    offset = np.round(offset / _OFFSET_STEP_VOX) * _OFFSET_STEP_VOX
+    offset = np.round(offset / OFFSET_STEP_VOX) * OFFSET_STEP_VOX
     crossed = linear - np.diag(np.diag(linear))
-    if np.abs(corners_vox(shape) @ crossed.T).max() <= _OFFSET_STEP_VOX:
+    if np.abs(corners_vox(shape) @ crossed.T).max() <= OFFSET_STEP_VOX:
         coords = [linear[axis, axis] * np.arange(shape[axis]) + offset[axis] for axis in range(3)]
         resampled = _along_axes(values, coords, outside)
     else:

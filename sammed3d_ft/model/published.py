@@ -82,3 +82,8 @@ def published_as(path: str | Path) -> PublishedWeights | None:
     if str(path) in PUBLISHED and not path.exists():
         return PUBLISHED[str(path)]
     return next((weights for weights in PUBLISHED.values() if weights.file == path.name), None)
+
+
+def click_mode(accumulate: bool) -> str:
+    """The clicks that the decoder is given at each step, in words."""
+    return "accumulated clicks" if accumulate else "newest click only"

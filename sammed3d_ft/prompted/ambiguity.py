@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
-from prompts.depth import bounding_box
+from prompts.boxes import bounding_box
 
 # Objects with a smaller radius have too few voxels for an alternative outline.
 _LEAST_RADIUS_VOX = 1.5

@@ -11,7 +11,8 @@ import numpy as np
 from prompts.click_files import read_clicks
 from prompts.clicks import Click, clicks_to_vox
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.images.images import Volume, read_image
+from sammed3d_ft.images.grids import Volume
+from sammed3d_ft.images.images import read_image
 from sammed3d_ft.prompted.predictor import MOST_LESION_NUMBER
 from sammed3d_ft.prompted.start_lesions import StartLesions
 
@@ -81,7 +82,7 @@ def group_clicks(
                 there = hit if start is None or start.numbers is None else start.numbers[hit - 1]
                 raise InputError(
                     f"{source}: point {number} is a foreground click of lesion {name}, but lies in lesion {there} of "
-                    "the start mask; give it that lesion id, or none"
+                    "the start mask; give it that lesion ID, or none"
                 )
             lesion = by_name[name] = of_mask(named)
             lesion.name = name

@@ -151,9 +151,10 @@ class PromptedConfig(Section):
     @property
     def memory_savers(self) -> list[str]:
         """Settings that save memory, those with the smallest side effects first."""
-        ways, rounds = self.optim.smaller_batch, self.clicks.rounds
+        ways = self.optim.smaller_batch
+        rounds = min(self.clicks.rounds, self.clicks.gradient_rounds or self.clicks.rounds)  # others keep nothing
         if rounds > 1:
-            ways.append(f"clicks.rounds={rounds - 1} (now {rounds})")
+            ways.append(f"clicks.gradient_rounds={rounds - 1} (now {rounds})")
         ways += self.optim.lower_precision
         if self.tune.method != "decoder" and len(self.data.modalities) == 1:
             ways.append("tune.method=decoder (the encoder is then frozen and its output cached)")

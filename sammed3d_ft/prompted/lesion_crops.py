@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prompts.depth import bounding_box
+from prompts.boxes import bounding_box
 from sammed3d_ft.images.crops import CropGrid, Region, covered_region, logits_on_region, read_crop
 from sammed3d_ft.model.variants import Variant
 from sammed3d_ft.prompted.ambiguity import mask_logits

@@ -24,11 +24,11 @@ from scipy import ndimage
 from torch import Tensor
 
 from prompts.lesions import lesions_from_mask
+from sammed3d_ft.dataset.case_images import read_case
 from sammed3d_ft.dataset.manifest import Case
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.files import write_whole
 from sammed3d_ft.images.crops import Region
-from sammed3d_ft.images.images import read_image, read_label
 from sammed3d_ft.prompted.preprocessing import Preprocessing, channels
 from sammed3d_ft.provenance import case_files, digest
 from sammed3d_ft.training.scan_files import ScanPart, readable
@@ -130,17 +130,14 @@ def prepare_case(
         The name of the case's files, for `open_store`.
 
     Raises:
-        InputError: no label, or a file that cannot be read or written.
+        InputError: see `read_case`, or a file that cannot be written.
     """
     stored = stored_name(case, preprocessing, connectivity, targets)
     index_file = folder / f"{stored}.json"
     if index_file.exists():
         return stored
-    if case.label is None:
-        raise InputError(f"case {case.id}: training needs a label, but the manifest has none")
-    images = {name: read_image(case.images[name], case=case.id) for name in preprocessing.modalities}
+    images, label = read_case(case, preprocessing.modalities)
     reference = images[preprocessing.modalities[0]]
-    label = read_label(case.label, case=case.id)
     volume = channels(images, preprocessing, case=case.id)
     lesions, count = lesions_from_mask(label.array, connectivity)
     if targets == "all":

@@ -19,7 +19,7 @@ from dataclasses import replace
 import cc3d
 import numpy as np
 
-from prompts.depth import bounding_box
+from prompts.boxes import bounding_box
 from sammed3d_ft.images.crops import Region
 from sammed3d_ft.prompted.lesion_crops import PlacedClick
 

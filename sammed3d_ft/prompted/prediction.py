@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from prompts.depth import bounding_box
+from prompts.boxes import bounding_box
 from sammed3d_ft.images.crops import Region
 
 # Logits are kept up to this number of voxels (16 MB), otherwise recomputed. Only masks that leak are larger.

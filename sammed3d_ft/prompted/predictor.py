@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prompts.depth import bounding_box, deepest_point
+from prompts.boxes import bounding_box
+from prompts.depth import deepest_point
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.crops import CropGrid, Region
 from sammed3d_ft.images.grids import Volume
 from sammed3d_ft.model.build import usable_device
+from sammed3d_ft.model.published import click_mode
 from sammed3d_ft.prompted.ambiguity import START_INSIDE, START_OUTSIDE
 from sammed3d_ft.prompted.lesion_crops import (
     PlacedClick,
@@ -31,7 +33,7 @@ from sammed3d_ft.prompted.lesion_crops import (
 from sammed3d_ft.prompted.obedience import with_reach
 from sammed3d_ft.prompted.prediction import LesionPrediction, highest_probability, instance_map, union_mask
 from sammed3d_ft.prompted.preprocessing import Preprocessing, channels
-from sammed3d_ft.prompted.pretrained import click_mode, open_pretrained
+from sammed3d_ft.prompted.pretrained import open_pretrained
 from sammed3d_ft.prompted.sites import Site, SiteDecoder
 
 # Clicks in mm are converted to voxels with an affine that is stored in float32. They are rounded to this many decimals,

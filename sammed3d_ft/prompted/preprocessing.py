@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.crops import CropGrid, read_crop
-from sammed3d_ft.images.grids import require_modalities
-from sammed3d_ft.images.images import Volume, resample_like, same_grid
+from sammed3d_ft.images.grids import Volume, require_modalities, same_grid
 from sammed3d_ft.images.intensity import CLIP_RANGES, clip, z_score
+from sammed3d_ft.images.resampling import resample_like
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,6 @@ class Pretrained:
     """Which of ``preprocessing`` and ``accumulate_clicks`` its metadata or the preset state; the rest are defaults."""
 
 
-def click_mode(accumulate: bool) -> str:
-    """The clicks that the decoder is given at each step, in words."""
-    return "accumulated clicks" if accumulate else "newest click only"
-
-
 def open_pretrained(path: str | Path, base: str | Path | None = None) -> Pretrained:
     """The model of a checkpoint, on the CPU, in evaluation mode, float32, with the settings it was trained with.
 

@@ -15,10 +15,9 @@ from scipy.ndimage import gaussian_filter
 from torch.utils.data import Dataset
 
 from prompts.first_clicks import first_click
-from prompts.randomness import uniforms
 from sammed3d_ft.images.intensity import z_score
 from sammed3d_ft.prompted.ambiguity import component_at, smooth_noise
-from sammed3d_ft.prompted.samples import Sample, SampleSettings, draw_target
+from sammed3d_ft.prompted.samples import Sample, SampleSettings, draw_target, generator
 
 _RADIUS_VOX = (1.0, 0.38)  # radius of a ball with the object's volume: minimum in voxels, maximum relative to the crop
 _CONTRAST = (1.8, 25.0)  # ratio of object to background
@@ -47,7 +46,7 @@ class ShapeSamples(Dataset[Sample]):
     def __getitem__(self, number: int) -> Sample:
         settings = self.settings
         key = (settings.seed, self.epoch, number, 0)
-        rng = np.random.default_rng(int(uniforms((*key, "shape"), 1)[0] * 2**53))
+        rng = generator(key, "shape")
         size = settings.crop_size
         form = draw_form(size, rng)
         click = first_click(

@@ -89,7 +89,7 @@ class LesionSamples(Dataset[Sample]):
         click_vox = click.coords_vox[0].double().numpy() + np.array(entry.start)
         augmentation = NO_AUGMENTATION
         if settings.ranges is not None:
-            augmentation = draw_augmentation(settings.ranges, _generator(key, "augmentation"))
+            augmentation = draw_augmentation(settings.ranges, generator(key, "augmentation"))
         # The crop is centred on the click, so that its position stays known under jitter, flips and rotation.
         grid = crop_grid(
             click_vox,
@@ -108,7 +108,7 @@ class LesionSamples(Dataset[Sample]):
         image = augmentation.contrast(read_crop(scan.channels, grid, augmentation.rotation))
         place = settings.crop_size // 2 - shift
         target, start = draw_target(
-            read_target(scan.target, grid, augmentation.rotation)[0].numpy(), place, settings, _generator(key, "target")
+            read_target(scan.target, grid, augmentation.rotation)[0].numpy(), place, settings, generator(key, "target")
         )
         return Sample(
             image=augmentation.add_noise(z_score(image)),
@@ -144,5 +144,6 @@ def draw_target(
     return torch.from_numpy(target)[None], start
 
 
-def _generator(key: tuple[int, ...], name: str) -> np.random.Generator:
+def generator(key: tuple[int, ...], name: str) -> np.random.Generator:
+    """A generator whose draws depend only on the key of a sample and the name of what is drawn."""
     return np.random.default_rng(int(uniforms((*key, name), 1)[0] * 2**53))

@@ -14,10 +14,10 @@ from prompts.clicks import Click
 from prompts.corrections import next_click
 from prompts.first_clicks import first_click
 from prompts.lesions import lesions_from_mask
+from sammed3d_ft.dataset.case_images import read_case
 from sammed3d_ft.dataset.manifest import Case
-from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.crops import Region
-from sammed3d_ft.images.images import Volume, grid_difference, read_image, read_label
+from sammed3d_ft.images.grids import Volume
 
 
 class SegmentedLesion(Protocol):
@@ -156,25 +156,6 @@ def simulate_files(
     """
     images, label = read_case(case, model.modalities)
     return simulate_case(model, images, label, clicks_at, case=case.id, connectivity=connectivity, targets=targets)
-
-
-def read_case(case: Case, modalities: Sequence[str]) -> tuple[dict[str, Volume], Volume]:
-    """Read a case's images of the given modalities and its label.
-
-    Raises:
-        InputError: no label, a missing modality, an unreadable file, or a label on another grid than the first
-            modality.
-    """
-    if case.label is None:
-        raise InputError(f"case {case.id}: scoring needs a label, but the manifest has none")
-    missing = [name for name in modalities if name not in case.images]
-    if missing:
-        raise InputError(f"case {case.id}: the manifest has no {' and no '.join(missing)} image")
-    images = {name: read_image(case.images[name], case=case.id) for name in modalities}
-    label = read_label(case.label, case=case.id)
-    if difference := grid_difference(label, images[modalities[0]]):
-        raise InputError(f"case {case.id}: its label is on another grid than its {modalities[0]} ({difference})")
-    return images, label
 
 
 def _triple(position: np.ndarray) -> tuple[float, float, float]:

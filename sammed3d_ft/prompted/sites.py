@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from prompts.depth import bounding_box
+from prompts.boxes import bounding_box
 from sammed3d_ft.images.crops import CropGrid, Region, bounding_region, closer_spacing, crop_grid
 from sammed3d_ft.images.grids import Volume
 from sammed3d_ft.prompted.lesion_crops import (

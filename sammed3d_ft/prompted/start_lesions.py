@@ -12,7 +12,8 @@ from scipy import ndimage
 from prompts.depth import deepest_point
 from prompts.lesions import lesions_from_mask
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.images.images import Volume, grid_difference, read_label
+from sammed3d_ft.images.grids import Volume, grid_difference
+from sammed3d_ft.images.images import read_label
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,7 @@ from sammed3d_ft.model.adapters import (
     trainable_state,
 )
 from sammed3d_ft.model.build import seeded_model
-from sammed3d_ft.model.published import PublishedWeights
+from sammed3d_ft.model.published import PublishedWeights, click_mode
 from sammed3d_ft.model.variants import VARIANTS
 from sammed3d_ft.model.weights import load_weights, origin, published_weights, read_state_dict, save_safetensors
 from sammed3d_ft.prompted.augment import AugmentationRanges
@@ -42,7 +42,7 @@ from sammed3d_ft.prompted.embedding_cache import CachedSamples, EmbeddingCache
 from sammed3d_ft.prompted.lesion_store import LesionStore, open_store, prepare_case, stored_name
 from sammed3d_ft.prompted.predictor import Predictor
 from sammed3d_ft.prompted.preprocessing import Preprocessing
-from sammed3d_ft.prompted.pretrained import click_mode, preset_preprocessing
+from sammed3d_ft.prompted.pretrained import preset_preprocessing
 from sammed3d_ft.prompted.promptable_shapes import ShapeSamples
 from sammed3d_ft.prompted.samples import LesionSamples, SampleSettings
 from sammed3d_ft.prompted.simulated_user import CaseScore, simulate_files

@@ -23,7 +23,7 @@ from sammed3d_ft.evaluation.html_report import write_page
 from sammed3d_ft.evaluation.pairing import CasePaths, pair_files, pair_folders, pair_manifest
 from sammed3d_ft.evaluation.report import write_report
 from sammed3d_ft.images.outputs import record_beside
-from sammed3d_ft.prompted.pretrained import click_mode
+from sammed3d_ft.model.published import click_mode
 from sammed3d_ft.training.run_lock import locked_run
 
 
@@ -48,7 +48,7 @@ def run(
     whose files, settings or format have changed.
 
     Args:
-        pred: a folder of predicted masks named by case id, or one mask file.
+        pred: a folder of predicted masks named by case ID, or one mask file.
         gt: a folder of ground-truth masks, a manifest (.json), or one mask file if ``pred`` is one.
         out: folder for cases.csv, lesions.csv, summary.json, report.html and ``figures``.
         pet: folder of PET images in SUV (one file if ``pred`` is one); a manifest names its own.
@@ -57,7 +57,7 @@ def run(
         foreground: which labels are lesion.
         figures: draw ``figures/<case>.png``, the PET projections with both masks (without PET, the masks alone).
         instances: ground truth and prediction are instance maps.
-        probabilities: folder of probability maps named by case id (one file if ``pred`` is one), for FROC and AP.
+        probabilities: folder of probability maps named by case ID (one file if ``pred`` is one), for FROC and AP.
         compat: names of published rules to score by as well.
         workers: number of processes to start; None chooses a sensible number.
 

@@ -19,8 +19,8 @@ from sammed3d_ft.dicom.series import Series, order_slices, read_values
 from sammed3d_ft.dicom.suv import suv_scale
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.files import write_whole
-from sammed3d_ft.images.grids import Volume, source_grid, without_voxels
-from sammed3d_ft.images.images import from_array, grid_difference, read_label, write_float, write_mask
+from sammed3d_ft.images.grids import Volume, from_array, grid_difference, source_grid, without_voxels
+from sammed3d_ft.images.images import read_label, write_float, write_mask
 from sammed3d_ft.provenance import file_hashes
 
 

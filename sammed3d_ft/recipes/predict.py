@@ -21,7 +21,8 @@ from sammed3d_ft.dataset.plausibility import check_suv, doubts
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.figures.mip import draw_mip
 from sammed3d_ft.files import without_nan, write_csv, write_whole
-from sammed3d_ft.images.images import Volume, image_stem, read_image, write_float, write_mask
+from sammed3d_ft.images.grids import Volume
+from sammed3d_ft.images.images import image_stem, read_image, write_float, write_mask
 from sammed3d_ft.images.outputs import check_image_names, check_places, record_beside
 from sammed3d_ft.lesions.table import TABLE_COLUMNS, lesion_table
 from sammed3d_ft.model.weights import origin

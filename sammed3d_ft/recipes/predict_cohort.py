@@ -31,7 +31,7 @@ class CohortOutcome:
     done: int
     done_before: int
     failed: dict[str, str]
-    """One-line error message by case id."""
+    """One-line error message by case ID."""
     first_process: bool
     """Whether this process reports the outcome."""
     accumulate: bool

@@ -62,7 +62,10 @@ def refuse_changed_config(settings: dict[str, Any], run: Path, tell: bool) -> No
 
 
 def refuse_changed_facts(facts: dict[str, Any], run: Path, tell: bool) -> None:
-    """Raise InputError if inputs differ from those at the start: files may change while their names do not."""
+    """Raise InputError if inputs differ from those at the start: files may change while their names do not.
+
+    Of a case, the label's content and the images' sizes are compared (`case_content`).
+    """
     before = _earlier(run / "run.json") or {}
     changed = [
         f"{what}: {before[key]} -> {facts[key]}"

@@ -96,7 +96,7 @@ def cohort_cases(manifest: Path, out: Path, clicks: Path | None, start: Path | N
     for folder in (clicks, start):
         if folder is not None and not folder.is_dir():
             raise InputError(
-                f"{folder}: no such folder; with --manifest, expected a folder with one file per case, named by case id"
+                f"{folder}: no such folder; with --manifest, expected a folder with one file per case, named by case ID"
             )
     cases = []
     for case in read_manifest(manifest).cases:

@@ -10,7 +10,8 @@ import numpy as np
 
 from sammed3d_ft.dataset.plausibility import check_suv, doubts
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.images.images import Volume, read_image
+from sammed3d_ft.images.grids import Volume
+from sammed3d_ft.images.images import read_image
 from sammed3d_ft.view.cases import ViewedCase
 
 _HU = (-32768, 32767)

@@ -171,5 +171,5 @@ def test_a_store_is_written_once_and_says_when_it_is_damaged(tmp_path: Path) -> 
     file.write_bytes(b"damaged")
     with pytest.raises(InputError, match="damaged cache file"):
         store.read(0, Region((0, 0, 0), (1, 1, 1)))
-    with pytest.raises(InputError, match="training needs a label"):
+    with pytest.raises(InputError, match="training and scoring need a label"):
         prepare_scan_of(replace(case, label=None), preparation, tmp_path / "other.safetensors")

@@ -378,7 +378,7 @@ def test_a_wrong_config_is_one_line(folder: Path, changes: dict[str, Any], said:
 
 def test_folds_must_hold_every_case_once(folder: Path) -> None:
     (folder / "folds.json").write_text(json.dumps({"folds": {"x": ["train_0"], "y": ["train_1"], "z": ["nobody"]}}))
-    with pytest.raises(InputError, match=r"4 cases without a fold \['train_2', .*1 unknown case ids \['nobody'\]"):
+    with pytest.raises(InputError, match=r"4 cases without a fold \['train_2', .*1 unknown case IDs \['nobody'\]"):
         runner.run(write_config(folder))
     (folder / "folds.json").write_text(json.dumps({"folds": {"x": ["train_0"], "y": ["train_1"], "z": ["train_1"]}}))
     with pytest.raises(InputError, match="a case is in two folds"):

@@ -11,7 +11,8 @@ from sammed3d_ft.automatic.networks import build_network
 from sammed3d_ft.automatic.scan_preparation import ScanPreparation
 from sammed3d_ft.automatic.segmenter import FORMAT
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.images.images import read_image, read_label, same_grid
+from sammed3d_ft.images.grids import same_grid
+from sammed3d_ft.images.images import read_image, read_label
 from sammed3d_ft.model.weights import save_safetensors
 from sammed3d_ft.prompted.predictor import Predictor
 from tests.support.command import command

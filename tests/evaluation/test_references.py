@@ -13,7 +13,8 @@ from scipy import ndimage
 
 from prompts.lesions import lesions_from_mask
 from sammed3d_ft.evaluation import evaluate_case, surface, surface_elements
-from sammed3d_ft.evaluation.matching import Components, match, overlaps
+from sammed3d_ft.evaluation.components import Components
+from sammed3d_ft.evaluation.matching import match, overlaps
 from sammed3d_ft.evaluation.surface import SurfaceDistances, hd95_mm, nsd, surface_distances
 from sammed3d_ft.evaluation.surface_elements import Surfaces, element_areas_mm2
 from sammed3d_ft.images.images import read_label

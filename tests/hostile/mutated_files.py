@@ -153,7 +153,7 @@ class Dicom:
         from sammed3d_ft.dicom.folder import choose_series, scan_folder
         from sammed3d_ft.dicom.series import order_slices, read_values
         from sammed3d_ft.dicom.suv import suv_scale
-        from sammed3d_ft.images.images import from_array
+        from sammed3d_ft.images.grids import from_array
 
         contents = scan_folder(self.folder)
         series = order_slices(choose_series(contents, "PT"))

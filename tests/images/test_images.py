@@ -17,19 +17,10 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.images.images import (
-    Volume,
-    from_array,
-    geometry_warning,
-    grid_difference,
-    read_image,
-    read_label,
-    same_grid,
-    write_float,
-    write_mask,
-)
+from sammed3d_ft.images.grids import Volume, from_array, grid_difference, same_grid
+from sammed3d_ft.images.images import geometry_warning, read_image, read_label, write_float, write_mask
 from sammed3d_ft.provenance import file_hash
-from tests.support.storage_orders import ORIENTATIONS, affine_of, scan, stored_as
+from tests.support.storage_orders import ORIENTATIONS, affine_of, scan, source_vox, stored_as
 
 OBLIQUE = affine_of(Rotation.from_euler("xyz", (12, -8, 20), degrees=True), (4.07, 3.9, 2.0), (-90.5, 33.1, -700.2))
 
@@ -68,10 +59,10 @@ def test_a_mask_goes_back_to_the_files_own_grid_and_place(tmp_path, order, signs
         (4, 3, 2),
         (1, 2, 0),
     ):  # a voxel has the same position in mm in both index systems
-        source_vox = volume.to_source_vox(voxel)
-        np.testing.assert_array_equal(volume.from_source_vox(source_vox), voxel)
-        assert stored[tuple(source_vox.astype(int))] == array[voxel]
-        np.testing.assert_allclose(volume.to_mm(voxel), nib.affines.apply_affine(affine, source_vox), atol=1e-3)
+        stored_vox = source_vox(volume, voxel)
+        np.testing.assert_array_equal(volume.from_source_vox(stored_vox), voxel)
+        assert stored[tuple(stored_vox.astype(int))] == array[voxel]
+        np.testing.assert_allclose(volume.to_mm(voxel), nib.affines.apply_affine(affine, stored_vox), atol=1e-3)
         np.testing.assert_allclose(volume.to_vox(volume.to_mm(voxel)), voxel, atol=1e-9)
 
 

@@ -12,8 +12,9 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.images.images import image_stem, read_grid, read_image, read_label, same_grid, write_float, write_mask
-from tests.support.storage_orders import ORIENTATIONS, affine_of, scan, stored_as
+from sammed3d_ft.images.grids import same_grid
+from sammed3d_ft.images.images import image_stem, read_grid, read_image, read_label, write_float, write_mask
+from tests.support.storage_orders import ORIENTATIONS, affine_of, scan, source_vox, stored_as
 
 OBLIQUE = affine_of(Rotation.from_euler("xyz", (12, -8, 20), degrees=True), (4.07, 3.9, 2.0), (-90.5, 33.1, -700.2))
 TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -54,8 +55,7 @@ def test_one_scan_is_the_same_in_every_format_and_lies_where_itk_puts_it(tmp_pat
     assert same_grid(read_grid(file), volume)
     image = sitk.ReadImage(str(file))
     for voxel in ((0, 0, 0), (4, 3, 2), (1, 2, 0)):
-        source_vox = volume.to_source_vox(voxel)
-        index = source_vox.astype(int).tolist()
+        index = source_vox(volume, voxel).astype(int).tolist()
         assert image.GetPixel(index) == volume.array[voxel]
         lps = np.array(image.TransformIndexToPhysicalPoint(index))
         np.testing.assert_allclose(volume.to_mm(voxel), lps * (-1, -1, 1), atol=1e-9)

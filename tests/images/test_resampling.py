@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from sammed3d_ft.images.images import Volume, from_array, read_image, resample_like
+from sammed3d_ft.images.grids import Volume, from_array
+from sammed3d_ft.images.images import read_image
+from sammed3d_ft.images.resampling import resample_like
 from tests.support.storage_orders import ORIENTATIONS, affine_of, stored_as
 
 GRADIENT = np.array([0.3, -0.7, 1.1])  # per mm

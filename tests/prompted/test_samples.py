@@ -210,7 +210,7 @@ def test_other_settings_images_and_formats_have_files_of_their_own(tmp_path, mon
 
 
 def test_a_case_without_label_is_refused(case, tmp_path):
-    with pytest.raises(InputError, match="case a: training needs a label"):
+    with pytest.raises(InputError, match="case a: training and scoring need a label"):
         prepare_case(tmp_path, replace(case, label=None), PREPROCESSING)
 
 

@@ -13,12 +13,13 @@ from scipy import ndimage
 
 from prompts.depth import deepest_point
 from prompts.lesions import lesions_from_mask
+from sammed3d_ft.dataset.case_images import read_case
 from sammed3d_ft.dataset.manifest import Case
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.crops import Region
 from sammed3d_ft.images.grids import Volume, from_array
 from sammed3d_ft.prompted.autopet_steps import autopet_steps
-from sammed3d_ft.prompted.simulated_user import read_case, simulate_case, simulate_files
+from sammed3d_ft.prompted.simulated_user import simulate_case, simulate_files
 from tests.support.storage_orders import stored_as
 from tests.support.tiny_cases import write_case
 
@@ -149,7 +150,7 @@ def test_files_are_read_and_refused_in_one_line(tmp_path: Any) -> None:
     truth = read_case(case, ["PT"])[1].array.astype(bool)
     model = Model(lambda clicks: truth, Region((0, 0, 0), (24, 24, 24)))
     assert simulate_files(model, case, [1]).dice == {1: 1.0}
-    with pytest.raises(InputError, match="case c: scoring needs a label"):
+    with pytest.raises(InputError, match="case c: training and scoring need a label"):
         read_case(Case("c", case.images, None), ["PT"])
     with pytest.raises(InputError, match="case c: the manifest has no CT image"):
         read_case(case, ["PT", "CT"])

@@ -18,7 +18,8 @@ from sammed3d_ft.cli import main as command
 from sammed3d_ft.dicom.folder import choose_series, scan_folder
 from sammed3d_ft.dicom.series import order_slices
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.images.images import Volume, read_image, read_label, same_grid
+from sammed3d_ft.images.grids import Volume, same_grid
+from sammed3d_ft.images.images import read_image, read_label
 from sammed3d_ft.recipes.import_dicom import export_segmentation, run
 from tests.support.synthetic_dicom import SHAPE, by_highdicom, write_rtstruct, write_series
 

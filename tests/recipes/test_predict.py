@@ -24,6 +24,7 @@ from sammed3d_ft.recipes.evaluate import run as evaluate
 from sammed3d_ft.recipes.predict import Outputs, run
 from tests.support.command import command
 from tests.support.exports import random_mini
+from tests.support.storage_orders import source_vox
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +245,7 @@ def test_without_clicks_each_lesion_of_a_mask_is_clicked_at_its_deepest_point(tm
     assert [(row["lesion_id"], row["foreground_clicks"]) for row in record["lesions"]] == [(1, 1), (2, 1)]
     assert set(record["inputs"]) == {"image", "start"}
     scan = ClickedScan.read(pet, None, start)
-    stored = [scan.volume.to_source_vox(lesion.positions_vox[0]) for lesion in scan.lesions]
+    stored = [source_vox(scan.volume, lesion.positions_vox[0]) for lesion in scan.lesions]
     # The middle of a box of 3 voxels, and one of the middle voxels of a box of 4.
     assert sorted(np.abs(np.array(stored) - [7.5, 8.5, 5.5]).max(1).tolist()) == [0.5, 8.5]
     assert any((place == (16, 17, 8)).all() for place in stored)

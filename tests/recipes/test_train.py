@@ -352,7 +352,7 @@ def test_running_out_of_memory_names_the_settings_that_help(tmp_path: Path, mani
     config = settings(tmp_path / "run", manifest)
     told = explain_failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), config.memory_savers)
     assert told is not None
-    for way in ("optim.batch_size=1 optim.accumulate=2", "clicks.rounds=1", "tune.method=decoder"):
+    for way in ("optim.batch_size=1 optim.accumulate=2", "clicks.gradient_rounds=1 (now 2)", "tune.method=decoder"):
         assert way in told
     assert explain_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), []) is None
 

@@ -33,3 +33,9 @@ def stored_as(array, affine, order, signs):
 
 def scan(shape=(5, 4, 3), seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def source_vox(volume, coords_vox) -> np.ndarray:
+    """Canonical voxel coordinates (..., 3) in the file's own axis order."""
+    coords = np.asarray(coords_vox, float)[..., volume.source.ornt[:, 0].astype(int)]
+    return np.where(volume.source.ornt[:, 1] < 0, np.array(volume.source.shape) - 1 - coords, coords)
