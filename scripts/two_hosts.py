@@ -1,4 +1,6 @@
-"""Train and predict on two hosts, tried between two network namespaces: equal results, a killed host, a cut network.
+"""Two hosts, tried between two network namespaces: equal results, a killed host, a cut network.
+
+Trains, predicts a cohort, evaluates it and runs a benchmark.
 
 sudo python scripts/two_hosts.py [--work FOLDER] [--contact-seconds 20]
 
@@ -48,6 +50,16 @@ optim: {{epochs: 2, batch_size: {batch}}}
 validate: {{every_epochs: 2, clicks: [1, 5], test: false}}
 checkpoint: {{every_steps: 1}}
 track: {{trackers: [], log_every_steps: 1}}
+"""
+BENCHMARK = """
+out: "{out}"
+manifest: "{manifest}"
+folds: 3
+clicks: [1]
+reference: zero_shot
+rows:
+  trained: {{config: "{config}"}}
+  zero_shot: {{checkpoint: mini}}
 """
 
 
@@ -196,6 +208,22 @@ class Trial:
         work += ["--clicks", str(self.work / "one" / "clicks" / "val"), "--out", str(self.work / name)]
         return [*work, "--checkpoint", str(self.export("one"))]
 
+    def evaluation(self, name: str) -> list[str]:
+        """The evaluation of the masks that one process predicted."""
+        work = ["-m", "sammed3d_ft.cli.main", "evaluate", "--pred", str(self.work / "masks_one" / "masks")]
+        return [*work, "--gt", str(self.manifest), "--split", "val", "--out", str(self.work / name)]
+
+    def benchmark(self, name: str) -> list[str]:
+        """A benchmark that trains on three folds; several calls at the same time share the work."""
+        out = self.work / name
+        text = BENCHMARK.format(out=out, manifest=self.manifest, config=self.work / "one.yaml")
+        write_whole(out.with_suffix(".yaml"), text)
+        return [sys.executable, "-m", "sammed3d_ft.cli.main", "benchmark", str(out.with_suffix(".yaml"))]
+
+    def same_table(self, one: str, two: str) -> bool:
+        """Whether two evaluations, or two benchmarks, scored every case alike."""
+        return (self.work / one / "cases.csv").read_bytes() == (self.work / two / "cases.csv").read_bytes()
+
     def export(self, name: str) -> Path:
         return self.work / name / "export" / "model.safetensors"
 
@@ -212,7 +240,7 @@ class Trial:
         return {path.name: read_label(path).array for path in (self.work / name / "masks").glob("*.nii.gz")}
 
     def compare(self) -> None:
-        """Two hosts against one process: weights after training, masks of a cohort, and the SLURM script."""
+        """Two hosts against one process: weights after training, masks of a cohort, scores, and the SLURM script."""
         self.run([[sys.executable, *self.training("one", batch=2)]])
         self.run(self.on_two_hosts(self.training("two")))
         one, two, start = load_file(self.export("one")), load_file(self.export("two")), load_file(MINI)
@@ -228,6 +256,19 @@ class Trial:
         voxels = [int((mask > 0).sum()) for mask in self.masks("masks_one").values()]
         same = self.same_result("masks_one") and min(voxels) > 0
         self.note("masks, two hosts against one process", f"{'same' if same else 'other'} voxels: {voxels}", same)
+
+        self.run([[sys.executable, *self.evaluation("scores_one")]])
+        self.run(self.on_two_hosts(self.evaluation("scores_two")))
+        same = self.same_table("scores_one", "scores_two")
+        self.note("evaluation, two hosts against one process", "same scores" if same else "other scores", same)
+        self.run([self.benchmark("table_one")])
+        command = self.benchmark("table_two")
+        shared = self.run([[*self.hosts.command(host), *command] for host in (0, 1)])
+        self.run([command])
+        left = [line for one in shared for line in one.said.splitlines() if line.startswith("left to another process")]
+        same = self.same_table("table_one", "table_two")
+        result = f"{'same' if same else 'other'} scores; left to the other host: {len(left)}"
+        self.note("benchmark, two hosts against one", result, same and bool(left), "\n".join(left))
 
         self.run([self.slurm_script(self.training("slurm")[-1])])
         self.note("slurm.sh, its commands simulated", "weights of two hosts", self.same_result("slurm"))

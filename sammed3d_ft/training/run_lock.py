@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +43,7 @@ def locked_run(folder: Path, name: str = ".lock") -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{folder}: cannot be written or locked ({error.strerror or error})") from error
     try:
-        file.write_text(str(os.getpid()), encoding="utf-8")
+        file.write_text(f"{os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
     finally:
         lock.release()

@@ -22,7 +22,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(folder: Path) -> None:
         told = command("benchmark", config)
     assert "left to another process: b, fold x, seed 0: " in told
     assert "(pid " in told
-    assert "re-run this when" in told
+    assert "re-run the command when they have finished" in told
     assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "2"
     assert runner.run(config)[1] == []
     assert line_of(folder / "out", "b", "1 click per lesion")["failed"] == "0"
