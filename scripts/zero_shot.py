@@ -36,7 +36,7 @@ def click_scores(
     accumulate: bool | None = None,
 ) -> tuple[Predictor, list[CaseScore]]:
     predictor = Predictor.from_pretrained(checkpoint, spacing_mm=spacing_mm, obey=obey, accumulate=accumulate)
-    predictor.zoom = zoom
+    predictor.zoom &= zoom
     found = read_manifest(manifest)
     cases = found.cases if split is None else found.split(split)
     return predictor, [simulate_files(predictor, case, clicks) for case in tqdm(cases, unit="case")]

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import sammed3d_ft
-from prompts.lesions import lesions_from_mask
 from sammed3d_ft.automatic.config import AutomaticConfig
 from sammed3d_ft.automatic.networks import build_network, encoder_variant
+from sammed3d_ft.automatic.report import AutomaticScore, score_mask
 from sammed3d_ft.automatic.scan_crops import CropSettings, ScanCrops
 from sammed3d_ft.automatic.scan_preparation import ScanPreparation
 from sammed3d_ft.automatic.scan_store import ScanStore, prepare_scan_of
@@ -28,41 +25,15 @@ from sammed3d_ft.automatic.segmenter import FORMAT, AutomaticSegmenter
 from sammed3d_ft.dataset.case_images import read_case
 from sammed3d_ft.dataset.manifest import Case, Manifest
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.evaluation.components import Components
-from sammed3d_ft.evaluation.matching import match, overlaps
-from sammed3d_ft.evaluation.metrics import HEADLINE_IOU
-from sammed3d_ft.files import write_csv
-from sammed3d_ft.lesions.table import SIZE_CLASSES, size_class
 from sammed3d_ft.losses.training_loss import TrainingLoss
 from sammed3d_ft.model.build import build_model, parameter_count
 from sammed3d_ft.model.weight_fit import describe_misfit
 from sammed3d_ft.model.weights import load_weights, origin, read_state_dict, save_safetensors
 from sammed3d_ft.provenance import case_files, digest, state_hash
-from sammed3d_ft.training.task import SplitCases, mean
+from sammed3d_ft.training.task import SplitCases
 
 # Increment this when scans are prepared differently. Older stores are then ignored, not deleted.
 _STORE_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class AutomaticScore:
-    """Dice of one case (None if the label is empty), and of each ground-truth lesion with its match."""
-
-    case: str
-    dice: float | None
-    lesions: tuple[tuple[float, float], ...]
-    """Volume in ml, and Dice with the matched predicted lesion (one to one, IoU >= 0.1), 0 if there is none."""
-
-
-def score_mask(mask: np.ndarray, truth: np.ndarray, voxel_ml: float, *, case: str, connectivity: int) -> AutomaticScore:
-    """Score a mask (x, y, z) against the ground truth on the same grid; lesions are matched as in the evaluation."""
-    true, found = (Components.of(*lesions_from_mask(m > 0, connectivity)) for m in (truth, mask))
-    pairs = overlaps(true, found)
-    matched = match(pairs, HEADLINE_IOU)
-    shared = int(pairs.shared_voxels.sum())
-    dice = 2 * shared / (len(true.voxels) + len(found.voxels)) if true.count else None
-    lesions = zip(true.sizes, matched.iou, strict=True)
-    return AutomaticScore(case, dice, tuple((float(size) * voxel_ml, 2 * iou / (1 + iou)) for size, iou in lesions))
 
 
 class AutomaticTask:
@@ -76,7 +47,6 @@ class AutomaticTask:
         InputError: weights that do not fit, or no training cases.
     """
 
-    shown: Mapping[str, str] = {"loss": "train/loss", "dice": "train/dice"}
     # The decoder is always new: nothing to score before training.
     starts_trained = False
 
@@ -193,38 +163,6 @@ class AutomaticTask:
 
         return self.cases.shared_scores(accelerator, split, score_case)
 
-    def summary(self, scores: Sequence[AutomaticScore], split: str) -> dict[str, float]:
-        """Mean Dice: over cases with lesions, over lesions, and by lesion-size class."""
-        lesions = [lesion for score in scores for lesion in score.lesions]
-        values = {
-            f"{split}/dice": mean([score.dice for score in scores if score.dice is not None]),
-            f"{split}/lesion_dice": mean([dice for _, dice in lesions]),
-        }
-        for name in SIZE_CLASSES:
-            members = [dice for volume_ml, dice in lesions if size_class(volume_ml) == name]
-            if members:
-                values[f"{split}/lesion_dice/{name}"] = mean(members)
-        return values
-
-    def selection(self, summary: Mapping[str, float]) -> float:
-        """Mean Dice over cases."""
-        return summary["val/dice"]
-
-    def validation_line(self, summary: Mapping[str, float]) -> str:
-        """Dice over cases and over lesions."""
-        return f"validation Dice  {summary['val/dice']:.3f}  of lesions: {summary['val/lesion_dice']:.3f}"
-
-    def write_scores(self, run: Path, split: str, scores: Sequence[AutomaticScore]) -> None:
-        """Write ``<split>_cases.csv``: one row per case and one per ground-truth lesion."""
-        rows: list[dict[str, Any]] = []
-        for score in scores:
-            rows.append({"case": score.case, "lesion": "all", "dice": score.dice})
-            rows += [
-                {"case": score.case, "lesion": number, "volume_ml": volume_ml, "dice": dice}
-                for number, (volume_ml, dice) in enumerate(score.lesions, start=1)
-            ]
-        write_csv(run / f"{split}_cases.csv", ["case", "lesion", "volume_ml", "dice"], rows)
-
     def export(self, folder: Path, facts: Mapping[str, Any]) -> Path:
         """Write ``model.safetensors`` for `predict`."""
         metadata = {
@@ -242,15 +180,3 @@ class AutomaticTask:
         }
         save_safetensors(folder / "model.safetensors", self.model.state_dict(), metadata)
         return folder / "model.safetensors"
-
-    @staticmethod
-    def results(summary: Mapping[str, Any]) -> Table:
-        """Dice over cases and over lesions, by split."""
-        table = Table(title="Mean Dice on the scans' own grids, without clicks")
-        table.add_column("split")
-        for name in ("cases", "lesions"):
-            table.add_column(name, justify="right")
-        for split in ("val", "test"):
-            if f"{split}/dice" in summary:
-                table.add_row(split, f"{summary[f'{split}/dice']:.3f}", f"{summary[f'{split}/lesion_dice']:.3f}")
-        return table

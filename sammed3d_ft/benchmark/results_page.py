@@ -15,7 +15,7 @@ from sammed3d_ft.benchmark.table_text import (
     overview,
     size_rows,
 )
-from sammed3d_ft.benchmark.tables import Block, Tables
+from sammed3d_ft.benchmark.tables import TableBlock, Tables
 from sammed3d_ft.evaluation.statistics import summarise
 from sammed3d_ft.figures.benchmark import boxes_figure, click_curves_figure, size_figure
 from sammed3d_ft.figures.html_page import Page
@@ -87,7 +87,9 @@ def _curves(scores: Scores, metric: str) -> tuple[dict[str, dict[int, tuple[floa
     return curves, flat
 
 
-def _by_size(tables: Tables, block: Block) -> dict[str, dict[str, tuple[int, tuple[float, ...], tuple[float, ...]]]]:
+def _by_size(
+    tables: Tables, block: TableBlock
+) -> dict[str, dict[str, tuple[int, tuple[float, ...], tuple[float, ...]]]]:
     """By class and method: number of lesions, recall and Dice, the latter two with intervals."""
     found: dict[str, dict[str, tuple[int, tuple[float, ...], tuple[float, ...]]]] = {}
     for name in SIZE_CLASSES:

@@ -25,7 +25,7 @@ Level = int | None
 
 
 @dataclass(frozen=True)
-class LesionScore:
+class ScoredLesion:
     """A ground-truth lesion of a case that was scored with every seed."""
 
     patient: str
@@ -47,7 +47,7 @@ class Scores:
     cases: Sequence[Case]
     values: dict[tuple[str, Level], dict[str, np.ndarray]] = field(default_factory=dict)
     failed: dict[tuple[str, Level], np.ndarray] = field(default_factory=dict)
-    lesions: dict[tuple[str, Level], list[LesionScore]] = field(default_factory=dict)
+    lesions: dict[tuple[str, Level], list[ScoredLesion]] = field(default_factory=dict)
     accumulate: dict[str, bool | None] = field(default_factory=dict)
     """By method, see `accumulates`."""
     lines: list[dict[str, object]] = field(default_factory=list)
@@ -126,7 +126,7 @@ def _read(config: BenchmarkConfig, folds: dict[str, Path], scores: Scores, name:
                     lesions.setdefault((case, lesion.lesion.lesion_id), []).append(lesion)
     scores.values[name, level], scores.failed[name, level] = values, failed
     scores.lesions[name, level] = [
-        LesionScore(
+        ScoredLesion(
             patient_of(scores.cases[place[case]]),
             found[0].lesion.size_class,
             float(np.mean([lesion.fate == "matched" for lesion in found])),

@@ -14,7 +14,7 @@ _NAN = float("nan")
 
 
 @dataclass(frozen=True)
-class Block:
+class TableBlock:
     """Methods compared with each other, each at one level."""
 
     title: str
@@ -80,7 +80,7 @@ class SizeLine:
 class Tables:
     """All numbers shown."""
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[TableBlock, ...]
     lines: tuple[Line, ...]
     sizes: tuple[SizeLine, ...]
 
@@ -100,7 +100,7 @@ def clicks_label(config: BenchmarkConfig, level: Level) -> str:
     return f"{level} per lesion" if config.protocol == "clicks" else f"{level} + {level} per scan"
 
 
-def _blocks(config: BenchmarkConfig, scores: Scores) -> list[Block]:
+def _blocks(config: BenchmarkConfig, scores: Scores) -> list[TableBlock]:
     """A block for each number of clicks, which includes the automatic methods; then a block of these alone."""
     automatic = tuple((row, level) for row, level in scores.values if level is None)
     shown = tuple(config.shown_metrics)
@@ -116,9 +116,9 @@ def _blocks(config: BenchmarkConfig, scores: Scores) -> list[Block]:
         if prompted:
             beside = tuple(entry for entry in automatic if (entry[0], k) not in prompted)
             order = sorted(prompted + beside, key=lambda entry: list(config.rows).index(entry[0]))
-            blocks.append(Block(_title(config, k), k, tuple(order), metrics))
+            blocks.append(TableBlock(_title(config, k), k, tuple(order), metrics))
     if automatic and (config.protocol == "clicks" or not blocks):
-        blocks.append(Block("automatic", None, automatic, shown))
+        blocks.append(TableBlock("automatic", None, automatic, shown))
     return blocks
 
 
@@ -128,7 +128,7 @@ def _title(config: BenchmarkConfig, k: Level) -> str:
     return f"{k} click{'' if k == 1 else 's'} per lesion"
 
 
-def _lines(config: BenchmarkConfig, scores: Scores, block: Block, metric: str) -> list[Line]:
+def _lines(config: BenchmarkConfig, scores: Scores, block: TableBlock, metric: str) -> list[Line]:
     patients = scores.patients
     values = {row: scores.by_patient(row, level, metric) for row, level in block.entries}
     summaries = summarise(values, patients)
@@ -168,7 +168,7 @@ def _lines(config: BenchmarkConfig, scores: Scores, block: Block, metric: str) -
     ]
 
 
-def _sizes(config: BenchmarkConfig, scores: Scores, block: Block) -> list[SizeLine]:
+def _sizes(config: BenchmarkConfig, scores: Scores, block: TableBlock) -> list[SizeLine]:
     """Recall and mean Dice of the ground-truth lesions of each class; intervals by resampling patients."""
     lines = []
     for name in SIZE_CLASSES:

@@ -18,7 +18,7 @@ from sammed3d_ft.files import write_whole
 from sammed3d_ft.prompted.config import PromptedConfig
 from sammed3d_ft.provenance import file_hash
 from sammed3d_ft.recipes.train import load_config
-from sammed3d_ft.training.config_file import differences
+from sammed3d_ft.training.config_file import differences, read_yaml
 from sammed3d_ft.training.run_lock import locked_run
 
 # Settings that do not affect the result of a training: the run's folder; the manifest's path, as cases are compared by
@@ -40,7 +40,7 @@ class Training:
         """Whether its result exists; `InputError` if that was made with other settings or folds."""
         if not (self.folder / "summary.json").exists():
             return False
-        before = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+        before = read_yaml(self.folder / "config.yaml")
         changed, _ = differences(_comparable(self._completed(before)), _comparable(self.config.as_plain()))
         if (self.folder / "manifest.sha256").read_text(encoding="utf-8") != file_hash(self.config.data.manifest):
             changed.append("the fold's cases")

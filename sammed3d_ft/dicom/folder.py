@@ -17,6 +17,8 @@ from sammed3d_ft.errors import InputError
 
 IMAGE_NAMES = {"PT": "PET", "CT": "CT"}
 REGION_MODALITIES = ("RTSTRUCT", "SEG")
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_MOST_DEFLATED = 1 << 20  # bytes; pydicom unpacks a whole file at once, to at most 1032 times its size
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +112,10 @@ def scan_folder(folder: str | os.PathLike[str]) -> DicomFolder:
 
 def _header(path: Path) -> Dataset | None:
     """The file's header; None if it is not a DICOM file (these have DICM at byte 128)."""
+    with path.open("rb") as file:
+        deflated = _DEFLATED in file.read(1024)
+    if deflated and path.stat().st_size > _MOST_DEFLATED:
+        raise InputError(f"{path}: is deflated DICOM of more than 1 MiB and could fill the memory; decompress it first")
     try:
         return pydicom.dcmread(path, stop_before_pixels=True)
     except InvalidDicomError:

@@ -47,7 +47,11 @@ def fetch(out: Path, repo: str, file: str, revision: str = "main", sha256: str |
 
 
 def _download(out: Path, repo: str, file: str, revision: str) -> tuple[Path, str | None]:
-    """Path of the completed download under its temporary name, and the hub's SHA-256 (for large files only)."""
+    """Path of the completed download under its temporary name, and the hub's SHA-256 (for large files only).
+
+    `hf_hub_download` gives every call a temporary file of its own and removes it, so it cannot resume after the process
+    was killed; `http_get`, on which it is built, can.
+    """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.file_download import http_get

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from sammed3d_ft.phantom.shapes import Box, Grid, point, rotation
-from sammed3d_ft.phantom.skeleton import Site
+from sammed3d_ft.phantom.skeleton import LesionSite
 
 VOLUME_ML = (0.1, 120.0)
 VOLUME_MEDIAN_ML = 1.0
@@ -158,7 +158,7 @@ def _clear(
 
 def draw_lesions(
     rng: np.random.Generator,
-    sites: Sequence[Site],
+    sites: Sequence[LesionSite],
     count: int,
     low_mm: np.ndarray,
     high_mm: np.ndarray,

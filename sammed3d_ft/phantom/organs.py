@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sammed3d_ft.phantom.shapes import Ellipsoid, Outline, Part, Point, Solid, Tube, draw_waves, point
-from sammed3d_ft.phantom.skeleton import Site, both_sides, site, skeleton, spine_y
+from sammed3d_ft.phantom.skeleton import LesionSite, both_sides, site, skeleton, spine_y
 
 # (z, half width, half depth, y centre) of a man with 15 mm of fat
 TRUNK = (
@@ -38,7 +38,7 @@ class Patient:
     """One patient: parts in painting order, lesion sites, and movement of the diaphragm, all in mm."""
 
     parts: tuple[Part, ...]
-    sites: tuple[Site, ...]
+    sites: tuple[LesionSite, ...]
     scale: np.ndarray
     breath_mm: float
     waves: np.ndarray
@@ -260,7 +260,7 @@ def upper_abdomen() -> list[Part]:
     return parts
 
 
-def lower_urinary(rng: np.random.Generator) -> tuple[list[Part], list[Site]]:
+def lower_urinary(rng: np.random.Generator) -> tuple[list[Part], list[LesionSite]]:
     """Bladder (60 to 350 ml), prostate or prostate bed, and partly filled ureters, a classic pitfall."""
     operated = bool(rng.random() < 0.5)
     volume_ml = float(np.clip(rng.lognormal(np.log(140), 0.45), 60, 350))
@@ -303,7 +303,7 @@ def lower_urinary(rng: np.random.Generator) -> tuple[list[Part], list[Site]]:
     return parts, [site("prostate bed", bed, 11 if operated else 16, 5.0)]
 
 
-def node_sites() -> list[Site]:
+def node_sites() -> list[LesionSite]:
     sites = [
         site("node: retroperitoneal", [(-28, -2, 180), (-30, -8, 250), (-26, -12, 290)], 10, 1.6),
         site("node: retroperitoneal", [(2, 4, 185), (3, -2, 260)], 8, 1.0),
@@ -323,7 +323,7 @@ def node_sites() -> list[Site]:
     return sites
 
 
-def soft_tissue_sites() -> list[Site]:
+def soft_tissue_sites() -> list[LesionSite]:
     """Lesion sites in lung, liver and muscle: common with FDG, rare with PSMA."""
     sites = [
         site("liver", [(50, 0, 320), (95, -10, 350)], 28, 0.8, breathes=1.0),

@@ -39,7 +39,7 @@ RIBS = (
 
 
 @dataclass(frozen=True)
-class Site:
+class LesionSite:
     """A lesion site: along `points` (mm), up to `radius_mm` away; a thicker lesion is stretched along it."""
 
     region: str
@@ -48,12 +48,12 @@ class Site:
     weight: float
     breathes: float = 0.0
 
-    def placed(self, scale: np.ndarray, shift_mm: np.ndarray) -> Site:
-        return Site(self.region, self.points * scale + shift_mm, self.radius_mm, self.weight, self.breathes)
+    def placed(self, scale: np.ndarray, shift_mm: np.ndarray) -> LesionSite:
+        return LesionSite(self.region, self.points * scale + shift_mm, self.radius_mm, self.weight, self.breathes)
 
 
-def site(region: str, points: list[Point], radius_mm: float, weight: float, breathes: float = 0.0) -> Site:
-    return Site(region, np.asarray(points, dtype=float), radius_mm, weight, breathes)
+def site(region: str, points: list[Point], radius_mm: float, weight: float, breathes: float = 0.0) -> LesionSite:
+    return LesionSite(region, np.asarray(points, dtype=float), radius_mm, weight, breathes)
 
 
 def spine_y(z: float | np.integer) -> float:
@@ -64,10 +64,10 @@ def both_sides(points: list[Point]) -> list[list[Point]]:
     return [[(side * x, y, z) for x, y, z in points] for side in (1, -1)]
 
 
-def spine() -> tuple[list[Part], list[Site], dict[str, float]]:
+def spine() -> tuple[list[Part], list[LesionSite], dict[str, float]]:
     """Vertebral bodies with discs, canal, arches and spinous processes; and the height of each thoracic body."""
     parts: list[Part] = []
-    sites: list[Site] = []
+    sites: list[LesionSite] = []
     heights: dict[str, float] = {}
     z = SPINE_START_Z
     course = [(0.0, spine_y(h), float(h)) for h in np.arange(100, 722, 20)]
@@ -121,9 +121,9 @@ def spine() -> tuple[list[Part], list[Site], dict[str, float]]:
     return parts, sites, heights
 
 
-def chest_cage(heights: dict[str, float]) -> tuple[list[Part], list[Site]]:
+def chest_cage(heights: dict[str, float]) -> tuple[list[Part], list[LesionSite]]:
     parts: list[Part] = []
-    sites: list[Site] = []
+    sites: list[LesionSite] = []
     for number, (half_width, half_depth, end_deg, fall) in enumerate(RIBS, start=1):
         start_z = heights[f"T{number}"] + 4
         back = spine_y(start_z) - 22
@@ -136,7 +136,7 @@ def chest_cage(heights: dict[str, float]) -> tuple[list[Part], list[Site]]:
         for side in (1, -1):
             points = course * (side, 1, 1)
             parts.append(Part(Tube(points, 5.5), ((0.0, "cortical bone"), (1.2, "marrow")), organ="rib"))
-            sites.append(Site("bone: rib", points, 6.0, 0.14))
+            sites.append(LesionSite("bone: rib", points, 6.0, 0.14))
     parts.append(Part(Ellipsoid((0, 84, 490), (20, 6.5, 80), (-5, 0, 0)), BONE, organ="sternum"))
     sites.append(site("bone: sternum", [(0, 88, 440), (0, 80, 540)], 8, 0.5))
     for clavicle in both_sides([(14, 62, 560), (70, 48, 578), (140, -8, 592)]):
@@ -149,9 +149,9 @@ def chest_cage(heights: dict[str, float]) -> tuple[list[Part], list[Site]]:
     return parts, sites
 
 
-def pelvis_and_limbs() -> tuple[list[Part], list[Site]]:
+def pelvis_and_limbs() -> tuple[list[Part], list[LesionSite]]:
     parts: list[Part] = []
-    sites: list[Site] = []
+    sites: list[LesionSite] = []
     parts.append(
         Part(
             Tube([(0, -46, 104), (0, -64, 82), (0, -78, 55), (0, -80, 28), (0, -68, 8)], (26, 23, 17, 11, 6)),
@@ -211,7 +211,7 @@ def pelvis_and_limbs() -> tuple[list[Part], list[Site]]:
     return parts, sites
 
 
-def head_bones() -> tuple[list[Part], list[Site]]:
+def head_bones() -> tuple[list[Part], list[LesionSite]]:
     """Skull with the brain inside it, and jaws."""
     parts = [
         Part(Ellipsoid((0, -4, 752), (58, 66, 34)), ((0.0, "cortical bone"), (5.0, "muscle"))),
@@ -264,7 +264,7 @@ def head_bones() -> tuple[list[Part], list[Site]]:
     return parts, [site("bone: skull", dome, 6, 0.4)]
 
 
-def skeleton() -> tuple[list[Part], list[Site]]:
+def skeleton() -> tuple[list[Part], list[LesionSite]]:
     """All bones as parts (to be painted after the organs of the trunk) and all bone sites."""
     spine_parts, spine_sites, heights = spine()
     cage_parts, cage_sites = chest_cage(heights)

@@ -34,7 +34,7 @@ from sammed3d_ft.provenance import case_files, digest
 from sammed3d_ft.training.scan_files import ScanPart, readable
 
 # Increase this when files are written differently. Older ones are then left alone, not deleted.
-_FORMAT = 3
+STORE_FORMAT = 3
 _NUMBER_TYPES = (torch.uint8, torch.int16, torch.int32)
 
 
@@ -111,7 +111,7 @@ def open_store(folder: Path, names: Sequence[str]) -> LesionStore:
 def stored_name(case: Case, preprocessing: Preprocessing, connectivity: int, targets: str) -> str:
     """The name of a case's files in a store, without extension."""
     settings = {"modalities": preprocessing.modalities, "clip": preprocessing.clip}
-    return f"{case.id}__{digest(_FORMAT, settings, connectivity, targets, case_files(case))}"
+    return f"{case.id}__{digest(STORE_FORMAT, settings, connectivity, targets, case_files(case))}"
 
 
 def prepare_case(

@@ -167,7 +167,7 @@ class Predictor:
             modes = click_mode(found.accumulate), click_mode(accumulate)
             _log.warning("%s was trained with %s; used here with %s", path, *modes)
         accumulate = found.accumulate if accumulate is None else accumulate
-        predictor = cls(found.model, preprocessing, chosen, accumulate, flips=flips, obey=obey)
+        predictor = cls(found.model, preprocessing, chosen, accumulate, found.zoom, flips, obey)
         predictor.preset = found.preset
         return predictor
 

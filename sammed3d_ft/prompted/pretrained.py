@@ -26,6 +26,8 @@ class Pretrained:
     preprocessing: Preprocessing
     accumulate: bool
     """Whether the decoder was trained with all clicks so far, or only with the newest."""
+    zoom: bool
+    """Whether it was trained and validated with auto-zoom."""
     preset: str | None
     """Name of the published weights whose settings these are; None: those of its metadata, or the defaults."""
     stated: frozenset[str]
@@ -36,7 +38,8 @@ def open_pretrained(path: str | Path, base: str | Path | None = None) -> Pretrai
     """The model of a checkpoint, on the CPU, in evaluation mode, float32, with the settings it was trained with.
 
     Exports state them. Published weights, recognised by name or file name, have presets (`PUBLISHED`). Other weights
-    get the defaults: PT, or PT and CT, with the default clipping at the variant's spacing, and accumulated clicks.
+    get the defaults: PT, or PT and CT, with the default clipping at the variant's spacing, accumulated clicks and
+    auto-zoom.
 
     Args:
         path: a weights file, an export's folder, the folder of a LoRA adapter, a name, or ``hub:owner/name``.
@@ -67,7 +70,8 @@ def open_pretrained(path: str | Path, base: str | Path | None = None) -> Pretrai
     return Pretrained(
         model.eval(),
         _preprocessing(model, metadata, path),
-        _accumulate(metadata, path),
+        _flag(metadata, "accumulate_clicks", path),
+        _flag(metadata, "zoom", path),
         None if preset is None else preset.name,
         frozenset({"preprocessing", "accumulate_clicks"} & metadata.keys()),
     )
@@ -105,8 +109,9 @@ def _preprocessing(model: SAMMed3D, metadata: Mapping[str, str], path: Path) -> 
         raise InputError(f"{path}: {error}") from error
 
 
-def _accumulate(metadata: Mapping[str, str], path: Path) -> bool:
-    text = metadata.get("accumulate_clicks", "true")
+def _flag(metadata: Mapping[str, str], name: str, path: Path) -> bool:
+    """A setting of the metadata, true if absent."""
+    text = metadata.get(name, "true")
     if text not in ("true", "false"):
-        raise InputError(f"{path}: accumulate_clicks is {text!r} in its metadata; expected true or false")
+        raise InputError(f"{path}: {name} is {text!r} in its metadata; expected true or false")
     return text == "true"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,19 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset
 from tqdm import tqdm
 
 import sammed3d_ft
-from prompts.click_files import write_clicks
 from prompts.corrections import next_click
 from prompts.randomness import uniforms
 from sammed3d_ft.dataset.manifest import Case, Manifest
 from sammed3d_ft.errors import InputError
-from sammed3d_ft.files import write_csv
-from sammed3d_ft.lesions.table import SIZE_CLASSES, size_class
 from sammed3d_ft.losses.training_loss import TrainingLoss
 from sammed3d_ft.model.adapters import (
     configure_tuning,
@@ -48,7 +44,7 @@ from sammed3d_ft.prompted.samples import LesionSamples, SampleSettings
 from sammed3d_ft.prompted.simulated_user import CaseScore, simulate_files
 from sammed3d_ft.provenance import case_files, digest, state_hash
 from sammed3d_ft.training.batches import loader_workers
-from sammed3d_ft.training.task import SplitCases, mean
+from sammed3d_ft.training.task import SplitCases
 
 # Increase this when crops, augmentation or clicks are drawn differently. Older embeddings are then left alone.
 _CACHE_FORMAT = 2
@@ -64,8 +60,6 @@ class PromptedTask:
     Raises:
         InputError: weights that do not fit, no training cases, or contradictory settings.
     """
-
-    shown: Mapping[str, str] = {"loss": "train/loss", "dice": "train/dice_last"}
 
     def __init__(self, config: PromptedConfig, manifest: Manifest) -> None:
         self.config = config
@@ -286,20 +280,6 @@ class PromptedTask:
 
         return self.cases.shared_scores(accelerator, split, score_case)
 
-    def summary(self, scores: Sequence[CaseScore], split: str) -> dict[str, float]:
-        """Mean Dice after k clicks, over cases, over lesions, and by lesion size class."""
-        values: dict[str, float] = {}
-        scored = [score.dice for score in scores if score.dice is not None]
-        lesions = [lesion for score in scores for lesion in score.lesions]
-        for k in lesions[0].dice if lesions else self.config.validate_.clicks:
-            values[f"{split}/dice@{k}"] = mean([dice[k] for dice in scored])
-            values[f"{split}/lesion_dice@{k}"] = mean([lesion.dice[k] for lesion in lesions])
-            for name in SIZE_CLASSES:
-                members = [lesion.dice[k] for lesion in lesions if size_class(lesion.volume_ml) == name]
-                if members:
-                    values[f"{split}/lesion_dice@{k}/{name}"] = mean(members)
-        return values
-
     def export(self, folder: Path, facts: Mapping[str, Any]) -> Path:
         """Write ``model.safetensors`` for `predict`; with LoRA also the adapter."""
         metadata = {
@@ -309,6 +289,7 @@ class PromptedTask:
             "preprocessing": self.preprocessing.to_json(),
             "crop_rule": "centred on the lesion's first click",
             "accumulate_clicks": str(self.config.clicks.accumulate).lower(),
+            "zoom": str(self.config.model.zoom).lower(),
             "method": self.config.tune.method,
             "base_weights": self.config.model.weights,
             "base_hash": self.base_hash,
@@ -324,51 +305,6 @@ class PromptedTask:
                 save_safetensors(folder.parent / "base.safetensors", base.state_dict(), {"format": "random weights"})
         return folder / "model.safetensors"
 
-    def selection(self, summary: Mapping[str, float]) -> float:
-        """Mean Dice over 1 and 5 clicks."""
-        return mean([summary[f"val/dice@{k}"] for k in SELECTED_BY])
-
-    def validation_line(self, summary: Mapping[str, float]) -> str:
-        """Dice after each number of clicks, in one line."""
-        dice = {k: summary.get(f"val/dice@{k}") for k in self.config.validate_.clicks}
-        figures = "  ".join(f"{k}: {value:.3f}" for k, value in dice.items() if value is not None)
-        return f"validation Dice by clicks  {figures}"
-
-    def write_scores(self, run: Path, split: str, scores: Sequence[CaseScore]) -> None:
-        """Write ``<split>_cases.csv``, and the clicks of each case in unrounded world mm, to reproduce the scores."""
-        at = self.config.validate_.clicks
-        rows: list[dict[str, Any]] = []
-        for score in scores:
-            rows.append({"case": score.case, "lesion": "all"} | _at_clicks(score.dice or {}))
-            rows += [
-                {"case": score.case, "lesion": lesion.lesion, "volume_ml": lesion.volume_ml} | _at_clicks(lesion.dice)
-                for lesion in score.lesions
-            ]
-        write_csv(run / f"{split}_cases.csv", ["case", "lesion", "volume_ml", *_at_clicks(dict.fromkeys(at))], rows)
-        folder = run / "clicks" / split
-        folder.mkdir(parents=True, exist_ok=True)
-        for score in scores:
-            if score.clicks:
-                write_clicks(folder / f"{score.case}.json", score.clicks)
-
-    @staticmethod
-    def results(summary: Mapping[str, Any]) -> Table:
-        """Dice after each number of clicks, by split."""
-        clicks = [int(key.partition("@")[2]) for key in summary if key.startswith("val/dice@")]
-        table = Table(title="Mean Dice per case on the scans' own grids, by clicks per lesion")
-        table.add_column("split")
-        for k in clicks:
-            table.add_column(str(k), justify="right")
-        for split in ("val", "test"):
-            if f"{split}/dice@{clicks[0]}" in summary:
-                table.add_row(split, *(f"{summary[f'{split}/dice@{k}']:.3f}" for k in clicks))
-        return table
-
 
 def _joined(lesions: Callable[[int], Dataset[Any]], shapes: Callable[[int], Dataset[Any]], epoch: int) -> Dataset[Any]:
     return ConcatDataset([lesions(epoch), shapes(epoch)])
-
-
-def _at_clicks(dice: Mapping[int, float | None]) -> dict[str, float | None]:
-    """Dice by column name."""
-    return {f"dice@{k}": value for k, value in dice.items()}

@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sammed3d_ft.automatic.config import AutomaticConfig
+from sammed3d_ft.automatic.report import AutomaticReport
 from sammed3d_ft.automatic.task import AutomaticTask
 from sammed3d_ft.dataset.check import check_manifest
 from sammed3d_ft.dataset.manifest import Manifest, read_manifest
@@ -31,6 +32,7 @@ from sammed3d_ft.errors import InputError
 from sammed3d_ft.figures.curves import draw_training_curves
 from sammed3d_ft.files import INCOMPLETE, write_whole
 from sammed3d_ft.prompted.config import PromptedConfig
+from sammed3d_ft.prompted.report import PromptedReport
 from sammed3d_ft.prompted.task import PromptedTask
 from sammed3d_ft.provenance import file_hash
 from sammed3d_ft.training.batches import EpochLoader, epoch_batches, loader_workers
@@ -62,7 +64,7 @@ from sammed3d_ft.training.resume import (
 )
 from sammed3d_ft.training.run_lock import locked_run
 from sammed3d_ft.training.stopping import leave, tell_when_stopped
-from sammed3d_ft.training.task import Task
+from sammed3d_ft.training.task import Report, Task
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> PromptedConfig | AutomaticConfig:
@@ -87,6 +89,11 @@ def build_task(config: PromptedConfig | AutomaticConfig, manifest: Manifest) -> 
     if isinstance(config, AutomaticConfig):
         return AutomaticTask(config, manifest)
     return PromptedTask(config, manifest)
+
+
+def build_report(config: PromptedConfig | AutomaticConfig) -> Report:
+    """The report of a config's scores."""
+    return AutomaticReport() if isinstance(config, AutomaticConfig) else PromptedReport(config.validate_.clicks)
 
 
 def train(config: PromptedConfig | AutomaticConfig) -> dict[str, Any]:
@@ -123,6 +130,7 @@ class _Run:
 
     config: PromptedConfig | AutomaticConfig
     task: Task
+    report: Report
     accelerator: Accelerator
     optimizer: torch.optim.Optimizer
     epoch: int = 0  # completed epochs
@@ -174,7 +182,7 @@ def _train(
         task.model.to(accelerator.device)
 
     # 3. Starting point.
-    run = _Run(config, task, accelerator, optimizer)
+    run = _Run(config, task, build_report(config), accelerator, optimizer)
     if checkpoint is not None:
         _restore(run, checkpoint)
     if main_process:
@@ -230,7 +238,7 @@ def _train(
                 if run.step % config.track.log_every_steps == 0:
                     shown = logged_values(accelerator, values)
                     _record(run, {**shown, "train/grad_norm": norm, "train/lr_factor": factor, "epoch": run.epoch + 1})
-                    bar.set_postfix(**{label: f"{shown[name]:.3f}" for label, name in task.shown.items()})
+                    bar.set_postfix(**{label: f"{shown[name]:.3f}" for label, name in run.report.shown.items()})
                 if run.step - run.saved_step >= config.checkpoint.every_steps and batches:
                     _save(run)
             run.epoch, run.batch = run.epoch + 1, 0
@@ -277,8 +285,8 @@ def _record(run: _Run, values: dict[str, float]) -> None:
 
 def _validate(run: _Run) -> None:
     """Score the model, keep it if it is the best so far, and save a checkpoint."""
-    summary = run.task.summary(run.task.score(run.accelerator, "val", selecting=True), "val")
-    score = run.task.selection(summary)
+    summary = run.report.summary(run.task.score(run.accelerator, "val", selecting=True), "val")
+    score = run.report.selection(summary)
     if math.isnan(score):
         raise InputError("no lesions in any validation case, so no best model can be selected: check the labels")
     _record(run, {**summary, "epoch": run.epoch})
@@ -288,7 +296,7 @@ def _validate(run: _Run) -> None:
             save_checkpoint(run.folder / "best", run.step, run.task.state(), {}, {"best": run.best})
     if run.accelerator.is_main_process:
         when = f"epoch {run.epoch}" if run.epoch else "before training"
-        tqdm.write(f"{when}: {run.task.validation_line(summary)}")
+        tqdm.write(f"{when}: {run.report.validation_line(summary)}")
     _save(run)
     if run.accelerator.is_main_process:
         draw_training_curves(run.folder)
@@ -326,12 +334,12 @@ def _finish(run: _Run, seconds: float) -> dict[str, Any]:
     if config.validate_.test and task.cases.test:
         scores["test"] = task.score(accelerator, "test")
     for split, split_scores in scores.items():
-        summary.update(task.summary(split_scores, split))
+        summary.update(run.report.summary(split_scores, split))
     if accelerator.is_main_process:
         path = task.export(run.folder / "export", {"best_step": best["step"], "val_score": round(best["score"], 6)})
         summary["export"], summary["export_sha256"] = str(path), file_hash(path)
         for split, split_scores in scores.items():
-            task.write_scores(run.folder, split, split_scores)
+            run.report.write_scores(run.folder, split, split_scores)
         write_whole(run.folder / "summary.json", json.dumps(summary, indent=1))
         _print_summary(summary, config)
     return summary
@@ -385,9 +393,8 @@ def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def _print_summary(summary: dict[str, Any], config: PromptedConfig | AutomaticConfig) -> None:
-    task = AutomaticTask if isinstance(config, AutomaticConfig) else PromptedTask
     console = Console()
-    console.print(task.results(summary))
+    console.print(build_report(config).results(summary))
     console.print(f"best epoch: {summary['best'].get('epoch')}; {summary['seconds']:.0f} s in total")
     for name in ("export/model.safetensors", "curves.png", "val_cases.csv"):
         console.print(f"  {config.run.dir / name}", soft_wrap=True)

@@ -53,7 +53,7 @@ class EpochLoader:
         self._batches: list[list[tuple[int, int]]] = []
         self._loader = DataLoader(
             EpochSamples(datasets),
-            batch_sampler=self._batches,  # iterated over anew, and so as it then is, with every epoch
+            batch_sampler=self._batches,  # read again at the start of every epoch
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,

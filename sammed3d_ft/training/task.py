@@ -22,7 +22,7 @@ _Score = TypeVar("_Score")
 
 
 class Task(Protocol):
-    """A model with its data, loss and scores: everything that differs between prompted and automatic training."""
+    """A model with its data, loss and scores: what the training loop needs, prompted or automatic."""
 
     @property
     def model(self) -> nn.Module: ...
@@ -39,10 +39,6 @@ class Task(Protocol):
     @property
     def learning_rates(self) -> dict[str, float]:
         """Learning rates by parameter-name prefix; the longest matching prefix applies."""
-
-    @property
-    def shown(self) -> Mapping[str, str]:
-        """Values shown next to the progress bar: label -> name of the logged value."""
 
     def lines(self) -> list[str]:
         """Summary of the trainable parameters, printed and stored in ``run.json``."""
@@ -81,8 +77,19 @@ class Task(Protocol):
     def score(self, accelerator: Accelerator, split: str, *, selecting: bool = False) -> list[Any]:
         """Score the cases of a split on their own grids, divided among processes; results are in case order.
 
-        With ``selecting``, only as far as `selection` needs it; without, completely.
+        With ``selecting``, only as far as `Report.selection` needs it; without, completely.
         """
+
+    def export(self, folder: Path, facts: Mapping[str, Any]) -> Path:
+        """Write ``model.safetensors`` with the metadata that prediction needs, among it ``facts``; return its path."""
+
+
+class Report(Protocol):
+    """What a training reports of a task's scores."""
+
+    @property
+    def shown(self) -> Mapping[str, str]:
+        """Values shown next to the progress bar: label -> name of the logged value."""
 
     def summary(self, scores: Sequence[Any], split: str) -> dict[str, float]:
         """Mean scores, named ``<split>/...``."""
@@ -96,11 +103,7 @@ class Task(Protocol):
     def write_scores(self, run: Path, split: str, scores: Sequence[Any]) -> None:
         """Write ``<split>_cases.csv`` and the files that reproduce or explain the scores."""
 
-    def export(self, folder: Path, facts: Mapping[str, Any]) -> Path:
-        """Write ``model.safetensors`` with the metadata that prediction needs, among it ``facts``; return its path."""
-
-    @staticmethod
-    def results(summary: Mapping[str, Any]) -> Table:
+    def results(self, summary: Mapping[str, Any]) -> Table:
         """The final results from ``summary.json``, as a table."""
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from sammed3d_ft.dicom.folder import choose_series, scan_folder
+from sammed3d_ft.dicom.series import order_slices
 from sammed3d_ft.dicom.suv import suv_scale
 from sammed3d_ft.errors import InputError
-from tests.support.synthetic_dicom import pet_header
+from tests.support.synthetic_dicom import pet_header, write_series
 
 START = 70_000 / 1e8  # g per Bq left after one half-life
 ADMIN = 70_000 / 2e8
@@ -127,6 +131,33 @@ def test_the_moment_that_the_scanner_states_goes_first(
     scale = suv_scale([header, header])
     assert (scale.facts["decay_s"], scale.facts["scan_start_from"], scale.warnings) == (decay_s, source, ())
     assert scale.factor == pytest.approx(70_000 / (2e8 * 2 ** (-decay_s / 6600)), rel=1e-12)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    ("element", "attributes", "factor"),
+    [
+        ((*GE, 0x0D, "DT", "20200102110000.00"), {}, 70_000 / (2e8 * 2 ** (-3600 / 6600))),
+        ((*SIEMENS, 0x22, "DT", "20200102110000.00"), {}, 70_000 / (2e8 * 2 ** (-3600 / 6600))),
+        ((0x7053, "Philips PET Private Group", 0x00, "DS", "0.00031"), {"Units": "CNTS"}, 0.00031),
+        ((0x7053, "Philips PET Private Group", 0x09, "DS", "5"), {"Units": "CNTS"}, 5 * START),
+        ((0x0065, "Image Private Header", 0x04, "LO", "anything"), {"Manufacturer": "UIH"}, START),
+        ((*GE, 0x01, "LO", "anything"), {"SeriesDate": "", "AcquisitionDate": ""}, START),
+    ],
+)
+def test_private_elements_are_read_from_files(
+    element: tuple, attributes: dict, factor: float, syntax: str, tmp_path: Path
+) -> None:
+    """In implicit VR, a private element has no type in the file."""
+
+    def edit(number: int, one: Dataset) -> None:
+        with_private(one, *element)
+        one.file_meta.TransferSyntaxUID = syntax
+
+    write_series(tmp_path, change=edit, **attributes)
+    series = order_slices(choose_series(scan_folder(tmp_path), "PT"))
+    assert {header.file_meta.TransferSyntaxUID for header in series.headers} == {syntax}
+    assert suv_scale(series.headers).factor == pytest.approx(factor, rel=1e-12)
 
 
 def test_decay_correction_date_time_of_the_standard_goes_first() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from prompts import Click, read_clicks, write_clicks
 from tests.hostile import files
@@ -268,6 +270,15 @@ def dicom_inputs() -> Iterator[Input]:
         write_series(folder)
         pydicom.dcmread(next(folder.iterdir())).save_as(folder / "copy.dcm")
 
+    def deflated_bomb(folder: Path) -> None:
+        slices = write_series(folder)
+        slices[0].file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        path = next(folder.iterdir())
+        slices[0].save_as(path)
+        packer = zlib.compressobj(9, wbits=-15)
+        zeros = packer.compress(bytes(1 << 24)) + packer.flush(zlib.Z_FULL_FLUSH)
+        path.write_bytes(path.read_bytes()[:400] + zeros * 200)  # 3 GiB
+
     half = bytes(128) + b"DICM"
     cases: dict[str, tuple[Words, str]] = {
         "empty folder": only(lambda folder: folder, "contains no DICOM files"),
@@ -313,10 +324,13 @@ def dicom_inputs() -> Iterator[Input]:
             lambda data: _replaced(data, b"\x28\x00\x53\x10DS\x04\x001.0 ", b"\x28\x00\x53\x10DS\x04\x00inf "),
             "Slope|infinite",
         ),
-        "dose of nan": changed(setting("PatientWeight", None), "Weight is missing"),
-        "dose of text": changed(
+        "no weight": changed(setting("PatientWeight", None), "Weight is missing"),
+        "no tracer": changed(
             lambda _, one: one.RadiopharmaceuticalInformationSequence.clear(), "no radiopharmaceutical information"
         ),
+        "dose of nan": patched(lambda data: _replaced(data, b"200000000.0", b"nan        "), "Dose", True),
+        "dose of text": patched(lambda data: _replaced(data, b"200000000.0", b"much       "), "Dose", True),
+        "bomb": imported(deflated_bomb, "deflated DICOM of more than 1 MiB"),
         "half-life of zero": changed(setting("Units", "BQML"), "Half Life is missing", RadionuclideHalfLife=0),
         "half-life of ages": changed(
             setting("Units", "BQML"), "day open|is wrong|Start DateTime is needed", RadionuclideHalfLife=1e30

@@ -159,6 +159,9 @@ def argument_inputs() -> Iterator[Input]:
         "comparison with itself": "compare ./ --out ./compared",
         "repository": "weights fetch --out ./w.pth --repo ../../etc",
         "repository of nothing": "weights fetch --out ./w.pth --repo ''",
+        "push nothing": "weights push gone.safetensors owner/name",
+        "push a pickle": line("weights push @given owner/name", given=content("w.pth", b"x")),
+        "push to nowhere": line("weights push @given ../name", given=content("w.safetensors", files.MINI)),
         "made": EXPORT + " --made BY_MAGIC",
         "view nothing": "view --no-browser",
         "view both": "view @pet --manifest ./m.json --no-browser",
@@ -209,6 +212,21 @@ def _moved(make: Make, name: str) -> Make:
     return lambda folder: make(folder).rename(folder / name)
 
 
+_UNREADABLE = {
+    "image": (PREDICT.replace("@pet", "@bad"), "bad.nii.gz"),
+    "plain image": (PREDICT.replace("@pet", "@bad"), "bad.nii"),
+    "NRRD": (MAKE.replace("@mask", "@bad"), "bad.nrrd"),
+    "clicks": (PREDICT.replace("@clicks", "@bad"), "bad.json"),
+    "checkpoint": (PREDICT.replace("@checkpoint", "@bad"), "bad.safetensors"),
+    "pickled checkpoint": ("weights inspect @bad", "bad.pth"),
+    "manifest": ("check @bad", "bad.json"),
+    "image in a cohort": ("check @manifest", "bad.nii.gz"),
+    "config": ("finetune.py --config @bad", "bad.yaml"),
+    "benchmark": ("benchmark @bad", "bad.yaml"),
+    "evaluated mask": ("evaluate --pred @bad --gt @mask --out ./scores --no-figures", "bad.nii.gz"),
+}
+
+
 def disk_inputs() -> Iterator[Input]:
     full = {
         "predict": PREDICT,
@@ -221,18 +239,35 @@ def disk_inputs() -> Iterator[Input]:
         "phantom": PHANTOM + " ./p --field pelvis",
         "figure": PREDICT + " --figure keep:f.png",
         "table": PREDICT + " --table keep:t.csv",
+        "cohort": COHORT,
+        "convert clicks": "prompts convert @many_clicks keep:c.json --image @pet --to voxel",
+        "select clicks": "prompts select @many_clicks keep:c.json --lesions 1",
     }
     for name, text in full.items():
         yield Input(
             f"full disk: {name}",
             "disk",
-            line(text, many=_many_files, mask=_seg_mask if name == "export-seg" else good_mask),
+            line(
+                text,
+                many=_many_files,
+                many_clicks=content("many.json", files.click_text([files.POINT] * 50)),
+                mask=_seg_mask if name == "export-seg" else good_mask,
+                manifest=manifest_of(_clicked_case),
+            ),
             says="cannot be written|File too large|No space",
             around=_full_disk,
-            code=(2, 3) if name == "evaluate" else 2,
+            code=(2, 3) if name in ("evaluate", "cohort") else 2,
             # Files that were complete before the disk was full stay.
-            writes=("out.nii.gz", "t.csv", "p/*", "p/*/*", "imported/*", "s/*", "s/*/*"),
+            writes=("out.nii.gz", "t.csv", "p/*", "p/*/*", "imported/*", "s/*", "s/*/*", "cohort/*", "cohort/*/*"),
         )
+
+    for name, (text, file) in _UNREADABLE.items():
+        # Reading this file is an input/output error (EIO), as on a failing disk.
+        bad = files.linked(file, "/proc/self/mem")
+        manifest = manifest_of(lambda folder, bad=bad: [pet_case(folder, bad(folder))])
+        code = (2, 3) if name == "evaluated mask" else 2
+        words = line(text, bad=bad, manifest=manifest)
+        yield Input(f"failing disk: {name}", "disk", words, code, "bad|1 error", writes=("scores/*", "scores/*/*"))
 
     pet = _moved(good_pet, "secret.nii.gz")
     secret: dict[str, Words] = {
@@ -266,6 +301,11 @@ def disk_inputs() -> Iterator[Input]:
     for name, text in unwritable.items():
         words = line(text, manifest=manifest)
         yield Input(f"no permission to write: {name}", "permission", words, says="closed", around=_without_permission)
+
+
+def _clicked_case(folder: Path) -> list[dict[str, Any]]:
+    good_clicks(folder).rename(folder / "a.json")
+    return [case(folder)]
 
 
 def _second_case(folder: Path) -> dict[str, Any]:

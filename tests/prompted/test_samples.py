@@ -203,7 +203,7 @@ def test_other_settings_images_and_formats_have_files_of_their_own(tmp_path, mon
     }
     os.utime(case.label, ns=(0, 0))
     names.add(prepare_case(folder, case, PREPROCESSING))
-    monkeypatch.setattr(lesion_store, "_FORMAT", lesion_store._FORMAT + 1)
+    monkeypatch.setattr(lesion_store, "STORE_FORMAT", lesion_store.STORE_FORMAT + 1)
     names.add(prepare_case(folder, case, PREPROCESSING))
     assert len(names) == 6
     assert {path: path.read_bytes() for path in kept} == kept
@@ -248,7 +248,7 @@ def test_a_crop_needs_no_more_of_the_scan_than_the_touched_region(tmp_path):
 def test_the_click_stays_on_the_target(store, strategy):
     """Under flip, rotation, zoom and jitter, for the lesion of one voxel too."""
     wild = AugmentationRanges(flip=0.5, rotate_deg=40.0, zoom=0.5, jitter_vox=4)
-    drawn = replace(SETTINGS, first_click=strategy, ranges=wild)
+    drawn = replace(SETTINGS, first_click=strategy, ranges=wild, ambiguous=0.5, start_masks=0.5)
     positions = set()
     for epoch in range(8):
         samples = LesionSamples(store, drawn, epoch)

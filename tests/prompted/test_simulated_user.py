@@ -89,6 +89,21 @@ def test_the_user_sees_each_mask_and_clicks_its_deepest_error() -> None:
     assert model.removed == [1, 2]
 
 
+def test_a_method_that_encodes_ahead_gets_all_first_clicks_first() -> None:
+    label = volume(boxes((2, 7), (11, 16)))
+    model, told = Model(ball_clicks, WHOLE), []
+
+    class Ahead(Model):
+        def encode_ahead(self, positions_vox: Any) -> None:
+            assert not self.lesions
+            told.extend(tuple(position) for position in positions_vox)
+
+    ahead = Ahead(ball_clicks, WHOLE)
+    scores = [simulate_case(one, {"PT": label}, label, [1, 3], case="c") for one in (model, ahead)]
+    assert told == [(4.0, 5.0, 5.0), (13.0, 5.0, 5.0)]
+    assert scores[0] == scores[1]
+
+
 def in_whole_volumes(model: Model, label: Volume, rounds: int) -> tuple[list[dict[int, float]], dict[int, float]]:
     """Dice of each lesion and of the case, by the plain form: every mask and error as large as the scan."""
     lesions, count = lesions_from_mask(label.array)

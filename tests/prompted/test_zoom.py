@@ -10,7 +10,6 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from sammed3d_ft.images.grids import Volume, from_array
-from sammed3d_ft.prompted import sites
 from tests.support.stand_ins import Remembering, Threshold, predictor, same
 from tests.support.storage_orders import ORIENTATIONS, affine_of, stored_as
 
@@ -94,7 +93,7 @@ class ByContrast(Threshold):
         return logits - 0.02 * embedding.amax(), iou
 
 
-def test_the_finer_view_holds_inside_and_gives_way_to_the_coarser_without_a_seam() -> None:
+def test_the_finer_crop_counts_inside_and_gives_way_to_the_coarser_without_a_seam() -> None:
     index = np.moveaxis(np.indices((120, 120, 120)), 0, -1)  # of 1 mm
     blob = np.exp(-((index - 60) ** 2).sum(-1) / (2 * 1.5**2))
     array = (1 + 0.001 * index[..., 0] + 90 * blob).astype(np.float32)
@@ -125,7 +124,7 @@ def test_the_finer_view_holds_inside_and_gives_way_to_the_coarser_without_a_seam
         np.testing.assert_allclose(middle[-4:], [1, 5.5 / 6, 3.5 / 6, 1.5 / 6], atol=1e-3)
 
 
-def test_predicted_iou_is_that_of_the_views_that_decide_the_mask() -> None:
+def test_predicted_iou_is_that_of_the_crops_that_decide_the_mask() -> None:
     found = clicked(cube(6))
     # The cube begins at the click. Its last voxel of six lies 3.5 voxels of the finer crop from that crop's face, where
     # the finer crop has weight 3.5 / 6. The first crop's predicted IoU is 0.51, the finer one's 0.52.
@@ -134,19 +133,12 @@ def test_predicted_iou_is_that_of_the_views_that_decide_the_mask() -> None:
     assert clicked(cube(20)).lesion(1).predicted_iou == pytest.approx(0.51)
 
 
-@pytest.mark.parametrize("from_coarser", [False, True])
-def test_a_finer_view_begins_from_nothing_or_from_the_lesion_in_the_coarser(
-    monkeypatch: pytest.MonkeyPatch, from_coarser: bool
-) -> None:
-    monkeypatch.setattr(sites, "_FINER_STARTS_FROM_COARSER", from_coarser)
+def test_a_finer_crop_starts_from_the_lesion_in_the_coarser() -> None:
     volume = cube(6)
     volume.array[10:25, 10:25, 10:25] = 10  # in the mask, too, but not clicked
     found = clicked(volume)
     (_, _, first), (_, _, finer) = found.model.decoded
     assert first is None
-    if not from_coarser:
-        assert finer is None
-        return
     # The cube's 6 voxels are 24 of the finer crop: from its voxel 24 - 2 on, half of the way to the neighbour.
     inside = (finer[0, 0] > 0).numpy()
     assert inside[24:44, 24:44, 24:44].all()
@@ -155,9 +147,7 @@ def test_a_finer_view_begins_from_nothing_or_from_the_lesion_in_the_coarser(
     assert float(finer.min()) == pytest.approx(-10)
 
 
-@pytest.mark.parametrize("from_coarser", [False, True])
-def test_undo_takes_back_what_was_zoomed(monkeypatch: pytest.MonkeyPatch, from_coarser: bool) -> None:
-    monkeypatch.setattr(sites, "_FINER_STARTS_FROM_COARSER", from_coarser)
+def test_undo_takes_back_what_was_zoomed() -> None:
     found, never = (clicked(cube(5, (28, 28, 28)), Remembering(24, level=3.0)) for _ in range(2))
     assert len(found.model.encoded) == 2
     found.add_click((33, 30, 30), 1)
@@ -199,7 +189,9 @@ def test_every_site_zooms_by_itself_in_all_its_mirrorings() -> None:
         assert not found.crop_holds((104, 34, 34), 1)
 
 
-def test_what_was_encoded_ahead_is_used_and_only_the_finer_view_remains_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_encoded_ahead_is_used_and_only_the_finer_crop_remains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     plain, ahead = clicked(cube(6)), predictor()
     ahead.set_image({"PT": cube(6)})
     for module in ("lesion_crops", "predictor"):

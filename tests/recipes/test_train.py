@@ -43,7 +43,14 @@ def test_a_run_writes_an_export_that_replays_to_its_validation_dice(
 ) -> None:
     run = tmp_path / "run"
     summary = recipe.train(
-        settings(run, manifest, method, f"validate.test={method == 'full'}", "validate.clicks=[1, 3, 5, 7]")
+        settings(
+            run,
+            manifest,
+            method,
+            f"validate.test={method == 'full'}",
+            "validate.clicks=[1, 3, 5, 7]",
+            f"model.zoom={method != 'lora'}",
+        )
     )
 
     replayed = replayed_dice(run, manifest, "val", (1, 5, 7))

@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 
 from sammed3d_ft.automatic.config import AutomaticConfig
 from sammed3d_ft.automatic.networks import NETWORKS
+from sammed3d_ft.automatic.report import score_mask
 from sammed3d_ft.automatic.segmenter import AutomaticSegmenter
-from sammed3d_ft.automatic.task import AutomaticTask, score_mask
+from sammed3d_ft.automatic.task import AutomaticTask
 from sammed3d_ft.dataset.manifest import read_manifest, write_manifest
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.evaluation import evaluate_case

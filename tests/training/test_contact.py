@@ -70,8 +70,8 @@ def started(*work: str, seconds: float, ranks: tuple[int, ...] = (0, 1)) -> Iter
 @pytest.mark.parametrize("stopped", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_process_that_no_longer_answers_ends_the_other_with_one_line(stopped: int) -> None:
     """A stopped process keeps its connections open, like a machine behind a broken network."""
-    work = [_WAIT, _WAIT]
-    work[stopped] = "print('stopping', flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
+    work = [f"{_WAIT}; {_WAIT}"] * 2
+    work[stopped] = f"{_WAIT}; print('stopping', flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
     with started(*work, seconds=6) as processes:
         assert processes[stopped].stdout is not None
         processes[stopped].stdout.readline()
