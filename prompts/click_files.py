@@ -33,7 +33,7 @@ import numpy as np
 from prompts import slicer_files
 from prompts.clicks import Click, check_inside, clicks_to_vox, to_world_mm
 from prompts.errors import InputError
-from prompts.parsing import Point, label_of, label_of_name, lesion_of, mapping, points_of, position_of
+from prompts.parsing import Point, label_of_name, mapping, parse_label, parse_lesion, parse_position, points_of
 
 FORMS = ("world-ras", "world-lps", "voxel", "autopet", "grand-challenge", "slicer-json", "slicer-fcsv")
 VOXEL_FORMS = ("voxel", "autopet", "grand-challenge")
@@ -224,9 +224,9 @@ def _parse_ours(path: Path, content: dict[str, Any]) -> tuple[str, list[Point]]:
         entry = mapping(path, number, entry)
         points.append(
             Point(
-                position_of(path, number, entry.get("position")),
-                label_of(path, number, entry.get("label")),
-                lesion_of(path, number, entry.get("lesion")),
+                parse_position(path, number, entry.get("position")),
+                parse_label(path, number, entry.get("label")),
+                parse_lesion(path, number, entry.get("lesion")),
             )
         )
     return frame, points
@@ -239,7 +239,7 @@ def _parse_autopet(path: Path, content: dict[str, Any]) -> list[Point]:
     points = []
     for kind, label in (("tumor", 1), ("background", 0)):
         for number, position in points_of(path, content, kind):
-            points.append(Point(position_of(path, f"{number} of {kind!r}", position), label, None))
+            points.append(Point(parse_position(path, f"{number} of {kind!r}", position), label, None))
     return points
 
 
@@ -252,7 +252,7 @@ def _parse_grand_challenge(path: Path, content: dict[str, Any]) -> list[Point]:
             raise InputError(f'{path}: point {number}: name is {name!r}; it must be text such as "tumor"')
         # In task 2 of the challenge, a point's name is its lesion number.
         lesion = int(name) if name.isdecimal() else None
-        points.append(Point(position_of(path, number, entry.get("point")), label_of_name(name), lesion))
+        points.append(Point(parse_position(path, number, entry.get("point")), label_of_name(name), lesion))
     return points
 
 

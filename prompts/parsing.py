@@ -41,7 +41,7 @@ def mapping(path: Path, number: int | str, entry: Any) -> dict[str, Any]:
     return entry
 
 
-def position_of(path: Path, number: int | str, value: Any) -> tuple[float, float, float]:
+def parse_position(path: Path, number: int | str, value: Any) -> tuple[float, float, float]:
     """Check that a position is a list of three finite numbers, and return it as floats."""
     if not isinstance(value, list) or len(value) != 3 or not all(map(_is_finite_number, value)):
         raise InputError(f"{path}: point {number} is at {value!r:.60}; a position must be three finite numbers")
@@ -55,14 +55,14 @@ def _is_finite_number(value: Any) -> bool:
         return False
 
 
-def label_of(path: Path, number: int | str, value: Any) -> int:
+def parse_label(path: Path, number: int | str, value: Any) -> int:
     """Check that a label is 1 or 0, and return it."""
     if isinstance(value, bool) or value not in (0, 1):
         raise InputError(f"{path}: point {number} has label {value!r:.60}; it must be 1 (foreground) or 0 (background)")
     return int(value)
 
 
-def lesion_of(path: Path, number: int | str, value: Any) -> int | str | None:
+def parse_lesion(path: Path, number: int | str, value: Any) -> int | str | None:
     """Check that a lesion ID is a whole number, text or None, and return it."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | str)):
         raise InputError(f"{path}: point {number} has lesion {value!r:.60}; it must be a whole number or text")

@@ -18,7 +18,7 @@ from typing import Any
 
 from prompts.clicks import Click
 from prompts.errors import InputError
-from prompts.parsing import Point, label_of_name, mapping, points_of, position_of
+from prompts.parsing import Point, label_of_name, mapping, parse_position, points_of
 
 _SCHEMA = (
     "https://raw.githubusercontent.com/Slicer/Slicer/main/Modules/Loadable/Markups/Resources/Schema/"
@@ -74,7 +74,7 @@ def parse_json(path: Path, content: dict[str, Any]) -> tuple[str, list[Point]]:
             entry = mapping(path, number, entry)
             if entry.get("positionStatus", "defined") != "defined":
                 continue
-            x, y, z = position_of(path, number, entry.get("position"))
+            x, y, z = parse_position(path, number, entry.get("position"))
             if frame != frames[0]:
                 x, y = -x, -y
             points.append(_point((x, y, z), str(entry.get("label", "")), str(entry.get("description", ""))))
@@ -127,7 +127,7 @@ def parse_fcsv(path: Path, text: str) -> tuple[str, list[Point]]:
             position = [float(fields[axis]) for axis in "xyz"]
         except (KeyError, ValueError, csv.Error):
             raise InputError(f"{path}: point {number} is {line!r:.60}; it must give x, y and z as numbers") from None
-        points.append(_point(position_of(path, number, position), fields.get("label", ""), fields.get("desc", "")))
+        points.append(_point(parse_position(path, number, position), fields.get("label", ""), fields.get("desc", "")))
     if stated not in _FCSV_FRAMES:
         got = "is missing" if stated is None else f"is {stated!r}"
         raise InputError(

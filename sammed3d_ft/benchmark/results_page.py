@@ -23,6 +23,8 @@ from sammed3d_ft.lesions.table import SIZE_CLASSES
 
 _SIZES = {"small": "small\n< 1.5 ml", "medium": "medium\n1.5 to < 4 ml", "large": "large\n>= 4 ml"}
 
+_BySize = dict[str, dict[str, tuple[int, tuple[float, ...], tuple[float, ...]]]]
+
 
 def write_page(config: BenchmarkConfig, scores: Scores, tables: Tables) -> None:
     """Write ``table.html``."""
@@ -91,7 +93,7 @@ def _by_size(
     tables: Tables, block: TableBlock
 ) -> dict[str, dict[str, tuple[int, tuple[float, ...], tuple[float, ...]]]]:
     """By class and method: number of lesions, recall and Dice, the latter two with intervals."""
-    found: dict[str, dict[str, tuple[int, tuple[float, ...], tuple[float, ...]]]] = {}
+    found: _BySize = {}
     for name in SIZE_CLASSES:
         for line in tables.sizes:
             if line.block == block.title and line.size_class == name and line.lesions:
