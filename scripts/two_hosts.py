@@ -285,18 +285,37 @@ class Trial:
         given = [f"{name}={value}" for name, value in {**job, "SLURM_GPUS_ON_NODE": "1"}.items()]
         return ["env", *given, "bash", "configs/accelerate/slurm.sh", config]
 
-    def disturb(
-        self, what: str, work: Sequence[str], name: str, file: str, act: Callable[[], None], survivors: Sequence[int]
-    ) -> None:
-        """Disturb a run once a file of it exists; then run the same command again, and compare the result."""
+    def once(self, name: str, file: str, act: Callable[[], None]) -> Callable[[], None]:
+        """Do something as soon as a run has written a file."""
 
-        def disturb() -> None:
+        def wait_and_act() -> None:
             until = time.monotonic() + 600
             while not any((self.work / name).glob(file)) and time.monotonic() < until:
                 time.sleep(0.05)
             act()
 
-        ended = self.run(self.on_two_hosts(work), disturb)
+        return wait_and_act
+
+    def stall(self, name: str, file: str) -> None:
+        """Take the cable out for a quarter of the contact limit: the training goes on by itself."""
+
+        def act() -> None:
+            self.hosts.cut()
+            time.sleep(self.contact_seconds / 4)
+            self.hosts.connect()
+
+        ended = self.run(self.on_two_hosts(self.training(name)), self.once(name, file, act))
+        right = not any(one.code for one in ended) and self.same_result(name)
+        result = "the undisturbed result, bit for bit" if right else f"exit codes {[one.code for one in ended]}"
+        said = "\n".join(line for one in ended for line in one.errors)
+        self.note(f"network cut for {self.contact_seconds / 4:g} s", result, right, said)
+
+    def disturb(
+        self, what: str, work: Sequence[str], name: str, file: str, act: Callable[[], None], survivors: Sequence[int]
+    ) -> None:
+        """Disturb a run once a file of it exists; then run the same command again, and compare the result."""
+
+        ended = self.run(self.on_two_hosts(work), self.once(name, file, act))
         self.hosts.connect()
         for host in survivors:
             one, errors = ended[host], ended[host].errors
@@ -316,8 +335,11 @@ def two_hosts(work: Path, contact_seconds: float) -> tuple[list[tuple[str, str, 
         trial.disturb("host 1 killed", trial.training("killed1"), "killed1", step, lambda: kill(1), [0])
         trial.disturb("host 0 killed", trial.training("killed0"), "killed0", step, lambda: kill(0), [1])
         trial.disturb("network cut", trial.training("cut"), "cut", step, hosts.cut, [0, 1])
+        trial.stall("stalled", step)
         cohort = trial.prediction("masks_cut")
         trial.disturb("network cut, cohort", cohort, "masks_cut", mask, hosts.cut, [0, 1])
+        cohort = trial.prediction("masks_killed")
+        trial.disturb("host 1 killed, cohort", cohort, "masks_killed", mask, lambda: kill(1), [0])
     return trial.rows, trial.wrong
 
 

@@ -66,6 +66,8 @@ from sammed3d_ft.training.run_lock import locked_run
 from sammed3d_ft.training.stopping import leave, tell_when_stopped
 from sammed3d_ft.training.task import Report, Task
 
+_ENOUGH_TO_SELECT = 3  # validation cases
+
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> PromptedConfig | AutomaticConfig:
     """Read a YAML config and apply overrides. A config with a section ``network`` trains a baseline.
@@ -169,6 +171,10 @@ def _train(
     if main_process:
         for line in task.lines():
             print(line)
+        if (count := len(task.cases.val)) < _ENOUGH_TO_SELECT:
+            print(
+                f"validation cases: {count}; with fewer than {_ENOUGH_TO_SELECT}, which epoch is best is mostly chance"
+            )
     task.prepare(accelerator)
     facts = run_facts(config.run.seed, config.data.manifest, task, accelerator)
     if checkpoint is not None:

@@ -229,7 +229,7 @@ def test_prepared_scans_are_shared_by_a_cache_folder(
     recipe.train(settings(tmp_path / "one", manifest, shared, "optim.epochs=1"))
     assert len(list((tmp_path / "cache" / "scans").iterdir())) == 3
     assert not (tmp_path / "one" / "cache").exists()
-    monkeypatch.setattr("sammed3d_ft.automatic.scan_store.read_image", None)  # called, it would fail
+    monkeypatch.setattr("sammed3d_ft.automatic.scan_store.read_case", None)  # called, it would fail
     recipe.train(settings(tmp_path / "two", manifest, shared, "optim.epochs=1", "run.seed=2"))
 
 
