@@ -20,7 +20,7 @@ from sammed3d_ft.recipes.predict import Outputs, load_model, run
 from sammed3d_ft.view.cases import cohort_cases, single_case
 from tests.support.exports import random_mini
 from tests.support.synthetic_dicom import write_series
-from tests.view.viewers import BLOBS_VOX, blobs, serving, write_pet
+from tests.support.viewers import BLOBS_VOX, blobs, serving, write_pet
 
 FIRST, SECOND = BLOBS_VOX
 PANES = ("axial", "coronal", "sagittal")

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from sammed3d_ft.view.cases import single_case
-from tests.view.marionette import Firefox
-from tests.view.viewers import BLOBS_VOX, blobs, serving, write_pet
+from tests.support.marionette import Firefox
+from tests.support.viewers import BLOBS_VOX, blobs, serving, write_pet
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from sammed3d_ft.view.cases import single_case
 from sammed3d_ft.view.server import PAGE_FILES
 from sammed3d_ft.view.session import MOST_LESIONS
-from tests.view.viewers import Client, serving, tree, write_pet
+from tests.support.viewers import Client, serving, tree, write_pet
 
 CLICK = {"voxel": [12, 14, 10], "label": 1, "lesion": 1, "anyway": False}
 POSTS = ("/click", "/undo", "/reset", "/remove", "/propose", "/save", "/case")

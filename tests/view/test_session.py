@@ -21,7 +21,7 @@ from sammed3d_ft.prompted.clicked_scan import ClickedScan
 from sammed3d_ft.recipes.predict import Outputs, segment
 from sammed3d_ft.view.cases import cohort_cases, single_case
 from tests.support.synthetic_dicom import write_series
-from tests.view.viewers import BLOBS_VOX, SHAPE, Client, blobs, quick_model, serving, write_pet
+from tests.support.viewers import BLOBS_VOX, SHAPE, Client, blobs, quick_model, serving, write_pet
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST, SECOND = BLOBS_VOX
