@@ -64,7 +64,7 @@ def export_seg(
 
     Each label of an instance map becomes a segment. The file copies patient and study from the source.
     """
-    from sammed3d_ft.recipes.import_dicom import export_segmentation
+    from sammed3d_ft.recipes.export_seg import run
 
-    record = export_segmentation(mask, source, out, series, made)
+    record = run(mask, source, out, series, made)
     typer.echo(f"{out}: {record['segments']} segments, {record['voxels']} voxels, on series {record['series']}")

@@ -151,7 +151,7 @@ def run(
 
 
 def _series_of(image: Path, volume: Volume, source: Path, series: str | None) -> Series:
-    from sammed3d_ft.recipes.import_dicom import find_series  # the DICOM libraries take a second to import
+    from sammed3d_ft.recipes.export_seg import find_series  # the DICOM libraries take a second to import
 
     return find_series(source, volume, image, series)
 
@@ -327,7 +327,7 @@ def _write(
     written = {name: str(path) for name, path in outputs.asked_for.items()}
     if outputs.seg is not None and dicom is not None:
         if found.instances.any():
-            from sammed3d_ft.recipes.import_dicom import write_seg
+            from sammed3d_ft.recipes.export_seg import write_seg
 
             write_seg(outputs.seg, found.instances, image, dicom, found.made)
         else:

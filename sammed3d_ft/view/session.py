@@ -282,7 +282,7 @@ class Session:
                 self._update_lesions()
                 series = None
                 if self.case.is_dicom:
-                    from sammed3d_ft.recipes.import_dicom import find_series
+                    from sammed3d_ft.recipes.export_seg import find_series
 
                     wanted = next(iter(self.case.series), None) if len(self.case.series) == 1 else None
                     series = find_series(self.case.image, scan.volume, scan.image, wanted)

@@ -15,7 +15,8 @@ from sammed3d_ft.dicom.series import Series, order_slices, read_values
 from sammed3d_ft.dicom.suv import suv_scale
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.images import read_image
-from sammed3d_ft.recipes.import_dicom import export_segmentation, run
+from sammed3d_ft.recipes import export_seg
+from sammed3d_ft.recipes.import_dicom import run
 from tests.support.synthetic_dicom import SHAPE, value_mapping, write_enhanced, write_rtstruct, write_series
 
 START = 70_000 / 1e8  # g/Bq: 70 kg, 200 MBq, one half-life from injection to the moment of decay correction
@@ -179,7 +180,7 @@ def test_import_with_a_region_and_export_of_a_mask(tmp_path: Path) -> None:
     np.testing.assert_allclose(nib.load(tmp_path / "in" / "PT.nii.gz").get_fdata().max(), 119 * START, rtol=1e-6)
     assert pet.array.shape == (5, 4, 6)
     out = tmp_path / "seg.dcm"
-    export_segmentation(tmp_path / "in" / "mask_GTV.nii.gz", folder, out)
+    export_seg.run(tmp_path / "in" / "mask_GTV.nii.gz", folder, out)
     written = pydicom.dcmread(out)
     (frame,) = written.PerFrameFunctionalGroupsSequence
     assert frame.PlanePositionSequence[0].ImagePositionPatient == [-10, -20, 36]

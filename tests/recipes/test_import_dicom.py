@@ -20,7 +20,8 @@ from sammed3d_ft.dicom.series import order_slices
 from sammed3d_ft.errors import InputError
 from sammed3d_ft.images.grids import Volume, same_grid
 from sammed3d_ft.images.images import read_image, read_label
-from sammed3d_ft.recipes.import_dicom import export_segmentation, run
+from sammed3d_ft.recipes import export_seg
+from sammed3d_ft.recipes.import_dicom import run
 from tests.support.synthetic_dicom import SHAPE, by_highdicom, write_rtstruct, write_series
 
 
@@ -66,7 +67,7 @@ def test_real_segmentation_returns_unchanged(imported: tuple[Path, dict], real_d
     out, _ = imported
     source = real_data / "fdg_pet_dicom"
     seg = tmp_path / "in" / "seg.dcm"
-    record = export_segmentation(out / "mask_GTV_Mass.nii.gz", source, seg)
+    record = export_seg.run(out / "mask_GTV_Mass.nii.gz", source, seg)
     assert (record["segments"], record["voxels"]) == (1, 5095)
 
     slices = {header.SOPInstanceUID: header for header in map(pydicom.dcmread, source.glob("dicom_PT/*.dcm"))}
@@ -149,15 +150,15 @@ def test_export_finds_the_series_and_checks_the_grid(folder: Path, tmp_path: Pat
     run(folder, tmp_path, ct=True, roi=["Other"])
     mask = tmp_path / "mask_Other.nii.gz"
     seg = tmp_path / "seg.dcm"
-    assert export_segmentation(mask, folder, seg)["series"] == "1.2.3"
+    assert export_seg.run(mask, folder, seg)["series"] == "1.2.3"
     with pytest.raises(InputError, match="not on the grid of series 1.2.4: voxel size 2x4x3 against 1x2x1.5"):
-        export_segmentation(mask, folder, seg, "1.2.4")
+        export_seg.run(mask, folder, seg, "1.2.4")
     with pytest.raises(InputError, match="--made by hand: expected MANUAL, SEMIAUTOMATIC, AUTOMATIC"):
-        export_segmentation(mask, folder, seg, made="by hand")
+        export_seg.run(mask, folder, seg, made="by hand")
     # A file in another axis order lies on the same grid.
     image = nib.load(mask)
     nib.save(nib.as_closest_canonical(image), tmp_path / "turned.nii.gz")
-    export_segmentation(tmp_path / "turned.nii.gz", folder, tmp_path / "turned.dcm")
+    export_seg.run(tmp_path / "turned.nii.gz", folder, tmp_path / "turned.dcm")
     first, turned = (pydicom.dcmread(path) for path in (seg, tmp_path / "turned.dcm"))
     assert first.PixelData == turned.PixelData
 
