@@ -274,10 +274,12 @@ def dicom_inputs() -> Iterator[Input]:
         slices = write_series(folder)
         slices[0].file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
         path = next(folder.iterdir())
-        slices[0].save_as(path)
+        slices[0].save_as(path, enforce_file_format=True)
+        written = path.read_bytes()
+        start = 144 + int.from_bytes(written[140:144], "little")  # of the deflated part: after the meta information
         packer = zlib.compressobj(9, wbits=-15)
         zeros = packer.compress(bytes(1 << 24)) + packer.flush(zlib.Z_FULL_FLUSH)
-        path.write_bytes(path.read_bytes()[:400] + zeros * 200)  # 3 GiB
+        path.write_bytes(written[:start] + zeros * 200)  # 3 GiB
 
     half = bytes(128) + b"DICM"
     cases: dict[str, tuple[Words, str]] = {
