@@ -241,8 +241,11 @@ def _open(path: str | os.PathLike[str], case: str) -> _StoredImage:
     suffix = next((end for end in IMAGE_SUFFIXES if file.name.lower().endswith(end)), None)
     if suffix is None:
         raise InputError(f"{where}: {_EXPECTED}; convert it first")
-    with _reading(where):
-        stored = _open_nifti(file, where) if suffix in _NIFTI else itk_images.open_itk(file, where)
+    if suffix in _NIFTI:
+        stored: _StoredImage = _open_nifti(file, where)
+    else:
+        with _reading(where):
+            stored = itk_images.open_itk(file, where)
     if stored.source.warning:
         _warn_once(f"{where}: {stored.source.warning}")
     return stored
