@@ -9,8 +9,8 @@ encodes at every step without gradient, because it has no cache; it has no LoRA.
 `decoder`; the cost of building the cache (one encoder pass per view, 4 views over 50 epochs) is added to its time. Both
 run under the same autocast. `deterministic` is a step as with run.deterministic=true. On a GPU, the encoder is also
 measured with torch.compile, and the synchronisations of a training step are counted. After --minutes, each measurement
-is repeated only once. A row for which memory runs out, or which fails otherwise, says so, and the others go on. Exit
-code 1 if it does, but for memory, or if bf16 differs from float32 by 2e-2 or more.
+is repeated only once. If memory runs out for a row, or it fails otherwise, it says so, and the others go on. Exit code
+1 if a row fails for another reason than memory, or if bf16 differs from float32 by 2e-2 or more.
 """
 
 from __future__ import annotations
